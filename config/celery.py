@@ -1,0 +1,18 @@
+"""The Celery application: `celery -A config worker|beat|flower`."""
+
+import os
+from typing import Any
+
+from celery import Celery
+from celery.signals import setup_logging
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+
+app = Celery("postcommit")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks()
+
+
+@setup_logging.connect
+def keep_logging_of_settings(**_: Any) -> None:
+    """Having a receiver at all is what stops Celery from replacing the logging that the settings configured."""

@@ -1,0 +1,79 @@
+"""What a log line looks like: JSON in production, a readable line in development, and nothing personal in either.
+
+Everything goes through the standard library's handlers, so Django, Celery and gunicorn come out in the same form.
+"""
+
+import re
+from typing import Any
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from mailer.masking import mask_addresses
+
+LINK = re.compile(r"(/accounts/[\w-]+/[0-9a-fA-F-]{30,}/)[^/\s\"'?]+")
+
+
+def mask(text: str) -> str:
+    """Hides what must stand in no log: `ann@example.com` becomes `a***@example.com`, the code of a link becomes `***`."""
+    return LINK.sub(r"\1***", mask_addresses(text))
+
+
+class Masking:
+    """Renders through another renderer and masks the finished line, so that a traceback is covered as well."""
+
+    def __init__(self, renderer: Processor) -> None:
+        self.renderer = renderer
+
+    def __call__(self, logger: WrappedLogger, name: str, event: EventDict) -> str:
+        return mask(str(self.renderer(logger, name, event)))
+
+
+SHARED: list[Processor] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_log_level,
+    structlog.stdlib.add_logger_name,
+    structlog.stdlib.PositionalArgumentsFormatter(),
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+    structlog.processors.StackInfoRenderer(),
+]
+
+
+def configure(*, level: str, as_json: bool) -> dict[str, Any]:
+    """Configures structlog and returns the matching LOGGING dictionary for Django and gunicorn."""
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *SHARED,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    rendering: list[Processor] = (
+        [structlog.processors.format_exc_info, Masking(structlog.processors.JSONRenderer())]
+        if as_json
+        else [Masking(structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback))]
+    )
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {
+            "structured": {
+                "()": structlog.stdlib.ProcessorFormatter,
+                "foreign_pre_chain": SHARED,
+                "processors": [structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
+            }
+        },
+        "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "structured"}},
+        "root": {"handlers": ["console"], "level": level},
+        "loggers": {
+            # Celery tells of every received and finished task; the mailer's own lines say the same with the message's id.
+            "celery.worker.strategy": {"level": "WARNING"},
+            "celery.app.trace": {"level": "WARNING"},
+            "django": {"handlers": [], "level": "INFO", "propagate": True},
+            "django.server": {"handlers": [], "level": "INFO", "propagate": True},
+            "gunicorn.error": {"handlers": [], "level": "INFO", "propagate": True},
+        },
+    }

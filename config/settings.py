@@ -1,0 +1,232 @@
+"""Every setting of the project. What differs between two installations comes from the environment, and only from there.
+
+Variables that are missing or broken stop the process with a sentence that names them, all at once.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.csp import CSP
+from environs import Env, EnvError, EnvValidationError, validate
+
+from config import email_url, logging, redis_url
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+# --- The environment -------------------------------------------------------------------------------------------------
+
+env = Env(eager=False)  # errors are collected, and told by seal()
+for file in env.list("ENV_FILES", [".env", ".local/env"]):  # a variable that is set already wins over every file
+    env.read_env(str(BASE_DIR / file), recurse=False)
+
+
+@env.parser_for("origin")
+def parse_origin(value: str) -> str:
+    """An address without a path, the base of every link: `https://example.com`."""
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/") or parts.query:
+        raise EnvError("write scheme and host alone, as in https://example.com")
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+@env.parser_for("basic_auth")
+def parse_basic_auth(value: str) -> str:
+    """`user:password`, or nothing."""
+    if value and not all(value.partition(":")):
+        raise EnvError("write user:password")
+    return value
+
+
+env.add_parser("redis_url", redis_url.parse)
+env.add_parser("email_url", email_url.parse)
+
+DEBUG: bool = env.bool("DEBUG", False)
+in_debug = (lambda value: {"default": value}) if DEBUG else (lambda value: {})
+
+SECRET_KEY: str = env.str("SECRET_KEY", validate=validate.Length(min=50), **in_debug("only-for-debug" * 4))
+SECRET_KEY_FALLBACKS: list[str] = env.list("SECRET_KEY_FALLBACKS", [])
+SITE_URL: str = env.origin("SITE_URL", **in_debug("http://localhost:8000"))
+ALLOWED_HOSTS: list[str] | None = env.list("ALLOWED_HOSTS", None)
+TRUSTED_PROXIES: list[str] = env.list("TRUSTED_PROXIES", [])
+DATABASE: dict[str, Any] = env.dj_db_url("DATABASE_URL")
+BROKER: redis_url.Broker = env.redis_url("REDIS_URL")
+TRANSPORT: email_url.Mailer = env.email_url("EMAIL_URL")
+FALLBACK_TRANSPORT: email_url.Mailer | None = (
+    env.email_url("FALLBACK_EMAIL_URL") if env.str("FALLBACK_EMAIL_URL", "") else None
+)
+DEFAULT_FROM_EMAIL: str = env.str("DEFAULT_FROM_EMAIL", **in_debug("Postcommit <hello@postcommit.example>"))
+ANYMAIL_WEBHOOK_SECRET: str = env.basic_auth("ANYMAIL_WEBHOOK_SECRET", "")
+FLOWER_BASIC_AUTH: str = env.basic_auth("FLOWER_BASIC_AUTH", "")
+FLOWER_URL: str = env.str("FLOWER_URL", "")
+VERIFICATION_DELAY: float = env.float("VERIFICATION_DELAY", 5.0, validate=validate.Range(min=0, max=86_400))
+MAILER_SWEEP_EVERY: float = env.float("MAILER_SWEEP_EVERY", 5.0, validate=validate.Range(min=0.1))
+LOG_LEVEL: str = env.str("LOG_LEVEL", "INFO", validate=validate.OneOf(["DEBUG", "INFO", "WARNING", "ERROR"]))
+
+try:
+    env.seal()
+except EnvValidationError as error:
+    messages: Any = error.error_messages
+    broken = (f"{name}: {' '.join(map(str, reasons))}" for name, reasons in messages.items())
+    raise ImproperlyConfigured("The environment is not usable. " + " | ".join(broken)) from None
+
+# --- Applications and pages ------------------------------------------------------------------------------------------
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "whitenoise.runserver_nostatic",
+    "django.contrib.staticfiles",
+    "anymail",
+    "accounts",
+    "mailer",
+    "mailer.desk",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "django.middleware.csp.ContentSecurityPolicyMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "config.access_log.AccessLogMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.locale.LocaleMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+ROOT_URLCONF = "config.urls"
+WSGI_APPLICATION = "config.wsgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.template.context_processors.csp",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+STATIC_URL = "static/"
+STATIC_ROOT = BASE_DIR / "static-collected"
+STATICFILES_DIRS = [BASE_DIR / "static"]
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {
+        "BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"
+        if DEBUG
+        else "whitenoise.storage.CompressedManifestStaticFilesStorage"
+    },
+}
+LANGUAGE_CODE = "en"
+LANGUAGES = [("en", "English"), ("th", "ไทย")]
+LOCALE_PATHS = [BASE_DIR / "locale"]
+TIME_ZONE = "UTC"
+USE_TZ = True
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# --- Accounts --------------------------------------------------------------------------------------------------------
+
+AUTH_USER_MODEL = "accounts.User"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
+LOGIN_URL = "login"
+LOGIN_REDIRECT_URL = "home"
+LOGOUT_REDIRECT_URL = "home"
+
+# --- Security --------------------------------------------------------------------------------------------------------
+
+ALLOWED_HOSTS = [str(urlsplit(SITE_URL).hostname)] if ALLOWED_HOSTS is None else ALLOWED_HOSTS
+over_https = SITE_URL.startswith("https://")
+SECURE_CSP = {
+    "default-src": [CSP.NONE],
+    "script-src": [CSP.SELF, CSP.NONCE],
+    "style-src": [CSP.SELF, CSP.NONCE],
+    "img-src": [CSP.SELF, "data:"],
+    "font-src": [CSP.SELF],
+    "connect-src": [CSP.SELF],
+    "form-action": [CSP.SELF],
+    "base-uri": [CSP.NONE],
+    "frame-ancestors": [CSP.NONE],
+}
+SECURE_SSL_REDIRECT = over_https
+SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$"]  # asked for by probes inside the network
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if TRUSTED_PROXIES else None
+SECURE_HSTS_SECONDS = 365 * 86_400 if over_https else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = over_https
+SECURE_REFERRER_POLICY = "same-origin"
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = over_https
+X_FRAME_OPTIONS = "DENY"
+
+# --- Servers ---------------------------------------------------------------------------------------------------------
+
+DATABASES = {"default": DATABASE | {"CONN_MAX_AGE": 600, "CONN_HEALTH_CHECKS": True}}
+DATABASES["default"].setdefault("OPTIONS", {}).setdefault("connect_timeout", 3)
+
+MAILERS = {"default": TRANSPORT, "transport": TRANSPORT}
+if FALLBACK_TRANSPORT:
+    MAILERS["fallback"] = FALLBACK_TRANSPORT
+ANYMAIL = {"WEBHOOK_SECRET": ANYMAIL_WEBHOOK_SECRET} if ANYMAIL_WEBHOOK_SECRET else {}
+
+# Typed, bounded and explained in mailer/conf.py.
+MAILER = {
+    name.removeprefix("MAILER_"): value
+    for name, value in os.environ.items()
+    if name.startswith("MAILER_") and name != "MAILER_SWEEP_EVERY"
+}
+
+CELERY_BROKER_URL = BROKER.url
+CELERY_BROKER_TRANSPORT_OPTIONS = BROKER.transport_options | {
+    "visibility_timeout": 300,
+    "unacked_restore_interval": 10,
+    "unacked_restore_throttle": 1,
+    "socket_timeout": 5,
+    "socket_connect_timeout": 2,
+    "socket_keepalive": True,
+    "health_check_interval": 10,
+    "queue_order_strategy": "priority",  # in the order of `-Q critical,default,bulk`
+}
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None
+CELERY_BROKER_CHANNEL_ERROR_RETRY = True
+CELERY_TASK_DEFAULT_QUEUE = "default"
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TIMEZONE = TIME_ZONE
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_WORKER_DISABLE_PREFETCH = True
+CELERY_WORKER_SEND_TASK_EVENTS = True  # what Flower shows
+CELERY_WORKER_SOFT_SHUTDOWN_TIMEOUT = 10
+CELERY_BEAT_SCHEDULE = {
+    "sweep": {
+        "task": "mailer.tasks.sweep",
+        "schedule": MAILER_SWEEP_EVERY,
+        "options": {
+            "queue": "critical",
+            "expires": max(MAILER_SWEEP_EVERY, 1.0),
+        },  # a late sweep is the next one's work
+    },
+    "purge": {
+        "task": "mailer.tasks.purge",
+        "schedule": 3600.0,
+        "options": {"queue": "bulk", "expires": 3600.0},
+    },
+}
+
+LOGGING = logging.configure(level=LOG_LEVEL, as_json=not DEBUG)

@@ -1,0 +1,90 @@
+"""The mailer's options: `settings.MAILER`, a dictionary whose values may be strings straight from the environment."""
+
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from difflib import get_close_matches
+from functools import lru_cache
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """One field an option; `MAX_ATTEMPTS` in the dictionary is `MAILER_MAX_ATTEMPTS` in the environment. Times in seconds."""
+
+    max_attempts: int = 10
+    """How often a message is transmitted at the most. A server that is down spends none of them."""
+    backoff_base: timedelta = timedelta(seconds=10)
+    """The first pause after a refusal for now; each further one is twice as long …"""
+    backoff_max: timedelta = timedelta(seconds=3600)
+    """… up to this."""
+    republish_after: timedelta = timedelta(seconds=30)
+    """How long after its due time a message must have waited before the sweep hands it over once more."""
+    claim_lease: timedelta = timedelta(seconds=60)
+    """How long a worker may be silent about a message that it claimed before its outcome counts as unknown."""
+    smtp_timeout: timedelta = timedelta(seconds=15)
+    """The longest silence of a mail server, in any phase of the conversation."""
+    retention_days: int = 90
+    """After how many days a settled message is purged."""
+
+    @property
+    def task_time_limit(self) -> timedelta:
+        """The end of a delivery task. Half-way between the server's silence and the lease, so that a worker is always gone
+        before its claim is."""
+        return (self.smtp_timeout + self.claim_lease) / 2
+
+
+def parse(raw: dict[str, Any]) -> Options:
+    """Turns `{"MAX_ATTEMPTS": "5"}` into Options. Raises ImproperlyConfigured with a sentence that names the option."""
+    kinds = {field.name.upper(): field.type for field in fields(Options)}
+    values: dict[str, Any] = {}
+    for name, value in raw.items():
+        if name not in kinds:
+            close = get_close_matches(name, kinds, n=1)
+            hint = (
+                f"did you mean MAILER_{close[0]}?" if close else f"there are {', '.join(f'MAILER_{k}' for k in kinds)}."
+            )
+            raise ImproperlyConfigured(f"MAILER_{name} is not an option of the mailer; {hint}")
+        values[name.lower()] = _convert(name, value, kinds[name])
+    options = Options(**values)
+    _check(options)
+    return options
+
+
+def _convert(name: str, value: Any, kind: Any) -> Any:
+    try:
+        if kind is timedelta:
+            return value if isinstance(value, timedelta) else timedelta(seconds=float(value))
+        return int(value)
+    except (ValueError, OverflowError):
+        raise ImproperlyConfigured(f"MAILER_{name} must be a number, not {value!r}.") from None
+
+
+def _check(options: Options) -> None:
+    """Holds what the promises stand on: who gives up first, and that every bound is one."""
+    for field in fields(Options):
+        value = getattr(options, field.name)
+        if value <= type(value)(0):
+            raise ImproperlyConfigured(f"MAILER_{field.name.upper()} must be more than 0.")
+    for shorter, longer, why in (
+        ("smtp_timeout", "claim_lease", "a worker must hear of a silent server before its claim runs out"),
+        ("backoff_base", "backoff_max", "the first pause cannot be longer than the longest"),
+    ):
+        if getattr(options, shorter) >= getattr(options, longer):
+            raise ImproperlyConfigured(f"MAILER_{shorter.upper()} must be less than MAILER_{longer.upper()}: {why}.")
+
+
+@lru_cache(maxsize=1)
+def options() -> Options:
+    """The options in force."""
+    return parse(getattr(settings, "MAILER", {}))
+
+
+@setting_changed.connect
+def forget(*, setting: str, **_: Any) -> None:
+    """Lets `override_settings(MAILER=…)` take effect."""
+    if setting == "MAILER":
+        options.cache_clear()

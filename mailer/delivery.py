@@ -1,0 +1,118 @@
+"""The path of one message through a worker: load, ask whether it is still wanted, build, claim, transmit, settle."""
+
+import socket
+from dataclasses import dataclass
+from datetime import timedelta
+
+import structlog
+from django.core.mail import EmailMessage
+from django.db import InterfaceError, OperationalError, transaction
+from django.db.models import F
+from django.utils import timezone
+
+from mailer import email, rendering, suppression, transport
+from mailer.conf import options
+from mailer.models import DeliveryAttempt, Message, State
+from mailer.settlement import settle
+
+log = structlog.get_logger("mailer.delivery")
+
+TRANSPORT = "transport"
+
+EARLY = timedelta(seconds=1)
+"""A worker's clock may be a little ahead of the clock that wrote the due time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A message that can be transmitted."""
+
+    mail: EmailMessage
+    recipient: str
+    subject: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotSent:
+    """A message that will not be transmitted, and why."""
+
+    state: State
+    reason: str
+
+
+def deliver(message_id: int) -> None:
+    """Delivers one message if it is due and nobody else is at it; whatever becomes of it stands in its row afterwards.
+
+    Everything slow comes before the claim, and no transaction is open while the network is used. Raises OperationalError
+    or InterfaceError when the database is away.
+    """
+    message = _load(message_id)
+    if message is None:
+        return
+    try:
+        prepared = prepare(message)
+    except email.UnknownKind as error:
+        log.warning("left to a newer worker", **message.log_fields(), reason=str(error))
+        return
+    if isinstance(prepared, NotSent):
+        _settle_without_attempt(message, prepared)
+    elif claim(message, prepared):
+        settle(message, transport.transmit(prepared.mail, TRANSPORT))
+
+
+def prepare(message: Message) -> Ready | NotSent:
+    """Builds the mail from its row, or says why there will be none. Raises UnknownKind."""
+    if message.expires_at and message.expires_at <= timezone.now():
+        return NotSent(State.EXPIRED, "its deadline passed before it could be sent")
+    kind = email.find(message.kind)
+    try:
+        mail = kind.load(message.arguments)
+        if not mail.is_wanted():
+            return NotSent(State.CANCELLED, "no longer wanted when it was due")
+        recipient = mail.recipient()
+        if reason := suppression.reason_against(recipient.address):
+            return NotSent(State.SUPPRESSED, f"the address is suppressed: {reason}")
+        content = rendering.render(mail, recipient)
+        built = rendering.build(content, recipient, message_id=message.message_id_header)
+    except email.ReferenceGone as gone:
+        return NotSent(State.CANCELLED, str(gone))
+    except (OperationalError, InterfaceError):
+        raise  # the database is away, which says nothing about this message
+    except Exception as error:  # a template or an e-mail class may raise anything; it concerns this one message alone
+        log.exception("could not be built", **message.log_fields())
+        return NotSent(State.FAILED, f"could not be built from {kind.template}: {type(error).__name__}: {error}")
+    return Ready(built, recipient.address, content.subject)
+
+
+def claim(message: Message, ready: Ready) -> bool:
+    """Takes the message for this worker, by one conditional UPDATE, and opens an attempt. False if somebody else has it."""
+    now = timezone.now()
+    with transaction.atomic():
+        taken = Message.objects.filter(pk=message.pk, attempts=message.attempts, due_at__lte=now + EARLY).move(
+            State.SENDING,
+            attempts=F("attempts") + 1,
+            claimed_until=now + options().claim_lease,
+            recipient=ready.recipient,
+            subject=ready.subject,
+        )
+        if not taken:
+            return False
+        message.attempts += 1
+        message.recipient = ready.recipient
+        DeliveryAttempt.objects.create(
+            message=message, number=message.attempts, transport=TRANSPORT, worker=socket.gethostname(), started_at=now
+        )
+    log.info("attempt started", **message.log_fields(), attempt=message.attempts)
+    return True
+
+
+def _load(message_id: int) -> Message | None:
+    due = Message.objects.waiting().filter(pk=message_id, due_at__lte=timezone.now() + EARLY)
+    return due.select_related("user").first()
+
+
+def _settle_without_attempt(message: Message, why: NotSent) -> None:
+    """Nothing was transmitted, so there is no attempt to record."""
+    if Message.objects.filter(pk=message.pk, attempts=message.attempts).move(why.state, reason=why.reason):
+        line = log.error if why.state is State.FAILED else log.info
+        line("gave up" if why.state is State.FAILED else str(why.state), **message.log_fields(), reason=why.reason)

@@ -1,0 +1,122 @@
+"""What operators see: messages with their attempts, read-only, and the few decisions that are a person's."""
+
+from typing import Any
+
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.urls import URLPattern, path
+from django.utils.timesince import timesince
+
+from mailer import outbox
+from mailer.desk.emails import TestEmail
+from mailer.desk.forms import TestEmailForm
+from mailer.models import DeliveryAttempt, Message, MessageQuerySet, Suppression
+
+
+class ReadOnly:
+    """The state machine owns these rows: nobody adds, edits or deletes one by hand."""
+
+    def has_add_permission(self, request: HttpRequest, *args: Any) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+class AttemptInline(ReadOnly, admin.TabularInline):
+    model = DeliveryAttempt
+    verbose_name_plural = "delivery attempts"
+    fields = ("number", "started_at", "took", "outcome", "code", "response", "transport", "worker")
+    readonly_fields = fields
+
+    @admin.display(description="took")
+    def took(self, attempt: DeliveryAttempt) -> str:
+        return "under way" if attempt.milliseconds is None else f"{attempt.milliseconds} ms"
+
+
+@admin.register(Message)
+class MessageAdmin(ReadOnly, admin.ModelAdmin):
+    list_display = ("id", "state", "kind", "recipient", "queue", "attempts", "due_at", "short_reason")
+    list_filter = ("state", "queue", "kind", "created_at")
+    search_fields = ("recipient__exact", "message_id_header__exact", "subject")
+    search_help_text = "The whole address or Message-ID, or a part of the subject."
+    date_hierarchy = "created_at"
+    show_full_result_count = False  # a count of a million rows for a number that nobody reads
+    list_select_related = []
+    actions = ["send_again", "drop", "confirm_arrival"]
+    inlines = [AttemptInline]
+    fieldsets = [
+        (None, {"fields": ["state", "reason", "recipient", "user", "subject", "kind", "queue", "message_id_header"]}),
+        ("Times", {"fields": ["created_at", "due_at", "expires_at", "settled_at", "claimed_until", "publish_at"]}),
+        ("Details", {"fields": ["attempts", "arguments"], "classes": ["collapse"]}),
+    ]
+
+    @admin.display(description="reason")
+    def short_reason(self, message: Message) -> str:
+        return message.reason if len(message.reason) <= 80 else message.reason[:79] + "…"
+
+    @admin.action(description="Send held or failed messages again", permissions=["decide"])
+    def send_again(self, request: HttpRequest, queryset: MessageQuerySet) -> None:
+        self._tell(request, queryset, outbox.requeue(queryset, reason=_by(request, "sent again")), "queued again")
+
+    @admin.action(description="Drop waiting or held messages", permissions=["decide"])
+    def drop(self, request: HttpRequest, queryset: MessageQuerySet) -> None:
+        self._tell(request, queryset, outbox.drop(queryset, reason=_by(request, "dropped")), "dropped")
+
+    @admin.action(description="Held messages did arrive", permissions=["decide"])
+    def confirm_arrival(self, request: HttpRequest, queryset: MessageQuerySet) -> None:
+        done = outbox.confirm_arrival(queryset, reason=_by(request, "arrival confirmed"))
+        self._tell(request, queryset, done, "marked as arrived")
+
+    def has_decide_permission(self, request: HttpRequest) -> bool:
+        """Who may change messages may take these decisions, though the form itself stays read-only."""
+        return request.user.has_perm("mailer.change_message")
+
+    def get_urls(self) -> list[URLPattern]:
+        test_page = self.admin_site.admin_view(self.send_test_email)
+        return [path("send-test/", test_page, name="mailer_message_send_test"), *super().get_urls()]
+
+    def send_test_email(self, request: HttpRequest) -> HttpResponse:
+        """The staff page "Send a test e-mail"; ends at the message, where its story can be watched."""
+        if not self.has_decide_permission(request):
+            raise PermissionDenied
+        form = TestEmailForm(request.POST or None, initial={"address": request.user.get_username()})
+        if form.is_valid():
+            message = outbox.enqueue(TestEmail(form.cleaned_data["address"], request.user.get_username()))
+            messages.success(request, f"Message {message.pk} is queued; reload this page to watch it.")
+            return redirect("admin:mailer_message_change", message.pk)
+        context = self.admin_site.each_context(request) | {
+            "form": form,
+            "title": "Send a test e-mail",
+            "opts": self.opts,
+        }
+        return render(request, "admin/mailer/message/send_test.html", context)
+
+    def _tell(self, request: HttpRequest, queryset: QuerySet[Message], done: int, what: str) -> None:
+        level = messages.SUCCESS if done else messages.WARNING
+        left = queryset.count() - done
+        rest = f"; {left} could not be, because of the state that they are in" if left else ""
+        self.message_user(request, f"{done} {what}{rest}.", level)
+
+
+@admin.register(Suppression)
+class SuppressionAdmin(admin.ModelAdmin):
+    """Deleting a row lets the address be written to again."""
+
+    list_display = ("address", "reason", "since")
+    search_fields = ("address__exact",)
+    readonly_fields = ("message", "created_at")
+
+    @admin.display(description="since", ordering="created_at")
+    def since(self, suppression: Suppression) -> str:
+        return f"{timesince(suppression.created_at)} ago"
+
+
+def _by(request: HttpRequest, what: str) -> str:
+    return f"{what} by {request.user.get_username()}"

@@ -1,0 +1,9 @@
+from django import forms
+
+
+class TestEmailForm(forms.Form):
+    """Where to send a test e-mail."""
+
+    __test__ = False  # pytest, this is no test
+
+    address = forms.EmailField(label="Send to", widget=forms.EmailInput(attrs={"class": "vTextField"}))

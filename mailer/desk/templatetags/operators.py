@@ -1,0 +1,17 @@
+from django import template
+from django.conf import settings
+from django.urls import reverse
+
+register = template.Library()
+
+
+@register.simple_tag
+def operator_links() -> list[tuple[str, str]]:
+    """Where operators go from the admin's front page: label and address."""
+    links = [
+        ("Mail that waits or failed", reverse("admin:mailer_message_changelist") + "?state__in=retrying,held,failed"),
+        ("Send a test e-mail", reverse("admin:mailer_message_send_test")),
+    ]
+    if flower := getattr(settings, "FLOWER_URL", ""):
+        links.append(("Flower: tasks and workers", flower))
+    return links

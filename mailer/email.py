@@ -1,0 +1,157 @@
+"""What a kind of e-mail is.
+
+A kind is a subclass of `Email`. Its annotated fields say what it is about: model instances, which are stored as their
+primary keys and loaded afresh in the worker, or plain JSON values.
+
+    class VerifyAddress(Email):
+        template = "email/verify_address"
+        verification: EmailVerification
+"""
+
+import dataclasses
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, ClassVar, Self, dataclass_transform, get_type_hints
+
+from django.core.exceptions import ObjectDoesNotExist, ValidationError
+from django.db.models import Model
+
+from mailer.models import Queue
+
+
+class WhenUncertain(StrEnum):
+    """What to do when the payload was handed over and the server's answer was never seen."""
+
+    RESEND = "resend"
+    """Send again, with the same Message-ID: a copy is better than none (a verification link)."""
+    HOLD = "hold"
+    """Wait for a person: a copy would be worse than a delay (a receipt)."""
+
+
+class ReferenceGone(Exception):
+    """A row that the e-mail is about exists no more."""
+
+
+class UnknownKind(LookupError):
+    """No class of this name is defined here; newer code may know it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """One person: the address, the name to show beside it, the language and time zone to write in (None: the site's)."""
+
+    address: str
+    name: str = ""
+    language: str | None = None
+    time_zone: str | None = None
+
+
+KINDS: dict[str, type["Email"]] = {}
+
+
+@dataclass_transform(frozen_default=True)
+class Email:
+    """One kind of e-mail. An instance is one such mail, not yet built.
+
+    Each annotated field that is not a ClassVar becomes an argument of the constructor, as in a dataclass.
+    """
+
+    template: ClassVar[str]
+    """The folder of `subject.txt`, `body.txt` and `body.html`."""
+    queue: ClassVar[Queue] = Queue.DEFAULT
+    when_uncertain: ClassVar[WhenUncertain] = WhenUncertain.RESEND
+    kind: ClassVar[str]
+    """The name under which it is stored, `<app>.<class>`; define it to keep the old name of a class that was renamed."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        dataclass(frozen=True)(cls)
+        if "kind" not in cls.__dict__:
+            cls.kind = f"{cls.__module__.partition('.')[0]}.{cls.__name__}"
+        other = KINDS.setdefault(cls.kind, cls)
+        if other.__qualname__ != cls.__qualname__ or other.__module__ != cls.__module__:
+            raise TypeError(
+                f"{cls.kind!r} is the kind of both {other!r} and {cls!r}; give one of them a `kind` of its own"
+            )
+        KINDS[cls.kind] = cls
+
+    def recipient(self) -> Recipient:
+        """Whom to write to. Called when the e-mail is enqueued and again when it is built."""
+        raise NotImplementedError(f"{type(self).__name__} does not say who receives it")
+
+    def user(self) -> Any:
+        """The user whom the mail is about, if there is one; the operator finds the user's mail by it."""
+        return None
+
+    def context(self) -> Mapping[str, Any]:
+        """What the templates see beside `recipient`, `site_url` and the fields themselves."""
+        return {}
+
+    def is_wanted(self) -> bool:
+        """Whether the mail still makes sense; asked immediately before it is built. False cancels it."""
+        return True
+
+    def expires_at(self) -> datetime | None:
+        """The moment from which on the mail would be of no use; asked when it is enqueued."""
+        return None
+
+    @classmethod
+    def sample(cls) -> Self:
+        """An instance with made-up, unsaved data, for previews."""
+        raise NotImplementedError(f"{cls.__name__} has no sample data")
+
+    def arguments(self) -> dict[str, Any]:
+        """The fields as JSON: a model instance as its primary key, everything else as it is.
+
+        Raises TypeError, naming the field, for an unsaved instance or a value that JSON cannot hold.
+        """
+        return {field.name: self._argument(field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+    def _argument(self, name: str) -> Any:
+        value = getattr(self, name)
+        if isinstance(value, Model):
+            if value.pk is None or value._state.adding:
+                raise TypeError(f"{self.kind}.{name} is a {type(value).__name__} that is not saved; save it first")
+            key = value.pk
+            return key if isinstance(key, int | str) else str(key)
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"{self.kind}.{name} is a {type(value).__name__}; use a model instance or a JSON value"
+            ) from None
+        return value
+
+    @classmethod
+    def load(cls, arguments: Mapping[str, Any]) -> Self:
+        """The instance that `arguments()` described, its rows loaded afresh. Raises ReferenceGone."""
+        return cls(**{name: cls._loaded(name, value) for name, value in arguments.items()})
+
+    @classmethod
+    def _loaded(cls, name: str, value: Any) -> Any:
+        model = _models_of(cls).get(name)
+        if model is None or value is None:
+            return value
+        try:
+            return model._default_manager.get(pk=value)
+        except (ObjectDoesNotExist, ValidationError):
+            raise ReferenceGone(f"{model._meta.verbose_name} {value} exists no more") from None
+
+
+def _models_of(kind: type[Email]) -> dict[str, type[Model]]:
+    """Those fields of a kind that are model instances."""
+    return {
+        name: hint for name, hint in get_type_hints(kind).items() if inspect.isclass(hint) and issubclass(hint, Model)
+    }
+
+
+def find(kind: str) -> type[Email]:
+    """The class of a stored kind. Raises UnknownKind."""
+    try:
+        return KINDS[kind]
+    except KeyError:
+        raise UnknownKind(f"no e-mail of the kind {kind!r} is defined in this release") from None

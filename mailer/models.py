@@ -1,0 +1,183 @@
+"""What stands in the database: messages, the attempts to deliver them, and addresses that are not written to any more."""
+
+from datetime import datetime
+from typing import Any, ClassVar, Self
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+
+class Queue(models.TextChoices):
+    """The Celery queues, the most urgent one first."""
+
+    CRITICAL = "critical"
+    DEFAULT = "default"
+    BULK = "bulk"
+
+
+class State(models.TextChoices):
+    """Where a message stands. `SOURCES` says what can follow what."""
+
+    QUEUED = "queued"
+    SENDING = "sending"
+    RETRYING = "retrying"
+    SENT = "sent"
+    HELD = "held"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+    SUPPRESSED = "suppressed"
+
+
+WAITING = (State.QUEUED, State.RETRYING)
+"""A worker may pick these up once they are due."""
+
+SETTLED = (State.SENT, State.FAILED, State.CANCELLED, State.EXPIRED, State.SUPPRESSED)
+"""Nothing happens to these by itself any more."""
+
+SOURCES: dict[State, tuple[State, ...]] = {
+    State.SENDING: WAITING,
+    State.SENT: (State.SENDING, State.HELD, State.RETRYING),  # the last two: a late answer, or a person who found out
+    State.RETRYING: (State.SENDING,),
+    State.HELD: (State.SENDING,),
+    State.FAILED: (State.SENDING, *WAITING),
+    State.EXPIRED: (State.SENDING, *WAITING),
+    State.CANCELLED: (*WAITING, State.HELD),
+    State.SUPPRESSED: WAITING,
+    State.QUEUED: (State.HELD, State.FAILED),  # a person decided to send it after all
+}
+"""The state machine: from which states each state can be reached."""
+
+
+class MessageQuerySet(models.QuerySet["Message"]):
+    def move(self, to: State, /, **changes: Any) -> int:
+        """Moves those messages of this queryset that may go there, in one UPDATE, and returns how many went.
+
+        The state is part of the UPDATE's own condition, so of two processes that want the same message only one gets 1.
+        """
+        if to in SETTLED:
+            changes.setdefault("settled_at", timezone.now())
+        return self.filter(state__in=SOURCES[to]).update(state=to, **changes)
+
+    def waiting(self) -> Self:
+        """Messages that will be picked up when they are due."""
+        return self.filter(state__in=WAITING)
+
+    def overdue(self, now: datetime) -> Self:
+        """Waiting messages whose time to be handed over (again) has come, the most urgent first."""
+        urgency = models.Case(*(models.When(queue=queue, then=rank) for rank, queue in enumerate(Queue)))
+        return self.waiting().filter(publish_at__lte=now).order_by(urgency, "due_at")
+
+    def abandoned(self, now: datetime) -> Self:
+        """Messages that a worker claimed and has not been heard of since, for longer than its lease."""
+        return self.filter(state=State.SENDING, claimed_until__lt=now)
+
+
+class Message(models.Model):
+    """One e-mail to one person. The row is the truth about it; the broker only wakes somebody who looks at the row."""
+
+    kind = models.CharField(max_length=200, help_text="The class of the e-mail.")
+    arguments = models.JSONField(default=dict, help_text="What it was made with: primary keys and plain values.")
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
+    )
+    recipient = models.EmailField(max_length=254, db_index=True)
+    subject = models.CharField(max_length=998, blank=True, help_text="As it was last built.")
+    message_id_header = models.CharField(
+        "Message-ID",
+        max_length=250,
+        unique=True,
+        help_text="The same in every attempt, so that receivers can drop a copy.",
+    )
+    queue = models.CharField(max_length=10, choices=Queue, default=Queue.DEFAULT)
+
+    state = models.CharField(max_length=10, choices=State, default=State.QUEUED)
+    reason = models.TextField(blank=True, help_text="Why it is in this state, for a person to read.")
+    attempts = models.PositiveIntegerField(default=0, help_text="The number of the newest attempt.")
+    counted_after = models.PositiveIntegerField(
+        default=0, help_text="Attempts up to this one no longer count against the limit: a person queued it again."
+    )
+    created_at = models.DateTimeField(default=timezone.now)
+    due_at = models.DateTimeField(default=timezone.now, help_text="No attempt before this.")
+    expires_at = models.DateTimeField(null=True, blank=True, help_text="No attempt after this.")
+    publish_at = models.DateTimeField(default=timezone.now, help_text="The sweep hands it over from now on.")
+    claimed_until = models.DateTimeField(null=True, blank=True, help_text="The end of the sending worker's lease.")
+    settled_at = models.DateTimeField(null=True, blank=True)
+
+    objects: ClassVar[MessageQuerySet] = MessageQuerySet.as_manager()  # type: ignore[assignment]
+
+    class Meta:
+        ordering = ["-pk"]
+        constraints = [
+            models.CheckConstraint(name="message_state_known", condition=Q(state__in=State.values)),
+            models.CheckConstraint(
+                name="message_sending_has_lease",
+                condition=Q(state=State.SENDING, claimed_until__isnull=False) | ~Q(state=State.SENDING),
+            ),
+        ]
+        indexes = [  # both stay as small as the backlog, however long the history grows
+            models.Index("publish_at", name="message_waiting", condition=Q(state__in=WAITING)),
+            models.Index("claimed_until", name="message_claimed", condition=Q(state=State.SENDING)),
+            models.Index("settled_at", name="message_settled", condition=Q(settled_at__isnull=False)),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} #{self.pk}"
+
+    def log_fields(self) -> dict[str, Any]:
+        """What every log line about this message bears; nothing of it is personal."""
+        return {"message_id": self.pk, "kind": self.kind, "queue": str(self.queue)}
+
+
+class Outcome(models.TextChoices):
+    """How an attempt ended."""
+
+    PENDING = "pending", "under way"
+    ACCEPTED = "accepted"
+    REFUSED_FOR_NOW = "refused_for_now"
+    REFUSED_FOR_GOOD = "refused_for_good"
+    TRANSPORT_DOWN = "transport_down", "server not reached or not willing"
+    UNCERTAIN = "uncertain", "handed over, no answer seen"
+
+
+class DeliveryAttempt(models.Model):
+    """One conversation with a mail server, written down before it begins and completed after it ended."""
+
+    message = models.ForeignKey(Message, on_delete=models.CASCADE, related_name="delivery_attempts")
+    number = models.PositiveIntegerField()
+    transport = models.CharField(max_length=50)
+    worker = models.CharField(max_length=200, blank=True)
+    started_at = models.DateTimeField(default=timezone.now)
+    finished_at = models.DateTimeField(null=True, blank=True)
+    outcome = models.CharField(max_length=20, choices=Outcome, default=Outcome.PENDING)
+    code = models.CharField(max_length=40, blank=True, help_text="The SMTP reply or HTTP status.")
+    response = models.TextField(blank=True, help_text="What the server said, addresses masked.")
+
+    class Meta:
+        ordering = ["message", "number"]
+        constraints = [models.UniqueConstraint("message", "number", name="attempt_number_unique")]
+
+    def __str__(self) -> str:
+        return f"attempt {self.number} of message {self.message_id}"
+
+    @property
+    def milliseconds(self) -> int | None:
+        """How long the conversation took, or None while it goes on."""
+        return round((self.finished_at - self.started_at).total_seconds() * 1000) if self.finished_at else None
+
+
+class Suppression(models.Model):
+    """An address that is not written to any more, because its server said that it does not exist."""
+
+    address = models.EmailField(max_length=254, unique=True)
+    reason = models.TextField()
+    message = models.ForeignKey(Message, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
+    created_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return self.address

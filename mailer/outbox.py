@@ -1,0 +1,91 @@
+"""The public door: enqueue an e-mail in the transaction that asks for it; it is sent if, and only if, that commits."""
+
+import uuid
+from datetime import datetime, timedelta
+from email.utils import parseaddr
+
+import structlog
+from django.conf import settings
+from django.db import transaction
+from django.db.models import F
+from django.utils import timezone
+
+from mailer.email import Email
+from mailer.models import Message, MessageQuerySet, State
+from mailer.publishing import next_sweep, publish_on_commit
+
+log = structlog.get_logger("mailer.outbox")
+
+NOW = timedelta(0)
+
+
+def enqueue(email: Email, *, delay: timedelta = NOW) -> Message:
+    """Writes the e-mail down in the current transaction and has it delivered, `delay` after now, once that commits.
+
+    Returns the message's row. Raises TypeError for a field that cannot be stored, such as an instance that is not saved.
+    """
+    now = timezone.now()
+    message = Message.objects.create(
+        kind=email.kind,
+        arguments=email.arguments(),
+        user=email.user(),
+        recipient=email.recipient().address,
+        message_id_header=_new_message_id(),
+        queue=email.queue,
+        created_at=now,
+        due_at=now + delay,
+        publish_at=next_sweep(now + delay, now),
+        expires_at=email.expires_at(),
+    )
+    transaction.on_commit(
+        lambda: log.info("enqueued", **message.log_fields(), due_at=_iso(message.due_at)), robust=True
+    )
+    publish_on_commit(message)
+    return message
+
+
+def cancel(message: Message, reason: str = "cancelled by the application") -> bool:
+    """Drops a message that is not being transmitted yet. False if it was too late."""
+    return _moved(Message.objects.filter(pk=message.pk), State.CANCELLED, reason=reason) == 1
+
+
+def requeue(messages: MessageQuerySet, *, reason: str) -> int:
+    """Sends held or failed messages after all, with all attempts before them again. Returns how many it were."""
+    now = timezone.now()
+    changes = {"due_at": now, "publish_at": next_sweep(now, now), "settled_at": None, "counted_after": F("attempts")}
+    return _moved(messages, State.QUEUED, reason=reason, publish=True, **changes)
+
+
+def drop(messages: MessageQuerySet, *, reason: str) -> int:
+    """Cancels waiting or held messages. Returns how many it were."""
+    return _moved(messages, State.CANCELLED, reason=reason)
+
+
+def confirm_arrival(messages: MessageQuerySet, *, reason: str) -> int:
+    """Settles held messages of which a person found out that they did arrive. Returns how many it were."""
+    return _moved(messages.filter(state=State.HELD), State.SENT, reason=reason)
+
+
+def _moved(messages: MessageQuerySet, to: State, *, reason: str, publish: bool = False, **changes: object) -> int:
+    """Moves messages one by one, each with its log line: a person or the application decided on each of them."""
+    moved = 0
+    for message in messages.iterator():
+        with transaction.atomic():
+            if not Message.objects.filter(pk=message.pk).move(to, reason=reason, **changes):
+                continue
+            moved += 1
+            if publish:
+                message.refresh_from_db()
+                publish_on_commit(message)
+        log.info(f"moved to {to}", **message.log_fields(), reason=reason)
+    return moved
+
+
+def _new_message_id() -> str:
+    """A Message-ID of the sender's own domain (RFC 5322, 3.6.4). It is made once, so every attempt bears the same."""
+    domain = parseaddr(settings.DEFAULT_FROM_EMAIL)[1].rpartition("@")[2]
+    return f"<{uuid.uuid4().hex}@{domain}>"
+
+
+def _iso(moment: datetime) -> str:
+    return moment.isoformat(timespec="milliseconds")

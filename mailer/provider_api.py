@@ -1,0 +1,84 @@
+"""Providers' HTTP APIs, through Anymail: what their errors mean."""
+
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import requests
+from anymail.exceptions import AnymailAPIError, AnymailError, AnymailRecipientsRefused
+from urllib3.exceptions import NewConnectionError
+
+from mailer.outcomes import OutcomeUnknown, PermanentRefusal, TransientRefusal, TransportDown
+
+Refusal = TransientRefusal | PermanentRefusal | TransportDown | OutcomeUnknown
+
+MISCONFIGURED = {401, 402, 403}
+"""A wrong key, an unpaid bill, a sender or an address range that is not allowed: nothing about one message."""
+MAY_HAVE_BEEN_ACCEPTED = {408, 502, 504}
+"""Answers of something in between, or of a server that stopped waiting: they do not say what became of the request."""
+
+
+def translate(error: AnymailError) -> Refusal:
+    """What an error of Anymail's means."""
+    if isinstance(error, AnymailRecipientsRefused):
+        statuses = {r.status for r in error.email_message.anymail_status.recipients.values()}
+        return PermanentRefusal("", f"recipient {', '.join(sorted(statuses))}", address_unknown=statuses == {"invalid"})
+    if not isinstance(error, AnymailAPIError):  # an address, an option or a value that the provider cannot take
+        return PermanentRefusal("", str(error))
+    status = _http_status(error)
+    text = _provider_text(error)
+    if status is None:
+        return _no_answer(error, text)
+    code = str(status)
+    if status in MISCONFIGURED:
+        return TransportDown(code, text, misconfigured=True)
+    if status in MAY_HAVE_BEEN_ACCEPTED:
+        return OutcomeUnknown(text, code)
+    if status == 503:
+        return TransportDown(code, text)
+    if status == 429 or status >= 500:
+        return TransientRefusal(code, text, _retry_after(error))
+    return PermanentRefusal(code, text)
+
+
+def _no_answer(error: AnymailAPIError, text: str) -> Refusal:
+    if isinstance(error, requests.ConnectTimeout | requests.exceptions.ProxyError) or _never_connected(error.__cause__):
+        return TransportDown("", text)
+    if isinstance(error, requests.exceptions.SSLError):
+        return TransportDown("", text, misconfigured=True)
+    return OutcomeUnknown(text)
+
+
+def _never_connected(cause: BaseException | None) -> bool:
+    # requests wraps urllib3's MaxRetryError, whose reason tells a refused connection from one that broke later;
+    # botocore says it in the exception's class.
+    wrapped = cause.args[0] if cause is not None and cause.args else None
+    return isinstance(getattr(wrapped, "reason", None), NewConnectionError) or (
+        type(cause).__name__ in {"EndpointConnectionError", "NoCredentialsError", "NoRegionError"}
+    )
+
+
+def _http_status(error: AnymailAPIError) -> int | None:
+    if isinstance(error.response, dict):  # boto3 answers with a dictionary
+        status: int | None = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        return status
+    return error.status_code  # type: ignore[no-any-return]
+
+
+def _provider_text(error: AnymailAPIError) -> str:
+    response: Any = error.response
+    body = getattr(response, "text", None) if response is not None else None
+    return " ".join((body or str(error.__cause__ or error)).split())[:500]
+
+
+def _retry_after(error: AnymailAPIError) -> timedelta | None:
+    """Retry-After in seconds or as a date (RFC 9110, 10.2.3); None where it is missing or broken."""
+    value = getattr(error.response, "headers", {}).get("Retry-After", "")
+    try:
+        return timedelta(seconds=int(value))
+    except ValueError:
+        pass
+    try:
+        return max(parsedate_to_datetime(value) - datetime.now(UTC), timedelta(0))
+    except (ValueError, TypeError):
+        return None

@@ -1,0 +1,125 @@
+"""SMTP: Django's backend with a connection that remembers how far a conversation came, and what its replies mean."""
+
+import re
+import smtplib
+import ssl
+from typing import Any
+
+from django.core.mail.backends import smtp
+
+from mailer.outcomes import OutcomeUnknown, PermanentRefusal, TransientRefusal, TransportDown
+
+ENHANCED_STATUS = re.compile(r"^([245]\.\d{1,3}\.\d{1,3})\b")  # RFC 3463
+NO_SUCH_ADDRESS = {"5.1.1", "5.1.10"}  # RFC 3463, 3.2; RFC 7505 (a domain that takes no mail at all)
+
+Refusal = TransientRefusal | PermanentRefusal | TransportDown | OutcomeUnknown
+
+
+class _Remembering:
+    """Mixed into smtplib's classes: tells a cut before the payload's final dot from one behind it.
+
+    smtplib raises the same SMTPServerDisconnected for both, and forgets the reply to a payload that was accepted.
+    """
+
+    payload_sent = False
+    """Whether the whole payload of the newest message went out."""
+    verdict: tuple[int, bytes] | None = None
+    """The reply to it, once it was seen."""
+    _in_data = False
+
+    def data(self, msg: Any) -> tuple[int, bytes]:
+        self.payload_sent, self.verdict, self._in_data = False, None, True
+        try:
+            self.verdict = super().data(msg)  # type: ignore[misc]
+        finally:
+            self._in_data = False
+        return self.verdict
+
+    def send(self, s: Any) -> None:
+        super().send(s)  # type: ignore[misc]
+        if self._in_data and isinstance(s, bytes):  # the DATA command itself is a str
+            self.payload_sent = True
+
+
+class SMTP(_Remembering, smtplib.SMTP):
+    """Plain, or encrypted after STARTTLS."""
+
+
+class EncryptedSMTP(_Remembering, smtplib.SMTP_SSL):
+    """Encrypted from the first byte."""
+
+
+class EmailBackend(smtp.EmailBackend):
+    """Django's SMTP backend, over connections that remember."""
+
+    connection: SMTP | EncryptedSMTP | None
+
+    @property
+    def connection_class(self) -> type[smtplib.SMTP]:
+        return EncryptedSMTP if self.use_ssl else SMTP
+
+    def begin(self) -> None:
+        """Forgets the message before this one."""
+        if self.connection:
+            self.connection.payload_sent, self.connection.verdict = False, None
+
+    @property
+    def payload_sent(self) -> bool:
+        """Whether the newest message's payload went out as a whole."""
+        return self.connection is not None and self.connection.payload_sent
+
+    @property
+    def reply(self) -> tuple[str, str]:
+        """Code and text of the reply to the newest payload."""
+        code, text = (self.connection and self.connection.verdict) or (250, b"")
+        return str(code), _text(text)
+
+
+def translate(error: OSError, *, payload_sent: bool) -> Refusal:
+    """What an error of the conversation means (every error of smtplib is an OSError)."""
+    match error:
+        case smtplib.SMTPRecipientsRefused():
+            # One recipient is refused for good only if all are; a mixture is worth another attempt.
+            code, text = min(error.recipients.values(), key=lambda reply: reply[0])
+            return _by_code(code, text)
+        case smtplib.SMTPAuthenticationError():
+            return _down(error.smtp_code, error.smtp_error, misconfigured=error.smtp_code >= 500)
+        case smtplib.SMTPNotSupportedError():
+            return TransportDown("", str(error), misconfigured=True)
+        case smtplib.SMTPConnectError() | smtplib.SMTPHeloError():
+            return _down(error.smtp_code, error.smtp_error, misconfigured=False)
+        case smtplib.SMTPSenderRefused() if error.smtp_code == 530 or _status(_text(error.smtp_error)).startswith(
+            "5.7."
+        ):
+            return _down(error.smtp_code, error.smtp_error, misconfigured=True)
+        case smtplib.SMTPResponseException() if 400 <= error.smtp_code < 600:
+            return _by_code(error.smtp_code, error.smtp_error)
+    if payload_sent:
+        return OutcomeUnknown(f"the payload was sent, then {_name(error)}")
+    return TransportDown("", _name(error), misconfigured=isinstance(error, ssl.SSLCertVerificationError))
+
+
+def _by_code(code: int, raw: bytes | str) -> Refusal:
+    text = _text(raw)
+    if code == 421:  # "service not available, closing transmission channel" (RFC 5321, 4.2.3)
+        return _down(code, raw, misconfigured=False)
+    if code < 500:
+        return TransientRefusal(str(code), text)
+    return PermanentRefusal(str(code), text, address_unknown=_status(text) in NO_SUCH_ADDRESS)
+
+
+def _down(code: int, raw: bytes | str, *, misconfigured: bool) -> TransportDown:
+    return TransportDown(str(code), _text(raw), misconfigured=misconfigured)
+
+
+def _status(text: str) -> str:
+    found = ENHANCED_STATUS.match(text)
+    return found[1] if found else ""
+
+
+def _text(raw: bytes | str) -> str:
+    return raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw
+
+
+def _name(error: OSError) -> str:
+    return f"{type(error).__name__}: {error}".rstrip(": ")

@@ -1,0 +1,62 @@
+"""Finds what fell between two chairs: due messages that nobody picked up, and claims of workers that are gone."""
+
+from datetime import timedelta
+
+import structlog
+from django.db import transaction
+from django.utils import timezone
+
+from mailer.conf import options
+from mailer.email import UnknownKind
+from mailer.models import SETTLED, Message
+from mailer.outcomes import OutcomeUnknown
+from mailer.publishing import publish
+from mailer.settlement import settle
+
+log = structlog.get_logger("mailer.sweep")
+
+BATCH = 500
+"""How many messages one sweep handles, so that it ends before the next one begins."""
+
+
+def sweep() -> None:
+    """Does everything that time brings. Any number of sweeps may run at once."""
+    settled = settle_abandoned()
+    published = publish_overdue()
+    if settled or published:
+        log.info("swept", published=published, abandoned=settled)
+
+
+def publish_overdue() -> int:
+    """Hands over messages whose due time has come (again). Returns how many the broker took."""
+    now = timezone.now()
+    with transaction.atomic():
+        overdue = list(Message.objects.overdue(now).select_for_update(skip_locked=True)[:BATCH])
+        Message.objects.filter(pk__in=[m.pk for m in overdue]).update(publish_at=now + options().republish_after)
+    return sum(publish(message) for message in overdue)
+
+
+def settle_abandoned() -> int:
+    """Settles claims whose lease ran out: the worker died in the middle, and nobody knows how far it came."""
+    settled = 0
+    for message in Message.objects.abandoned(timezone.now())[:BATCH]:
+        try:
+            settle(message, OutcomeUnknown("the worker was not heard of again after it had begun to send"))
+        except UnknownKind as error:
+            log.warning("left to a newer worker", **message.log_fields(), reason=str(error))
+        else:
+            settled += 1
+    return settled
+
+
+def purge() -> int:
+    """Deletes messages that were settled longer ago than the retention says, with their attempts. Returns how many."""
+    limit = timezone.now() - timedelta(days=options().retention_days)
+    old = Message.objects.filter(state__in=SETTLED, settled_at__lt=limit).order_by("pk").values_list("pk", flat=True)
+    purged = 0
+    while batch := list(old[:BATCH]):
+        Message.objects.filter(pk__in=batch).delete()
+        purged += len(batch)
+    if purged:
+        log.info("purged", messages=purged, retention_days=options().retention_days)
+    return purged

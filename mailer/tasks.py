@@ -1,0 +1,48 @@
+"""What Celery runs: each task is one call, and the work is elsewhere."""
+
+from typing import Any
+
+import structlog
+from celery import Task, shared_task
+from django.db import InterfaceError, OperationalError
+
+from mailer import delivery
+from mailer import sweep as sweeping
+from mailer.publishing import DELIVER_TASK
+
+log = structlog.get_logger("mailer.tasks")
+
+DATABASE_AWAY = (OperationalError, InterfaceError)
+
+
+@shared_task(name=DELIVER_TASK, bind=True, max_retries=10)
+def deliver_message(self: "Task[Any, Any]", message_id: int) -> None:
+    """Delivers the message with this id.
+
+    While the database is away, the task knocks again every few seconds; refusals of mail servers are not its affair but
+    the row's. When the knocking ends, or is lost with the broker, the sweep finds the row.
+    """
+    try:
+        delivery.deliver(message_id)
+    except DATABASE_AWAY as error:
+        pause = min(2**self.request.retries, 30)
+        log.warning(
+            "database away",
+            message_id=message_id,
+            error=type(error).__name__,
+            retry=self.request.retries + 1,
+            seconds=pause,
+        )
+        raise self.retry(exc=error, countdown=pause) from None
+
+
+@shared_task(name="mailer.tasks.sweep", max_retries=0)
+def sweep() -> None:
+    """Republishes strays and settles abandoned claims; beat calls it every few seconds."""
+    sweeping.sweep()
+
+
+@shared_task(name="mailer.tasks.purge", max_retries=0)
+def purge() -> None:
+    """Deletes what is older than the retention; beat calls it once an hour."""
+    sweeping.purge()

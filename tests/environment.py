@@ -1,0 +1,34 @@
+"""Loaded before Django's settings: private servers for this test process, and the environment that points to them.
+
+Each process of a parallel run has a PostgreSQL and a Valkey of its own, so a test may stop them.
+"""
+
+import atexit
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from tests.servers import Postgres, Valkey
+
+ROOT = Path(tempfile.mkdtemp(prefix="postcommit-"))
+atexit.register(shutil.rmtree, ROOT, ignore_errors=True)
+
+postgres = Postgres(ROOT / "pg")
+valkey = Valkey(ROOT / "vk")
+
+ENVIRONMENT = {
+    "ENV_FILES": "",
+    "DEBUG": "1",
+    "SECRET_KEY": "a-key-for-tests-" * 4,
+    "SITE_URL": "http://localhost:8000",
+    "DATABASE_URL": postgres.url,
+    "REDIS_URL": valkey.url,
+    "EMAIL_URL": "smtp://127.0.0.1:1",
+    "FLOWER_BASIC_AUTH": "operator:flower",
+    "DJANGO_SETTINGS_MODULE": "config.settings",
+}
+for name in list(os.environ):
+    if name.startswith(("MAILER_", "FLOWER_")):
+        del os.environ[name]
+os.environ.update(ENVIRONMENT)

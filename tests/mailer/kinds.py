@@ -1,0 +1,53 @@
+"""Kinds of e-mail that only the tests know."""
+
+from datetime import datetime
+from typing import Any, ClassVar
+
+from django.utils import timezone
+
+from accounts.models import User
+from mailer.email import Email, Recipient, WhenUncertain
+
+
+class Plain(Email):
+    """About a user, with a value."""
+
+    template: ClassVar = "email/test"
+
+    account: User
+    sent_by: str = "a test"
+
+    def recipient(self) -> Recipient:
+        return Recipient(self.account.email, name=self.account.name, language=self.account.language)
+
+    def user(self) -> User:
+        return self.account
+
+    def is_wanted(self) -> bool:
+        return self.account.is_active
+
+
+class Receipt(Plain):
+    """A copy of it would do harm."""
+
+    when_uncertain: ClassVar = WhenUncertain.HOLD
+
+
+class Broken(Plain):
+    """Its template does not exist."""
+
+    template: ClassVar = "email/no_such_folder"
+
+
+class Raising(Plain):
+    """Its context cannot be computed."""
+
+    def context(self) -> dict[str, Any]:
+        return {"ratio": 1 // 0}
+
+
+class Fleeting(Plain):
+    """Of no use from the start."""
+
+    def expires_at(self) -> datetime:
+        return timezone.now()

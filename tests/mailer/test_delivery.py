@@ -1,0 +1,327 @@
+"""One message through the pipeline, against a real PostgreSQL and a real SMTP conversation."""
+
+from collections import deque
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+from django.core import mail
+from django.utils import timezone
+
+from accounts.models import User
+from mailer import delivery, outbox, sweep
+from mailer.models import Message, Outcome, State, Suppression
+from mailer.outcomes import Accepted, OutcomeUnknown
+from mailer.settlement import settle
+from tests.mailer.kinds import Broken, Fleeting, Plain, Raising, Receipt
+from tests.smtp_sink import CUT, Phase, Sink
+
+pytestmark = pytest.mark.django_db
+
+
+def deliver(message: Message) -> Message:
+    delivery.deliver(message.pk)
+    message.refresh_from_db()
+    return message
+
+
+def outcomes(message: Message) -> list[str]:
+    return list(message.delivery_attempts.values_list("outcome", flat=True))
+
+
+def test_a_mail_is_sent_once_with_both_parts_and_its_attempt_is_on_record(user: User, smtp: Sink) -> None:
+    message = deliver(outbox.enqueue(Plain(user)))
+    delivery.deliver(message.pk)
+
+    assert (message.state, message.attempts) == (State.SENT, 1)
+    assert message.settled_at
+    [attempt] = message.delivery_attempts.all()
+    assert (attempt.outcome, attempt.code, attempt.response) == ("accepted", "250", "2.0.0 Ok: queued as 1")
+    assert attempt.milliseconds is not None
+    [received] = smtp.received
+    assert received.recipients == ["ann@example.com"]
+    assert received.parsed["Message-ID"] == message.message_id_header
+    assert received.parsed["To"] == "Ann <ann@example.com>"
+    assert received.parsed["Auto-Submitted"] == "auto-generated"
+    assert received.parsed["Subject"] == message.subject
+    assert [part.get_content_type() for part in received.parsed.iter_parts()] == ["text/plain", "text/html"]
+
+
+def test_one_connection_serves_many_messages(user: User, smtp: Sink) -> None:
+    for _ in range(5):
+        deliver(outbox.enqueue(Plain(user)))
+
+    assert len(smtp.received) == 5
+    assert smtp.connections == 1
+
+
+def test_a_connection_that_the_server_closed_meanwhile_costs_nothing(user: User, smtp: Sink) -> None:
+    deliver(outbox.enqueue(Plain(user)))
+    smtp.script.once["MAIL"] = deque([CUT])
+
+    message = deliver(outbox.enqueue(Plain(user)))
+
+    assert (message.state, outcomes(message)) == (State.SENT, ["accepted"])
+    assert smtp.connections == 2
+
+
+def test_what_is_not_due_yet_waits(user: User, smtp: Sink) -> None:
+    message = deliver(outbox.enqueue(Plain(user), delay=timedelta(seconds=30)))
+
+    assert (message.state, smtp.received) == (State.QUEUED, [])
+
+
+@pytest.mark.parametrize(
+    ("phase", "reply", "state", "outcome", "reason"),
+    [
+        ("CONNECT", "554 5.3.2 closed", State.RETRYING, Outcome.TRANSPORT_DOWN, "554 5.3.2 closed"),
+        ("CONNECT", CUT, State.RETRYING, Outcome.TRANSPORT_DOWN, "SMTPServerDisconnected"),
+        ("EHLO", CUT, State.RETRYING, Outcome.TRANSPORT_DOWN, "SMTPServerDisconnected"),
+        ("MAIL", "451 4.3.0 later", State.RETRYING, Outcome.REFUSED_FOR_NOW, "451 4.3.0 later"),
+        ("MAIL", "550 5.7.1 not your sender", State.RETRYING, Outcome.TRANSPORT_DOWN, "550 5.7.1 not your sender"),
+        ("MAIL", "552 5.3.4 too big", State.FAILED, Outcome.REFUSED_FOR_GOOD, "552 5.3.4 too big"),
+        ("MAIL", CUT, State.RETRYING, Outcome.TRANSPORT_DOWN, "SMTPServerDisconnected"),
+        ("RCPT", "450 4.2.1 greylisted", State.RETRYING, Outcome.REFUSED_FOR_NOW, "450 4.2.1 greylisted"),
+        ("RCPT", "421 4.3.2 going down", State.RETRYING, Outcome.TRANSPORT_DOWN, "421 4.3.2 going down"),
+        ("RCPT", "550 5.1.1 no such user", State.FAILED, Outcome.REFUSED_FOR_GOOD, "550 5.1.1 no such user"),
+        ("RCPT", CUT, State.RETRYING, Outcome.TRANSPORT_DOWN, "SMTPServerDisconnected"),
+        ("DATA", "451 4.3.0 later", State.RETRYING, Outcome.REFUSED_FOR_NOW, "451 4.3.0 later"),
+        ("DATA", CUT, State.RETRYING, Outcome.TRANSPORT_DOWN, "SMTPServerDisconnected"),
+        ("BODY", "452 4.3.1 full", State.RETRYING, Outcome.REFUSED_FOR_NOW, "452 4.3.1 full"),
+        ("BODY", "554 5.7.1 spam", State.FAILED, Outcome.REFUSED_FOR_GOOD, "554 5.7.1 spam"),
+        ("BODY", CUT, State.RETRYING, Outcome.UNCERTAIN, "the payload was sent, then"),
+    ],
+)
+def test_each_answer_in_each_phase_ends_in_a_clear_state(
+    user: User, smtp: Sink, phase: Phase, reply: str, state: State, outcome: Outcome, reason: str
+) -> None:
+    smtp.script.always[phase] = reply
+
+    message = deliver(outbox.enqueue(Plain(user)))
+
+    assert (message.state, outcomes(message)) == (state, [outcome])
+    assert reason in message.reason
+    assert message.claimed_until is None
+    assert (message.settled_at is not None) == (state is State.FAILED)
+
+
+def test_a_refusal_for_now_is_tried_again_with_growing_pauses_until_the_limit(user: User, smtp: Sink) -> None:
+    smtp.script.always["RCPT"] = "451 4.3.0 later"
+    message = outbox.enqueue(Plain(user))
+    pauses = []
+    for _ in range(10):
+        before = timezone.now()
+        deliver(message)
+        pauses.append((message.due_at - before).total_seconds())
+        Message.objects.filter(pk=message.pk).update(due_at=before)
+
+    assert (message.state, message.attempts) == (State.FAILED, 10)
+    assert message.reason.startswith("refused 10 times")
+    assert 4.9 <= pauses[0] <= 11
+    assert 900 <= pauses[8] <= 2561
+    assert outcomes(message) == [Outcome.REFUSED_FOR_NOW] * 10
+
+
+def test_a_server_that_is_down_spends_no_attempts(user: User, smtp: Sink) -> None:
+    smtp.script.always["CONNECT"] = "421 4.3.2 down"
+    message = outbox.enqueue(Plain(user))
+    for _ in range(12):
+        deliver(message)
+        Message.objects.filter(pk=message.pk).update(due_at=timezone.now())
+
+    assert (message.state, message.attempts) == (State.RETRYING, 12)
+
+
+def test_a_refused_login_is_the_configurations_fault_and_the_mail_waits(
+    user: User, through: Callable[[str], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    with Sink(user="shop", password="right") as sink:
+        through(f"smtp://shop:wrong@127.0.0.1:{sink.port}")
+        message = deliver(outbox.enqueue(Plain(user)))
+        through(sink.url)
+        Message.objects.filter(pk=message.pk).update(due_at=timezone.now())
+        assert (message.state, outcomes(message)) == (State.RETRYING, [Outcome.TRANSPORT_DOWN])
+        assert "535" in message.reason
+        assert any(r.levelname == "ERROR" and "configuration needs a person" in r.getMessage() for r in caplog.records)
+        assert "wrong" not in caplog.text
+
+        assert deliver(message).state == State.SENT
+
+
+def test_nobody_listens_at_the_servers_address(user: User, through: Callable[[str], None]) -> None:
+    through("smtp://127.0.0.1:1")
+
+    message = deliver(outbox.enqueue(Plain(user)))
+
+    assert (message.state, outcomes(message)) == (State.RETRYING, [Outcome.TRANSPORT_DOWN])
+    assert "Connection refused" in message.reason
+
+
+def test_an_address_that_does_not_exist_is_suppressed_and_not_written_to_again(user: User, smtp: Sink) -> None:
+    smtp.script.once["RCPT"] = deque(["550 5.1.1 <ann@example.com>: no such user"])
+
+    first = deliver(outbox.enqueue(Plain(user)))
+    second = deliver(outbox.enqueue(Plain(user)))
+
+    assert first.state == State.FAILED
+    assert Suppression.objects.get().reason == "550 5.1.1 <a***@example.com>: no such user"
+    assert (second.state, second.attempts) == (State.SUPPRESSED, 0)
+    assert "550 5.1.1" in second.reason
+    assert smtp.received == []
+
+
+def test_a_mail_whose_copy_would_do_harm_is_held_for_a_person(user: User, smtp: Sink) -> None:
+    smtp.script.once["BODY"] = deque([CUT])
+    message = deliver(outbox.enqueue(Receipt(user)))
+    assert (message.state, outcomes(message)) == (State.HELD, [Outcome.UNCERTAIN])
+
+    assert outbox.requeue(Message.objects.filter(pk=message.pk), reason="asked the customer") == 1
+    assert deliver(message).state == State.SENT
+
+    assert [r.parsed["Message-ID"] for r in smtp.received] == [message.message_id_header] * 2
+
+
+def test_a_person_can_say_that_a_held_mail_did_arrive(user: User, smtp: Sink) -> None:
+    smtp.script.once["BODY"] = deque([CUT])
+    message = deliver(outbox.enqueue(Receipt(user)))
+
+    assert outbox.confirm_arrival(Message.objects.all(), reason="found in the server's log") == 1
+    message.refresh_from_db()
+
+    assert (message.state, message.reason) == (State.SENT, "found in the server's log")
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (Broken, "could not be built from email/no_such_folder: TemplateDoesNotExist"),
+        (Raising, "could not be built from email/test: ZeroDivisionError"),
+    ],
+)
+def test_a_mail_that_cannot_be_built_fails_alone_and_is_sent_after_the_mend(
+    user: User, smtp: Sink, kind: type[Plain], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken, other = outbox.enqueue(kind(user)), outbox.enqueue(Plain(user))
+    deliver(broken)
+    deliver(other)
+    assert (broken.state, other.state) == (State.FAILED, State.SENT)
+    assert broken.reason.startswith(reason)
+    assert broken.attempts == 0
+
+    monkeypatch.setattr(kind, "template", Plain.template)
+    monkeypatch.setattr(kind, "context", Plain.context)
+    outbox.requeue(Message.objects.filter(pk=broken.pk), reason="mended")
+
+    assert deliver(broken).state == State.SENT
+
+
+def test_what_is_no_longer_wanted_is_cancelled_and_says_so(user: User, smtp: Sink) -> None:
+    message = outbox.enqueue(Plain(user))
+    User.objects.update(is_active=False)
+
+    assert deliver(message).state == State.CANCELLED
+    assert message.reason == "no longer wanted when it was due"
+
+
+def test_a_row_that_is_gone_cancels_the_mail_about_it(user: User, smtp: Sink) -> None:
+    message = outbox.enqueue(Plain(user))
+    pk = user.pk
+    user.delete()
+
+    assert deliver(message).state == State.CANCELLED
+    assert message.reason == f"user {pk} exists no more"
+
+
+def test_nothing_is_sent_after_its_deadline(user: User, smtp: Sink) -> None:
+    assert deliver(outbox.enqueue(Fleeting(user))).state == State.EXPIRED
+    assert smtp.received == []
+
+
+def test_an_older_worker_leaves_a_kind_that_it_does_not_know_to_a_newer_one(user: User, smtp: Sink) -> None:
+    message = outbox.enqueue(Plain(user))
+    Message.objects.update(kind="accounts.FromTomorrow")
+
+    assert deliver(message).state == State.QUEUED
+
+
+def test_a_claim_that_outlived_its_lease_is_settled_as_uncertain_and_sent_again(user: User, smtp: Sink) -> None:
+    message = outbox.enqueue(Plain(user))
+    prepared = delivery.prepare(message)
+    assert isinstance(prepared, delivery.Ready)
+    assert delivery.claim(message, prepared)
+    assert sweep.settle_abandoned() == 0
+
+    Message.objects.update(claimed_until=timezone.now() - timedelta(seconds=1))
+    assert sweep.settle_abandoned() == 1
+
+    message.refresh_from_db()
+    assert (message.state, outcomes(message)) == (State.RETRYING, [Outcome.UNCERTAIN])
+    Message.objects.update(due_at=timezone.now())
+    assert deliver(message).state == State.SENT
+
+
+def test_only_one_of_two_workers_gets_the_claim(user: User) -> None:
+    message = outbox.enqueue(Plain(user))
+    mine, theirs = Message.objects.get(pk=message.pk), Message.objects.get(pk=message.pk)
+    prepared = delivery.prepare(message)
+    assert isinstance(prepared, delivery.Ready)
+
+    assert [delivery.claim(mine, prepared), delivery.claim(theirs, prepared)] == [True, False]
+
+
+def test_a_worker_that_comes_back_late_does_not_overwrite_a_newer_outcome(user: User, smtp: Sink) -> None:
+    message = outbox.enqueue(Plain(user))
+    prepared = delivery.prepare(message)
+    assert isinstance(prepared, delivery.Ready)
+    assert delivery.claim(message, prepared)
+    late = Message.objects.get(pk=message.pk)
+    Message.objects.update(claimed_until=timezone.now() - timedelta(seconds=1))
+    sweep.settle_abandoned()
+    smtp.script.once["RCPT"] = deque(["550 5.1.1 no such user"])
+    Message.objects.update(due_at=timezone.now())
+    assert deliver(message).state == State.FAILED
+
+    settle(late, Accepted("250", "ok"))
+
+    message.refresh_from_db()
+    assert message.state == State.FAILED
+    assert outcomes(message) == [Outcome.ACCEPTED, Outcome.REFUSED_FOR_GOOD]
+
+
+def test_a_late_acceptance_spares_the_copy_if_nothing_happened_since(user: User, smtp: Sink) -> None:
+    message = outbox.enqueue(Plain(user))
+    prepared = delivery.prepare(message)
+    assert isinstance(prepared, delivery.Ready)
+    assert delivery.claim(message, prepared)
+    late = Message.objects.get(pk=message.pk)
+    Message.objects.update(claimed_until=timezone.now() - timedelta(seconds=1))
+    sweep.settle_abandoned()
+
+    settle(late, Accepted("250", "ok"))
+
+    message.refresh_from_db()
+    assert (message.state, outcomes(message)) == (State.SENT, [Outcome.ACCEPTED])
+
+
+def test_a_sweep_that_comes_late_does_not_overwrite_what_the_server_said(user: User, smtp: Sink) -> None:
+    message = outbox.enqueue(Plain(user))
+    stale = deliver(message)
+    assert stale.state == State.SENT
+    settle(stale, OutcomeUnknown("the worker was not heard of again"))
+
+    message.refresh_from_db()
+    assert (message.state, outcomes(message)) == (State.SENT, [Outcome.ACCEPTED])
+
+
+def test_cancelling_works_until_the_mail_is_on_its_way(user: User, smtp: Sink) -> None:
+    waiting, gone = outbox.enqueue(Plain(user)), deliver(outbox.enqueue(Plain(user)))
+
+    assert outbox.cancel(waiting)
+    assert not outbox.cancel(gone)
+    assert deliver(waiting).state == State.CANCELLED
+
+
+def test_outside_of_smtp_tests_mail_lands_in_djangos_outbox(user: User) -> None:
+    deliver(outbox.enqueue(Plain(user)))
+
+    assert [m.to for m in mail.outbox] == [["Ann <ann@example.com>"]]

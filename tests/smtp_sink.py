@@ -1,0 +1,179 @@
+"""A mail server for tests: real SMTP on a free port, and a script that says where and how it misbehaves."""
+
+import asyncio
+import email
+import email.policy
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from email.message import EmailMessage
+from typing import Any, Literal
+
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
+
+Phase = Literal["CONNECT", "EHLO", "AUTH", "MAIL", "RCPT", "DATA", "BODY"]
+
+CUT = "cut"
+"""As a reply: the connection drops without one. In BODY, the payload was received and kept before."""
+HANG = "hang"
+"""As a reply: nothing, for longer than any test waits."""
+
+
+@dataclass(slots=True)
+class Received:
+    """One message that arrived, with the envelope that it came in."""
+
+    sender: str
+    recipients: list[str]
+    source: bytes
+
+    @property
+    def parsed(self) -> EmailMessage:
+        message = email.message_from_bytes(self.source, policy=email.policy.default)
+        assert isinstance(message, EmailMessage)
+        return message
+
+
+@dataclass(slots=True)
+class Script:
+    """What the server answers: the next entry of `once`, else the one of `always`, else what a good server says."""
+
+    once: dict[Phase, deque[str]] = field(default_factory=dict)
+    always: dict[Phase, str] = field(default_factory=dict)
+
+    def reply(self, phase: Phase) -> str | None:
+        if waiting := self.once.get(phase):
+            return waiting.popleft()
+        return self.always.get(phase)
+
+
+class _Conversation(SMTP):
+    """aiosmtpd's server with the two phases that its handlers cannot script."""
+
+    event_handler: "Sink"
+
+    async def _handle_client(self) -> None:
+        self.event_handler.connections += 1
+        reply = self.event_handler.script.reply("CONNECT")
+        if reply is None:
+            await super()._handle_client()
+        else:
+            await self.event_handler.answer(self, reply, send=True)
+            assert self.transport is not None
+            self.transport.close()
+
+    async def smtp_DATA(self, arg: str | None) -> None:  # noqa: N802
+        reply = self.event_handler.script.reply("DATA")
+        if reply is None:
+            await super().smtp_DATA(arg)
+        else:
+            await self.event_handler.answer(self, reply, send=True)
+
+
+class Sink:
+    """`with Sink() as sink:` … `sink.received`, `sink.script.once["RCPT"] = deque(["451 4.3.0 later"])`."""
+
+    def __init__(self, *, user: str = "", password: str = "") -> None:
+        self.received: list[Received] = []
+        self.script = Script()
+        self.connections = 0
+        self._login = (user.encode(), password.encode()) if user else None
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self.port = 0
+
+    def __enter__(self) -> "Sink":
+        self._thread.start()
+        self._server = asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(5)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        asyncio.run_coroutine_threadsafe(self._hang_up(), self._loop).result(5)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5)
+        self._loop.close()
+
+    async def _listen(self) -> asyncio.Server:
+        return await self._loop.create_server(self._conversation, "127.0.0.1", self.port)
+
+    async def _hang_up(self) -> None:
+        self._server.close()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+
+    def _conversation(self) -> SMTP:
+        return _Conversation(
+            self,
+            hostname="sink.example",
+            auth_require_tls=False,
+            auth_required=self._login is not None,
+            authenticator=self._authenticate if self._login else None,
+            decode_data=False,
+            enable_SMTPUTF8=True,
+            loop=self._loop,
+        )
+
+    @property
+    def url(self) -> str:
+        """For EMAIL_URL."""
+        login = f"{self._login[0].decode()}:{self._login[1].decode()}@" if self._login else ""
+        return f"smtp://{login}127.0.0.1:{self.port}"
+
+    # What follows is called by aiosmtpd, in its own thread.
+
+    async def handle_EHLO(  # noqa: N802
+        self, server: SMTP, session: Session, envelope: Envelope, hostname: str, responses: list[str]
+    ) -> list[str]:
+        session.host_name = hostname
+        reply = self.script.reply("EHLO")
+        return responses if reply is None else [await self.answer(server, reply)]
+
+    async def handle_MAIL(  # noqa: N802
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        reply = self.script.reply("MAIL")
+        if reply is not None:
+            return await self.answer(server, reply)
+        envelope.mail_from = address
+        return "250 2.1.0 Ok"
+
+    async def handle_RCPT(  # noqa: N802
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        reply = self.script.reply("RCPT")
+        if reply is not None:
+            return await self.answer(server, reply)
+        envelope.rcpt_tos.append(address)
+        return "250 2.1.5 Ok"
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
+        reply = self.script.reply("BODY")
+        if reply is None or reply in (CUT, HANG):
+            assert isinstance(envelope.content, bytes)
+            self.received.append(Received(envelope.mail_from or "", list(envelope.rcpt_tos), envelope.content))
+        if reply is not None:
+            return await self.answer(server, reply)
+        return f"250 2.0.0 Ok: queued as {len(self.received)}"
+
+    def _authenticate(self, server: SMTP, session: Session, envelope: Envelope, mechanism: str, data: Any) -> AuthResult:
+        assert isinstance(data, LoginPassword)
+        return AuthResult(success=(data.login, data.password) == self._login, handled=False)
+
+    async def answer(self, server: SMTP, reply: str, *, send: bool = False) -> str:
+        """A scripted reply: a line, a cut or silence."""
+        if reply == CUT:
+            self.hang_up_on(server)
+            await asyncio.sleep(3600)  # aiosmtpd cancels this when the connection is gone
+        if reply == HANG:
+            await asyncio.sleep(3600)
+        if send:
+            await server.push(reply)
+        return reply
+
+    def hang_up_on(self, server: SMTP) -> None:
+        """Drops the connection without a word."""
+        assert isinstance(server.transport, asyncio.Transport)
+        server.transport.abort()
