@@ -10,7 +10,7 @@ def canonical(address: str) -> str:
     Raises ValidationError, saying what is wrong, for an address that no mail could be sent to.
     """
     try:
-        checked = validate_email(address, allow_smtputf8=False, check_deliverability=False)
+        checked = validate_email(address, allow_smtputf8=False, strict=True, check_deliverability=False)
     except EmailNotValidError as error:
         raise ValidationError(str(error), code="invalid") from None
     if checked.ascii_email is None:  # allow_smtputf8=False refuses those already; the library's types do not say so

@@ -3,7 +3,7 @@
 from typing import Any
 
 from django import forms
-from django.contrib.auth.forms import AuthenticationForm, SetPasswordMixin
+from django.contrib.auth.forms import AuthenticationForm, SetPasswordMixin, UsernameField
 from django.core.exceptions import ValidationError
 from django.utils.translation import gettext_lazy as _
 
@@ -48,6 +48,11 @@ class LogInForm(AuthenticationForm):
     """Address and password; an account with an unverified address is told so, once the password was right."""
 
     UNVERIFIED = "unverified"
+
+    username = UsernameField(
+        label=_("E-mail address"),
+        widget=forms.EmailInput(attrs={"autocomplete": "username", "autocapitalize": "none", "autofocus": True}),
+    )
 
     def clean_username(self) -> str:
         typed: str = self.cleaned_data["username"]

@@ -66,7 +66,9 @@ def verify(request: HttpRequest, verification_id: UUID, code: str) -> HttpRespon
     link = look(verification_id, code)
     template, status = PAGE_OF_LINK.get(link.state, ("accounts/link_problem.html", 410))
     response = render(request, template, {"state": link.state.value, "address": link.address}, status=status)
-    response["Referrer-Policy"] = "no-referrer"  # the address of this page is the secret
+    # The address of this page is the secret. Not "no-referrer": under it browsers send `Origin: null` with the button's
+    # POST, which the CSRF check rightly refuses.
+    response["Referrer-Policy"] = "strict-origin"
     return response
 
 

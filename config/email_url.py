@@ -60,8 +60,8 @@ def _smtp(url: str, *, use_ssl: bool) -> Mailer:
         )
     try:
         port = parts.port
-    except ValueError as error:
-        raise EnvError(f"{error}; write @ : / in a user or password as %40 %3A %2F") from None
+    except ValueError:  # its own text holds what stands there, which may be half a password
+        raise EnvError("the port is not a number; write @ : / in a user or password as %40 %3A %2F") from None
     options = {
         "host": parts.hostname,
         "port": port,

@@ -135,9 +135,9 @@ class Outcome(models.TextChoices):
     """How an attempt ended."""
 
     PENDING = "pending", "under way"
-    ACCEPTED = "accepted"
-    REFUSED_FOR_NOW = "refused_for_now"
-    REFUSED_FOR_GOOD = "refused_for_good"
+    ACCEPTED = "accepted", "accepted"
+    REFUSED_FOR_NOW = "refused_for_now", "refused for now"
+    REFUSED_FOR_GOOD = "refused_for_good", "refused for good"
     TRANSPORT_DOWN = "transport_down", "server not reached or not willing"
     UNCERTAIN = "uncertain", "handed over, no answer seen"
 

@@ -40,6 +40,12 @@ def valkey(servers: None) -> Valkey:
 
 
 @pytest.fixture(autouse=True)
+def quick_passwords(settings: Settings) -> None:
+    """A good password hash takes as long as all the rest of a test."""
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+
+
+@pytest.fixture(autouse=True)
 def no_memories() -> Iterator[None]:
     """What a process remembers between messages must not leak from one test to the next one."""
     publishing.breaker.reset()

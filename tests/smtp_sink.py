@@ -3,6 +3,7 @@
 import asyncio
 import email
 import email.policy
+import re
 import threading
 from collections import deque
 from dataclasses import dataclass, field
@@ -32,6 +33,19 @@ class Received:
         message = email.message_from_bytes(self.source, policy=email.policy.default)
         assert isinstance(message, EmailMessage)
         return message
+
+    def part(self, kind: Literal["plain", "html"]) -> str:
+        """The text or the HTML as a reader sees it."""
+        part = self.parsed.get_body((kind,))
+        assert part is not None
+        return str(part.get_content())
+
+    @property
+    def link(self) -> str:
+        """The first link to verify an address in the text."""
+        found = re.search(r"http\S+/accounts/verify/\S+", self.part("plain"))
+        assert found, self.part("plain")
+        return found[0]
 
 
 @dataclass(slots=True)
@@ -158,7 +172,9 @@ class Sink:
             return await self.answer(server, reply)
         return f"250 2.0.0 Ok: queued as {len(self.received)}"
 
-    def _authenticate(self, server: SMTP, session: Session, envelope: Envelope, mechanism: str, data: Any) -> AuthResult:
+    def _authenticate(
+        self, server: SMTP, session: Session, envelope: Envelope, mechanism: str, data: Any
+    ) -> AuthResult:
         assert isinstance(data, LoginPassword)
         return AuthResult(success=(data.login, data.password) == self._login, handled=False)
 

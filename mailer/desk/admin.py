@@ -8,6 +8,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import URLPattern, path
+from django.utils import timezone
 from django.utils.timesince import timesince
 
 from mailer import outbox
@@ -32,8 +33,12 @@ class ReadOnly:
 class AttemptInline(ReadOnly, admin.TabularInline):
     model = DeliveryAttempt
     verbose_name_plural = "delivery attempts"
-    fields = ("number", "started_at", "took", "outcome", "code", "response", "transport", "worker")
+    fields = ("number", "started", "took", "outcome", "code", "response", "transport", "worker")
     readonly_fields = fields
+
+    @admin.display(description="started")
+    def started(self, attempt: DeliveryAttempt) -> str:
+        return f"{timezone.localtime(attempt.started_at):%Y-%m-%d %H:%M:%S}"  # seconds matter here
 
     @admin.display(description="took")
     def took(self, attempt: DeliveryAttempt) -> str:
@@ -42,7 +47,7 @@ class AttemptInline(ReadOnly, admin.TabularInline):
 
 @admin.register(Message)
 class MessageAdmin(ReadOnly, admin.ModelAdmin):
-    list_display = ("id", "state", "kind", "recipient", "queue", "attempts", "due_at", "short_reason")
+    list_display = ("id", "state", "kind", "recipient", "attempts", "due_at", "short_reason")
     list_filter = ("state", "queue", "kind", "created_at")
     search_fields = ("recipient__exact", "message_id_header__exact", "subject")
     search_help_text = "The whole address or Message-ID, or a part of the subject."

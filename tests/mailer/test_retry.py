@@ -61,7 +61,9 @@ def test_the_pause_that_a_server_asks_for_is_a_minimum() -> None:
     spent=st.integers(0, 20),
     deadline=st.none() | st.timedeltas(min_value=timedelta(seconds=-10), max_value=timedelta(days=30)),
 )
-def test_a_retry_is_never_in_the_past_nor_after_the_deadline(number: int, spent: int, deadline: timedelta | None) -> None:
+def test_a_retry_is_never_in_the_past_nor_after_the_deadline(
+    number: int, spent: int, deadline: timedelta | None
+) -> None:
     expires_at = None if deadline is None else NOW + deadline
     decision = decide(now=NOW, number=number, spent=spent, policy=POLICY, expires_at=expires_at)
 

@@ -1,0 +1,187 @@
+"""Signing up, resending and logging in, through the pages."""
+
+import threading
+from datetime import timedelta
+
+import pytest
+import time_machine
+from django.db import connection, transaction
+from django.test import Client
+from django.urls import reverse
+
+from accounts import signup
+from accounts.models import EmailVerification, User
+from mailer.models import Message, State
+
+PASSWORD = "correct horse 9 battery"
+
+
+def sign_up(client: Client, email: str = "ann@example.com", password: str = PASSWORD, again: str | None = None):  # type: ignore[no-untyped-def]
+    data = {"email": email, "password1": password, "password2": password if again is None else again}
+    return client.post(reverse("signup"), data, follow=True)
+
+
+def kinds() -> list[str]:
+    return list(Message.objects.order_by("pk").values_list("kind", flat=True))
+
+
+@pytest.mark.django_db
+def test_a_sign_up_makes_user_verification_and_message_together(client: Client) -> None:
+    response = sign_up(client, "Ann@Example.COM")
+
+    assert response.redirect_chain == [(reverse("check_inbox"), 302)]
+    assert "ann@example.com" in response.content.decode()
+    user = User.objects.get()
+    assert (user.email, user.is_verified, user.check_password(PASSWORD)) == ("ann@example.com", False, True)
+    verification = EmailVerification.objects.get(user=user)
+    assert verification.expires_at - verification.created_at == pytest.approx(
+        timedelta(hours=24), abs=timedelta(seconds=1)
+    )
+    message = Message.objects.get()
+    assert (message.kind, message.recipient, message.user, message.queue) == (
+        "accounts.VerifyAddress",
+        "ann@example.com",
+        user,
+        "critical",
+    )
+    assert message.arguments == {"verification": str(verification.pk)}
+    assert message.due_at - message.created_at == timedelta(seconds=5)
+    assert message.expires_at == verification.expires_at
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_sign_up_that_is_rolled_back_leaves_nothing_behind() -> None:
+    with pytest.raises(ZeroDivisionError), transaction.atomic():
+        signup.sign_up("ann@example.com", PASSWORD, language="en")
+        raise ZeroDivisionError
+
+    assert (User.objects.count(), EmailVerification.objects.count(), Message.objects.count()) == (0, 0, 0)
+
+
+@pytest.mark.django_db
+def test_a_known_verified_address_gets_a_mail_that_says_so_and_keeps_its_password(client: Client) -> None:
+    User.objects.create_superuser("ann@example.com", "her own password")
+
+    first = sign_up(client, "new@example.com")
+    second = sign_up(client, "ann@example.com")
+
+    assert kinds() == ["accounts.VerifyAddress", "accounts.AccountExists"]
+    assert User.objects.get(email="ann@example.com").check_password("her own password")
+    assert second.content.decode().replace("ann@", "new@") == first.content.decode()
+
+
+@pytest.mark.django_db
+def test_signing_up_again_before_verifying_sends_another_link_after_a_minute(client: Client) -> None:
+    with time_machine.travel("2026-11-21 12:00Z", tick=False) as clock:
+        sign_up(client)
+        sign_up(client, password="another passphrase 7")
+        assert kinds() == ["accounts.VerifyAddress"]
+        clock.shift(61)
+        sign_up(client, password="another passphrase 7")
+
+    assert kinds() == ["accounts.VerifyAddress"] * 2
+    assert EmailVerification.objects.filter(superseded_at=None).count() == 1
+    assert User.objects.get().check_password(PASSWORD)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("field", "data", "complaint"),
+    [
+        ("email", {"email": ""}, "This field is required."),
+        ("email", {"email": "ann"}, "must have an @-sign"),
+        ("email", {"email": "mıke@x.com"}, "Internationalized"),
+        ("email", {"email": "a" * 65 + "@example.com"}, "too long"),
+        ("email", {"email": "ann@localhost"}, "not valid"),
+        ("email", {"email": "ann@[127.0.0.1]"}, "not allowed"),
+        ("email", {"email": "a@x.com, b@x.com"}, ""),
+        ("email", {"email": "ann@example.com\r\nBcc: b@x.com"}, ""),
+        ("email", {"email": "ann\x00@example.com"}, "Null characters"),
+        ("password2", {"password2": "something else 1"}, "match"),
+        ("password2", {"password1": "12345678", "password2": "12345678"}, "too common"),
+        ("password2", {"password1": "ann@example.com", "password2": "ann@example.com"}, "too similar"),
+    ],
+)
+def test_bad_input_is_answered_beside_its_field(
+    client: Client, field: str, data: dict[str, str], complaint: str
+) -> None:
+    good = {"email": "ann@example.com", "password1": PASSWORD, "password2": PASSWORD}
+    response = client.post(reverse("signup"), good | data)
+
+    assert response.status_code == 200
+    assert list(response.context["form"].errors) == [field]
+    assert complaint in str(response.context["form"].errors[field])
+    assert User.objects.count() == 0
+
+
+@pytest.mark.django_db(transaction=True)
+def test_concurrent_sign_ups_of_one_address_make_one_account_and_one_link() -> None:
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            signup.sign_up("ann@example.com", PASSWORD, language="en")
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=run) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert failures == []
+    assert (User.objects.count(), EmailVerification.objects.count(), Message.objects.count()) == (1, 1, 1)
+
+
+@pytest.mark.django_db
+def test_resend_supersedes_the_link_before_and_answers_strangers_alike(client: Client) -> None:
+    with time_machine.travel("2026-11-21 12:00Z", tick=False) as clock:
+        sign_up(client)
+        clock.shift(61)
+        known = client.post(reverse("resend"), {"email": "ann@example.com"}, follow=True)
+        unknown = client.post(reverse("resend"), {"email": "bob@example.com"}, follow=True)
+
+    assert known.content.decode().replace("ann@", "bob@") == unknown.content.decode()
+    assert Message.objects.count() == 2
+    newest, oldest = EmailVerification.objects.all()
+    assert (newest.superseded_at, oldest.superseded_at is not None) == (None, True)
+
+
+@pytest.mark.django_db
+def test_the_mail_of_a_superseded_link_is_cancelled_instead_of_sent(client: Client) -> None:
+    from mailer.delivery import deliver
+
+    with time_machine.travel("2026-11-21 12:00Z", tick=False) as clock:
+        sign_up(client)
+        clock.shift(61)
+        client.post(reverse("resend"), {"email": "ann@example.com"})
+        for message in Message.objects.all():
+            deliver(message.pk)
+
+    assert list(Message.objects.order_by("pk").values_list("state", flat=True)) == [State.CANCELLED, State.SENT]
+
+
+@pytest.mark.django_db
+def test_logging_in_needs_the_right_password_and_a_verified_address(client: Client) -> None:
+    sign_up(client)
+
+    def log_in(password: str):  # type: ignore[no-untyped-def]
+        return client.post(reverse("login"), {"username": "ANN@example.com", "password": password})
+
+    wrong = log_in("wrong")
+    assert wrong.status_code == 200
+    assert reverse("resend") not in wrong.content.decode()
+    unverified = log_in(PASSWORD)
+    assert reverse("resend") in unverified.content.decode()
+    assert "_auth_user_id" not in client.session
+
+    User.objects.update(email_verified_at="2026-11-21T12:00Z")
+    assert log_in(PASSWORD).headers["Location"] == "/"
+    assert "_auth_user_id" in client.session
+
+    assert client.get(reverse("logout")).status_code == 405
+    client.post(reverse("logout"))
+    assert "_auth_user_id" not in client.session

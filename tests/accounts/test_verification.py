@@ -1,0 +1,132 @@
+"""The link: who may spend it, how often, and what everybody else sees."""
+
+import threading
+import uuid
+from collections import Counter
+from datetime import timedelta
+
+import pytest
+import time_machine
+from django.db import connection
+from django.test import Client
+from django.urls import reverse
+from pytest_django import Settings
+
+from accounts import verification
+from accounts.models import EmailVerification, User
+from accounts.verification import LinkState
+
+
+def path_of(link: EmailVerification) -> str:
+    return reverse("verify", args=[link.pk, verification.code_of(link)])
+
+
+@pytest.fixture
+def link(user: User) -> EmailVerification:
+    return verification.begin(user)
+
+
+def test_get_shows_a_button_and_changes_nothing(client: Client, link: EmailVerification) -> None:
+    for _ in range(3):
+        response = client.get(path_of(link))
+        assert response.status_code == 200
+        assert client.head(path_of(link)).status_code == 200
+
+    assert "<button" in response.content.decode()
+    assert response["Referrer-Policy"] == "strict-origin"
+    assert "no-store" in response["Cache-Control"]
+    link.refresh_from_db()
+    assert link.used_at is None
+
+
+def test_post_verifies_once(client: Client, link: EmailVerification) -> None:
+    first, second = client.post(path_of(link)), client.post(path_of(link))
+
+    assert (first.status_code, second.status_code) == (200, 410)
+    assert second.context["state"] == "used"
+    link.user.refresh_from_db()
+    assert link.user.is_verified
+    assert "_auth_user_id" not in client.session
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_many_posts_at_the_same_time_one_verifies(link: EmailVerification) -> None:
+    code, results = verification.code_of(link), []
+
+    def run() -> None:
+        results.append(verification.complete(link.pk, code).state)
+        connection.close()
+
+    threads = [threading.Thread(target=run) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert Counter(results) == {LinkState.SPENT_NOW: 1, LinkState.USED: 19}
+
+
+def test_a_link_expires_after_a_day(client: Client, link: EmailVerification) -> None:
+    with time_machine.travel(link.created_at + timedelta(hours=23, minutes=59)):
+        assert client.get(path_of(link)).status_code == 200
+    with time_machine.travel(link.created_at + timedelta(hours=24, seconds=1)):
+        for response in (client.get(path_of(link)), client.post(path_of(link))):
+            assert (response.status_code, response.context["state"]) == (410, "expired")
+            assert reverse("resend") in response.content.decode()
+    link.user.refresh_from_db()
+    assert not link.user.is_verified
+
+
+def test_a_newer_link_supersedes_the_older_one(client: Client, link: EmailVerification) -> None:
+    verification.begin(link.user)
+
+    response = client.post(path_of(link))
+
+    assert (response.status_code, response.context["state"]) == (410, "superseded")
+
+
+@pytest.mark.parametrize("spoil", ["code", "id", "empty", "other row", "upper case"])
+def test_a_link_that_was_never_sent_is_unknown(client: Client, link: EmailVerification, spoil: str) -> None:
+    code = verification.code_of(link)
+    other = EmailVerification.objects.create(
+        user=User.objects.create_user("bob@example.com"), address="bob@example.com"
+    )
+    pk, code = {
+        "code": (link.pk, code[:-1] + ("0" if code[-1] != "0" else "1")),
+        "id": (uuid.uuid4(), code),
+        "empty": (link.pk, "x"),
+        "other row": (other.pk, code),
+        "upper case": (link.pk, code.upper()),
+    }[spoil]
+
+    for response in (client.get(path := reverse("verify", args=[pk, code])), client.post(path)):
+        assert (response.status_code, response.context["state"]) == (404, "unknown")
+
+
+def test_a_link_does_not_verify_an_address_that_the_user_no_longer_has(client: Client, link: EmailVerification) -> None:
+    User.objects.update(email="new@example.com")
+
+    client.post(path_of(link))
+
+    assert not User.objects.get().is_verified
+
+
+def test_the_code_stands_in_no_table_and_changes_with_the_key(link: EmailVerification, settings: Settings) -> None:
+    code = verification.code_of(link)
+    link.refresh_from_db()
+    assert all(code not in str(value) for value in vars(link).values())
+
+    settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS = "another" * 10, [settings.SECRET_KEY]
+    assert verification.code_of(link) != code
+    assert verification.follow(link.pk, code).state is LinkState.OPEN
+
+    settings.SECRET_KEY_FALLBACKS = []
+    assert verification.follow(link.pk, code).state is LinkState.UNKNOWN
+
+
+def test_the_link_in_the_mail_is_built_from_the_sites_address_alone(
+    client: Client, link: EmailVerification, settings: Settings
+) -> None:
+    settings.SITE_URL = "https://shop.example"
+
+    assert verification.url_of(link) == f"https://shop.example{path_of(link)}"

@@ -1,0 +1,56 @@
+"""A real Chromium: the one of the machine, of CHROMIUM, or of Playwright."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+
+import pytest
+from playwright.sync_api import Browser, Error, Page, sync_playwright
+
+QUIET = [
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    *(["--no-sandbox"] if os.geteuid() == 0 else []),
+]
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """Without a browser these tests are skipped loudly, except in CI, where they fail."""
+    path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+    with sync_playwright() as playwright:
+        try:
+            browser = playwright.chromium.launch(executable_path=path, args=QUIET)
+        except Error as error:
+            what = (
+                "NO BROWSER TEST WAS RUN. Install Chromium (apt-get install chromium, or .venv/bin/playwright install "
+                f"chromium), or name it in CHROMIUM. {error.message.splitlines()[0]}"
+            )
+            if os.environ.get("CI"):
+                pytest.fail(what)
+            pytest.skip(what)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def new_page(chromium: Browser) -> Iterator[Callable[..., Page]]:
+    """Opens pages in a fresh profile; whatever the browser complains about fails the test in the end."""
+    complaints: list[str] = []
+    contexts = []
+
+    def open_page(**options: object) -> Page:
+        context = chromium.new_context(**options)  # type: ignore[arg-type]
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert [c for c in complaints if "410 (Gone)" not in c] == []  # a page that says so, and is meant to

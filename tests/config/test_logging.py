@@ -1,0 +1,69 @@
+"""Nothing personal and no secret in any line, whoever wrote it."""
+
+import json
+import logging
+import logging.config
+from collections.abc import Iterator
+from io import StringIO
+
+import pytest
+import structlog
+
+from config.logging import configure, mask
+from mailer.masking import mask_addresses
+
+CODE = "0123456789abcdef0123456789abcdef01234567"
+LINK = f"/accounts/verify/7c0ffeee-0000-4000-8000-000000000000/{CODE}/"
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("ann@example.com", "a***@example.com"),
+        ("550 5.1.1 <ann.o'neil+tag@mail.example.co.uk>: unknown", "550 5.1.1 <a***@mail.example.co.uk>: unknown"),
+        ("a@b.c, d@e.f", "a***@b.c, d***@e.f"),
+        ("Key (email)=(ann@example.com) already exists.", "Key (email)=(a***@example.com) already exists."),
+        ("no address @ all", "no address @ all"),
+    ],
+)
+def test_addresses_are_masked(text: str, masked: str) -> None:
+    assert mask_addresses(text) == masked
+
+
+def test_a_links_code_is_masked_and_its_id_stays() -> None:
+    assert mask(f"Not Found: {LINK}") == f"Not Found: {LINK.replace(CODE, '***')}"
+
+
+@pytest.fixture
+def lines() -> Iterator[StringIO]:
+    """What the production configuration writes."""
+    root = logging.getLogger()
+    before = root.handlers[:], root.level, structlog.get_config()
+    stream = StringIO()
+    logging.config.dictConfig(configure(level="INFO", as_json=True))
+    root.handlers[0].stream = stream  # type: ignore[attr-defined]
+    yield stream
+    root.handlers[:], root.level = before[0], before[1]
+    structlog.configure(**before[2])
+
+
+def test_structured_and_standard_loggers_come_out_in_one_form(lines: StringIO) -> None:
+    structlog.get_logger("mailer.delivery").info("accepted", message_id=7, text="to ann@example.com")
+    logging.getLogger("django.request").warning("Not Found: %s", LINK)
+
+    ours, theirs = (json.loads(line) for line in lines.getvalue().splitlines())
+    assert ours["event"] == "accepted"
+    assert (ours["message_id"], ours["text"], ours["logger"]) == (7, "to a***@example.com", "mailer.delivery")
+    assert (theirs["level"], theirs["logger"]) == ("warning", "django.request")
+    assert CODE not in theirs["event"]
+    assert ours.keys() >= {"timestamp", "level"}
+
+
+def test_a_traceback_is_masked_as_well(lines: StringIO) -> None:
+    try:
+        raise ValueError("ann@example.com")
+    except ValueError:
+        logging.getLogger("django").exception("failed")
+
+    record = json.loads(lines.getvalue())
+    assert "ValueError: a***@example.com" in record["exception"]

@@ -1,0 +1,115 @@
+"""The settings, as a process of their own reads them from the environment."""
+
+import os
+import runpy
+import subprocess
+import sys
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+
+from tests.environment import ENVIRONMENT
+from tests.stack import PROJECT
+
+PRODUCTION = ENVIRONMENT | {
+    "DEBUG": "0",
+    "SECRET_KEY": "".join(chr(33 + n % 90) for n in range(7, 7 + 60 * 13, 13)),
+    "SITE_URL": "https://shop.example",
+    "DEFAULT_FROM_EMAIL": "Shop <shop@shop.example>",
+}
+
+
+def manage(*arguments: str, without: str = "", **changes: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, **PRODUCTION, **changes}
+    environment.pop(without, None)
+    return subprocess.run(
+        [sys.executable, "-W", "error", "manage.py", *arguments],
+        cwd=PROJECT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_deployment_check_is_clean_under_production_values() -> None:
+    done = manage("check", "--deploy", "--fail-level", "DEBUG")
+
+    assert done.returncode == 0, done.stderr
+    assert "no issues (0 silenced)" in done.stdout
+
+
+def read_settings(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
+    for name in ENVIRONMENT:
+        monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    runpy.run_path(str(PROJECT / "config" / "settings.py"))
+
+
+@pytest.mark.parametrize(
+    "name", ["SECRET_KEY", "SITE_URL", "DATABASE_URL", "REDIS_URL", "EMAIL_URL", "DEFAULT_FROM_EMAIL"]
+)
+def test_production_does_not_start_without_what_it_needs(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    with pytest.raises(ImproperlyConfigured) as caught:
+        read_settings(monkeypatch, {key: value for key, value in PRODUCTION.items() if key != name})
+
+    assert str(caught.value) == f"The environment is not usable. {name}: Environment variable not set."
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaints"),
+    [
+        ({"SECRET_KEY": "short"}, ["SECRET_KEY: Shorter than minimum length 50."]),
+        ({"SITE_URL": "shop.example"}, ["SITE_URL: write scheme and host alone"]),
+        ({"SITE_URL": "https://shop.example/path"}, ["SITE_URL: write scheme and host alone"]),
+        ({"DEBUG": "perhaps"}, ["DEBUG: Not a valid boolean."]),
+        ({"DATABASE_URL": "nonsense"}, ["DATABASE_URL: "]),
+        ({"EMAIL_URL": "smpt://h"}, ["EMAIL_URL: unknown transport 'smpt'; did you mean smtp?"]),
+        ({"FALLBACK_EMAIL_URL": "smpt://h"}, ["FALLBACK_EMAIL_URL: unknown transport"]),
+        ({"FLOWER_BASIC_AUTH": "nocolon"}, ["FLOWER_BASIC_AUTH: write user:password"]),
+        ({"VERIFICATION_DELAY": "-1"}, ["VERIFICATION_DELAY: "]),
+        ({"LOG_LEVEL": "LOUD"}, ["LOG_LEVEL: "]),
+        ({"SITE_URL": "x", "REDIS_URL": "http://x"}, ["SITE_URL: write", "REDIS_URL: unknown scheme 'http'"]),
+    ],
+)
+def test_broken_variables_are_named_all_at_once(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], complaints: list[str]
+) -> None:
+    with pytest.raises(ImproperlyConfigured) as caught:
+        read_settings(monkeypatch, PRODUCTION | changes)
+
+    for complaint in complaints:
+        assert complaint in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"SECRET_KEY": "short"}, "SECRET_KEY: Shorter than minimum length 50."),
+        ({"EMAIL_URL": "postmark:"}, "OPTIONS must define 'server_token'"),
+        ({"EMAIL_URL": "postmark:?server_token=t&colour=red"}, "colour"),
+        ({"MAILER_MAX_ATEMPTS": "1"}, "did you mean MAILER_MAX_ATTEMPTS?"),
+    ],
+)
+def test_a_process_ends_with_one_sentence(changes: dict[str, str], complaint: str) -> None:
+    done = manage("check", **changes)
+
+    assert done.returncode == 1
+    assert complaint in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_models_and_migrations_agree() -> None:
+    # An unreachable database only brings a warning here, which is no failure of this test's.
+    environment = {**os.environ, **PRODUCTION}
+    done = subprocess.run(
+        [sys.executable, "manage.py", "makemigrations", "--check", "--dry-run"],
+        cwd=PROJECT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout

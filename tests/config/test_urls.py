@@ -1,0 +1,101 @@
+"""EMAIL_URL and REDIS_URL, by table."""
+
+from typing import Any
+
+import pytest
+from environs import EnvError
+
+from config import email_url, redis_url
+
+SMTP: dict[str, Any] = {"host": "h", "port": None, "username": "", "password": "", "use_tls": False, "use_ssl": False}
+
+
+@pytest.mark.parametrize(
+    ("url", "backend", "options"),
+    [
+        ("smtp://h", "mailer.smtp", SMTP),
+        ("smtp://h:2525", "mailer.smtp", SMTP | {"port": 2525}),
+        ("smtps://h", "mailer.smtp", SMTP | {"use_ssl": True}),
+        (
+            "smtp://me%40gmail.com:pass%3Aword@smtp.gmail.com:587/?tls=1",
+            "mailer.smtp",
+            SMTP
+            | {
+                "host": "smtp.gmail.com",
+                "port": 587,
+                "username": "me@gmail.com",
+                "password": "pass:word",
+                "use_tls": True,
+            },
+        ),
+        ("postmark:?server_token=t", "anymail.backends.postmark", {"server_token": "t"}),
+        ("mailgun:?api_key=k&sender_domain=d", "anymail.backends.mailgun", {"api_key": "k", "sender_domain": "d"}),
+        (
+            "ses:?region_name=eu-west-1&configuration_set_name=c",
+            "anymail.backends.amazon_ses",
+            {"configuration_set_name": "c", "client_params": {"region_name": "eu-west-1"}},
+        ),
+        ("amazon_ses:", "anymail.backends.amazon_ses", {}),
+    ],
+)
+def test_a_transports_url_becomes_a_mailer(url: str, backend: str, options: dict[str, Any]) -> None:
+    assert email_url.parse(url) == {"BACKEND": f"{backend}.EmailBackend", "OPTIONS": options}
+
+
+def test_every_provider_of_anymail_is_known() -> None:
+    assert {"amazon_ses", "brevo", "mailgun", "postmark", "resend", "sendgrid", "unisender_go"} <= email_url.PROVIDERS
+    assert email_url.PROVIDERS.isdisjoint(email_url.NOT_PROVIDERS)
+
+
+@pytest.mark.parametrize(
+    ("url", "complaint"),
+    [
+        ("", "unknown transport ''"),
+        ("smpt://h", "did you mean smtp?"),
+        ("postmrk:?server_token=secret", "did you mean postmark?"),
+        ("carrier-pigeon:", "unknown transport 'carrier-pigeon'; use one of smtp"),
+        ("smtp:", "needs a host"),
+        ("smtp://secret@h", "both a user and a password"),
+        ("smtp://user:pa/secret@h", "write @ : / in a user or password as"),
+        ("smtp://h:secret", "write @ : / in a user or password as"),
+        ("smtp://h/?ssl=1", "unknown option 'ssl'"),
+        ("smtps://h/?tls=1", "leave tls=1 away"),
+    ],
+)
+def test_a_broken_transport_is_explained_without_its_secrets(url: str, complaint: str) -> None:
+    with pytest.raises(EnvError) as caught:
+        email_url.parse(url)
+
+    assert complaint in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "broker"),
+    [
+        ("redis://h:6379/0", redis_url.Broker("redis://h:6379/0")),
+        ("redis+socket:///run/s.sock", redis_url.Broker("redis+socket:///run/s.sock")),
+        ("rediss://h/0", redis_url.Broker("rediss://h/0?ssl_cert_reqs=required")),
+        ("rediss://h/0?a=b", redis_url.Broker("rediss://h/0?a=b&ssl_cert_reqs=required")),
+        ("rediss://h/0?ssl_cert_reqs=none", redis_url.Broker("rediss://h/0?ssl_cert_reqs=none")),
+        (
+            "sentinel://a:1;sentinel://b:2/0?master_name=main",
+            redis_url.Broker("sentinel://a:1;sentinel://b:2/0", {"master_name": "main"}),
+        ),
+    ],
+)
+def test_a_brokers_url_is_what_kombu_reads(url: str, broker: redis_url.Broker) -> None:
+    assert redis_url.parse(url) == broker
+
+
+@pytest.mark.parametrize(
+    ("url", "complaint"),
+    [
+        ("valkey://h", "unknown scheme 'valkey'; use one of redis://"),
+        ("h:6379", "unknown scheme 'h'"),
+        ("sentinel://a:1/0", "needs ?master_name="),
+    ],
+)
+def test_a_broken_broker_is_explained(url: str, complaint: str) -> None:
+    with pytest.raises(EnvError, match=complaint.replace("?", r"\?")):
+        redis_url.parse(url)

@@ -1,0 +1,170 @@
+"""The main job on real processes: what commits is mailed, what does not is not, and a fault in between changes nothing."""
+
+import json
+import re
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.smtp_sink import CUT, HANG, Sink
+from tests.stack import Stack
+
+
+@pytest.fixture
+def stack(tmp_path_factory: pytest.TempPathFactory, sink: Sink) -> Iterator[Stack]:
+    with Stack(Path(tmp_path_factory.mktemp("stack")), sink) as stack:
+        yield stack
+
+
+def test_from_sign_up_to_verified_by_plain_http(stack: Stack) -> None:
+    stack.start("web", "worker", "beat")
+
+    response = stack.sign_up("ann@example.com")
+    assert response.url == f"{stack.url}/accounts/signup/check-inbox/"
+    stack.wait_for(lambda: stack.sink.received, "the mail")
+
+    [received] = stack.sink.received
+    assert received.recipients == ["ann@example.com"]
+    assert [p.get_content_type() for p in received.parsed.iter_parts()] == ["text/plain", "text/html"]
+    link = received.link
+    assert link in received.part("html")
+    assert 'style="' in received.part("html")
+    with requests.Session() as browser:
+        page = browser.get(link, timeout=10)
+        assert stack.sql("SELECT email_verified_at FROM accounts_user") == [{"email_verified_at": None}]
+        token = {"csrfmiddlewaretoken": browser.cookies["csrftoken"]}
+        assert page.status_code == 200
+        assert browser.post(link, token, timeout=10).status_code == 200
+        assert browser.post(link, token, timeout=10).status_code == 410
+    assert stack.sql("SELECT email_verified_at IS NOT NULL AS verified FROM accounts_user") == [{"verified": True}]
+
+    stack.wait_for(lambda: stack.messages()[0]["state"] == "sent", "the outcome in the database")
+    [attempt] = stack.sql("SELECT * FROM mailer_deliveryattempt")
+    assert (attempt["outcome"], attempt["code"]) == ("accepted", "250")
+    code = link.rstrip("/").rpartition("/")[2]
+    for name in ("web", "worker", "beat"):
+        assert "ann" not in stack.log(name)
+        assert code not in stack.log(name)
+    for event in ("attempt started", "accepted"):
+        assert re.search(rf"{event}.*kind=accounts.VerifyAddress.*message_id=1", stack.log("worker"))
+
+
+def test_postgresql_stops_under_a_waiting_task_and_comes_back(stack: Stack) -> None:
+    stack.start("web", "worker", "beat")
+    stack.sign_up("ann@example.com")
+
+    stack.postgres.stop()
+    stack.wait_for(lambda: "database away" in stack.log("worker"), "the failure in the log")
+    assert stack.sink.received == []
+    stack.postgres.start()
+
+    stack.wait_for(lambda: stack.sink.received, "the mail", seconds=20)
+    stack.wait_for(lambda: stack.messages()[0]["state"] == "sent", "the outcome in the database")
+    assert len(stack.sink.received) == 1
+
+
+def test_a_rollback_sends_nothing_and_a_commit_sends_exactly_one(stack: Stack) -> None:
+    stack.start("worker", "beat")
+
+    stack.run("""
+from django.db import transaction
+from accounts.signup import sign_up
+try:
+    with transaction.atomic():
+        sign_up("rolled-back@example.com", "a password 1", language="en")
+        raise KeyboardInterrupt
+except KeyboardInterrupt:
+    sign_up("committed@example.com", "a password 1", language="en")
+""")
+    stack.wait_for(lambda: stack.sink.received, "the mail")
+    stack.wait_for(lambda: stack.messages()[0]["state"] == "sent", "the outcome in the database")
+
+    assert [r.recipients for r in stack.sink.received] == [["committed@example.com"]]
+
+
+def test_a_mail_in_the_recipients_language(stack: Stack) -> None:
+    stack.start("worker", "beat")
+
+    stack.run('from accounts.signup import sign_up\nsign_up("th@example.com", "a password 1", language="th")')
+    stack.wait_for(lambda: stack.sink.received, "the mail")
+
+    assert re.search("[\u0e00-\u0e7f]", stack.sink.received[0].parsed["Subject"])
+    assert re.search("[\u0e00-\u0e7f]", stack.sink.received[0].part("plain"))
+
+
+def test_the_broker_loses_everything_and_the_mail_goes_out(stack: Stack) -> None:
+    stack.start("worker", "beat")
+    stack.run('from accounts.signup import sign_up\nsign_up("ann@example.com", "a password 1", language="en")')
+
+    stack.valkey.stop()
+    for file in stack.valkey.socket.parent.glob("appendonlydir/*"):
+        file.unlink()
+    stack.valkey.start()
+
+    stack.wait_for(lambda: stack.sink.received, "the mail", seconds=30)
+
+
+def test_a_worker_dies_in_the_middle_of_a_conversation(stack: Stack) -> None:
+    stack.sink.script.once["BODY"] = deque([HANG])
+    stack.start("worker", "beat")
+    stack.run('from accounts.signup import sign_up\nsign_up("ann@example.com", "a password 1", language="en")')
+    stack.wait_for(lambda: stack.sink.received, "the payload")
+
+    stack.kill("worker")
+    stack.start("worker")
+
+    stack.wait_for(lambda: len(stack.sink.received) == 2, "the copy", seconds=30)
+    first, copy = (r.parsed["Message-ID"] for r in stack.sink.received)
+    assert first == copy
+    stack.wait_for(lambda: stack.messages()[0]["state"] == "sent", "the outcome in the database")
+    outcomes = stack.sql("SELECT outcome FROM mailer_deliveryattempt ORDER BY number")
+    assert [row["outcome"] for row in outcomes] == ["uncertain", "accepted"]
+
+
+def test_a_refusal_for_now_is_logged_without_the_address_and_retried(stack: Stack) -> None:
+    stack.sink.script.once["RCPT"] = deque(["450 4.2.1 <ann@example.com> is greylisted", CUT])
+    stack.start("worker", "beat")
+
+    stack.run('from accounts.signup import sign_up\nsign_up("ann@example.com", "a password 1", language="en")')
+    stack.wait_for(lambda: stack.sink.received, "the mail")
+
+    log = stack.log("worker")
+    assert re.search(
+        r"refused .*attempt=1 code=450 .*queue=critical text='4.2.1 <a\*\*\*@example.com> is greylisted'", log
+    )
+    assert re.search(r"retry at .*attempt=1 .*seconds=\d", log)
+    assert "ann@" not in log
+
+
+def test_critical_mail_overtakes_a_backlog(stack: Stack) -> None:
+    stack.run("""
+from mailer import outbox
+from mailer.desk.emails import TestEmail
+for queue, number in (("bulk", 30), ("default", 10), ("critical", 3)):
+    TestEmail.queue = queue
+    for _ in range(number):
+        outbox.enqueue(TestEmail(f"{queue}@example.com", "a test"))
+""")
+    stack.start("worker")
+    stack.wait_for(lambda: len(stack.sink.received) == 43, "all mails", seconds=30)
+
+    order = [r.recipients[0].partition("@")[0] for r in stack.sink.received]
+    assert max(i for i, queue in enumerate(order) if queue == "critical") < 6
+    assert order[-20:] == ["bulk"] * 20
+
+
+def test_logs_are_json_lines_in_production(stack: Stack, tmp_path: Path) -> None:
+    with Stack(tmp_path, stack.sink, DEBUG="0", LOG_LEVEL="INFO", DEFAULT_FROM_EMAIL="shop@example.com") as production:
+        production.start("worker")
+        production.manage("send_test_email", "ann@example.com")
+        production.wait_for(lambda: stack.sink.received, "the mail")
+        production.wait_for(lambda: "accepted" in production.log("worker"), "the line")
+
+        lines = [json.loads(line) for line in production.log("worker").splitlines() if line.startswith("{")]
+
+    accepted = next(line for line in lines if line["event"] == "accepted")
+    assert {"message_id": 1, "kind": "mailer.TestEmail", "queue": "critical", "attempt": 1}.items() <= accepted.items()
+    assert isinstance(accepted["ms"], int)

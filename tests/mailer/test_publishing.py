@@ -1,0 +1,137 @@
+"""The hand-over, against a real broker that is there, away, frozen and back."""
+
+import base64
+import json
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import redis
+from django.db import transaction
+from django.utils import timezone
+
+from accounts.models import User
+from mailer import outbox, publishing, sweep
+from mailer.models import Message
+from tests.mailer.kinds import Plain
+from tests.servers import Valkey
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def broker(valkey: Valkey) -> Iterator[redis.Redis]:
+    with redis.Redis(unix_socket_path=str(valkey.socket)) as client:
+        client.flushall()
+        yield client
+        client.flushall()
+
+
+def published(broker: redis.Redis, queue: str = "default") -> list[dict[str, Any]]:
+    """The messages in a queue, oldest first, with their bodies read."""
+    entries: Any = broker.lrange(queue, 0, -1)
+    messages = [json.loads(entry) for entry in reversed(entries)]
+    return [m | {"read": json.loads(base64.b64decode(m["body"]))} for m in messages]
+
+
+def test_nothing_is_published_before_the_commit_nor_after_a_rollback(user: User, broker: redis.Redis) -> None:
+    with transaction.atomic():
+        outbox.enqueue(Plain(user))
+        assert published(broker) == []
+    assert len(published(broker)) == 1
+
+    with pytest.raises(ZeroDivisionError), transaction.atomic():
+        outbox.enqueue(Plain(user))
+        raise ZeroDivisionError
+    assert len(published(broker)) == 1
+    assert Message.objects.count() == 1
+
+
+def test_nothing_but_the_id_passes_through_the_broker(user: User, broker: redis.Redis) -> None:
+    message = outbox.enqueue(Plain(user, "a secret"), delay=timedelta(seconds=5))
+
+    [entry] = published(broker)
+    assert entry["read"][0] == [message.pk]
+    assert entry["headers"]["task"] == "mailer.tasks.deliver_message"
+    assert entry["headers"]["eta"] is not None
+    everything = json.dumps(entry)
+    assert "ann" not in everything
+    assert "secret" not in everything
+
+
+def test_what_is_due_beyond_the_horizon_waits_in_the_database(user: User, broker: redis.Redis) -> None:
+    message = outbox.enqueue(Plain(user), delay=timedelta(days=14))
+
+    assert published(broker) == []
+    assert message.publish_at == message.due_at
+
+
+@pytest.mark.parametrize("how", ["refused", "frozen"])
+def test_a_broker_that_is_away_costs_a_request_little_and_the_mail_nothing(
+    user: User, broker: redis.Redis, valkey: Valkey, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    outbox.enqueue(Plain(user))  # a first publish loads code; it is not what is measured
+
+    def enqueue_five() -> list[float]:
+        took = []
+        for _ in range(5):
+            started = time.monotonic()
+            outbox.enqueue(Plain(user))
+            took.append(time.monotonic() - started)
+        return took
+
+    if how == "frozen":
+        with valkey.frozen():
+            took = enqueue_five()
+    else:
+        valkey.stop()
+        try:
+            took = enqueue_five()
+        finally:
+            valkey.start()
+
+    assert took[0] < 0.3
+    assert max(took[1:]) < 0.1
+    assert sum("broker away" in r.getMessage() for r in caplog.records) == 1
+    assert Message.objects.filter(publish_at__lte=timezone.now()).count() == 5
+
+    publishing.breaker.reset()
+    before = len(published(broker))
+    sweep.sweep()
+    assert len(published(broker)) == before + 5
+
+
+def test_the_sweep_hands_over_what_is_overdue_once_per_pause(user: User, broker: redis.Redis) -> None:
+    message = outbox.enqueue(Plain(user))
+    broker.flushall()
+    assert sweep.publish_overdue() == 0  # it was handed over at the commit, and is not overdue yet
+
+    Message.objects.update(publish_at=timezone.now())
+    assert [sweep.publish_overdue(), sweep.publish_overdue()] == [1, 0]
+
+    assert [entry["read"][0] for entry in published(broker)] == [[message.pk]]
+
+
+def test_the_sweep_hands_over_the_most_urgent_first(user: User, broker: redis.Redis) -> None:
+    for queue in ("bulk", "default", "critical"):
+        outbox.enqueue(Plain(user))
+        Message.objects.filter(publish_at__gt=timezone.now()).update(queue=queue, publish_at=timezone.now())
+
+    assert list(Message.objects.overdue(timezone.now()).values_list("queue", flat=True)) == [
+        "critical",
+        "default",
+        "bulk",
+    ]
+
+
+def test_old_settled_messages_are_purged_and_waiting_ones_are_not(user: User) -> None:
+    old, waiting, young = (outbox.enqueue(Plain(user)) for _ in range(3))
+    long_ago = timezone.now() - timedelta(days=91)
+    Message.objects.filter(pk__in=[old.pk, waiting.pk]).update(created_at=long_ago)
+    Message.objects.filter(pk=old.pk).update(state="sent", settled_at=long_ago)
+    Message.objects.filter(pk=young.pk).update(state="sent", settled_at=timezone.now())
+
+    assert sweep.purge() == 1
+    assert set(Message.objects.values_list("pk", flat=True)) == {waiting.pk, young.pk}
