@@ -1,0 +1,42 @@
+# `make` alone lists what there is. Everything runs in the virtual environment $(VENV), which is made when it is missing.
+VENV ?= .venv
+PYTHON_IN_VENV = $(VENV)/bin/python
+# mypy's Django plugin loads the settings, which want values; nothing is connected to.
+SETTINGS_FOR_MYPY = ENV_FILES= DEBUG=1 DATABASE_URL=postgres://lint.invalid/none REDIS_URL=redis://lint.invalid \
+	EMAIL_URL=smtp://lint.invalid
+
+.DEFAULT_GOAL := help
+.PHONY: help setup start restart stop ctl test lint lock
+
+help: ## This list.
+	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 18
+
+setup: ## The virtual environment, with everything that is locked; start, test and lint do it themselves.
+	@VENV='$(VENV)' sh local/setup.sh
+
+start: setup ## Everything on this machine, with a table of URLs; Ctrl-C stops it in order.
+	@$(PYTHON_IN_VENV) -m local.start
+
+restart: setup ## Restarts web, worker, beat and Flower; the servers stay.
+	@$(PYTHON_IN_VENV) -m local.restart
+
+stop: ## Stops everything in order, from any terminal.
+	@if [ -x $(PYTHON_IN_VENV) ]; then $(PYTHON_IN_VENV) -m local.stop; else echo 'Postcommit is not running here.'; fi
+
+ctl: setup ## One process: make ctl ARGS='stop postgres', ARGS=status, ARGS='tail -f worker'.
+	@$(PYTHON_IN_VENV) -m supervisor.supervisorctl -c .local/supervisord.conf $(ARGS)
+
+test: setup ## The tests; ARGS go to pytest: make test ARGS='tests/mailer -k retry'.
+	@$(PYTHON_IN_VENV) -m pytest $(ARGS)
+
+lint: setup ## ruff, mypy and the direction of imports.
+	@$(PYTHON_IN_VENV) -m ruff check
+	@$(PYTHON_IN_VENV) -m ruff format --check
+	@$(SETTINGS_FOR_MYPY) $(PYTHON_IN_VENV) -m mypy
+	@$(VENV)/bin/lint-imports
+
+lock: ## Locks requirements.in and requirements-dev.in with hashes; needs uv.
+	uv pip compile --quiet --universal --generate-hashes --python-version 3.12 --custom-compile-command 'make lock' \
+		requirements.in --output-file requirements.txt
+	uv pip compile --quiet --universal --generate-hashes --python-version 3.12 --custom-compile-command 'make lock' \
+		requirements-dev.in --output-file requirements-dev.txt
