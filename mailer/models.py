@@ -67,8 +67,17 @@ class MessageQuerySet(models.QuerySet["Message"]):
 
     def overdue(self, now: datetime) -> Self:
         """Waiting messages whose time to be handed over (again) has come, the most urgent first."""
+        return self.waiting().filter(publish_at__lte=now).by_urgency()
+
+    def by_urgency(self) -> Self:
+        """Critical ones first, and in each queue those that are due first."""
         urgency = models.Case(*(models.When(queue=queue, then=rank) for rank, queue in enumerate(Queue)))
-        return self.waiting().filter(publish_at__lte=now).order_by(urgency, "due_at")
+        return self.order_by(urgency, "due_at")
+
+    def age_of_oldest_due(self, now: datetime) -> float:
+        """For how many seconds the oldest due message has waited; 0.0 if none does."""
+        oldest = self.waiting().filter(due_at__lte=now).aggregate(models.Min("due_at"))["due_at__min"]
+        return round((now - oldest).total_seconds(), 1) if oldest else 0.0
 
     def abandoned(self, now: datetime) -> Self:
         """Messages that a worker claimed and has not been heard of since, for longer than its lease."""

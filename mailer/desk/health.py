@@ -26,18 +26,10 @@ def ready(request: HttpRequest) -> JsonResponse:
 
 
 def _age_of_oldest_due() -> float | None:
-    now = timezone.now()
     try:
-        oldest = (
-            Message.objects.waiting()
-            .filter(due_at__lte=now)
-            .order_by("due_at")
-            .values_list("due_at", flat=True)
-            .first()
-        )
+        return Message.objects.age_of_oldest_due(timezone.now())
     except (DatabaseError, InterfaceError):
         return None
-    return round((now - oldest).total_seconds(), 1) if oldest else 0.0
 
 
 def _broker_answers() -> bool:

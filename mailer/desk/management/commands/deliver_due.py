@@ -1,0 +1,19 @@
+from typing import Any
+
+from django.core.management.base import BaseCommand
+from django.utils import timezone
+
+from mailer.delivery import deliver
+from mailer.models import Message
+
+
+class Command(BaseCommand):
+    help = "Delivers every message that is due, here and now, with no broker and no worker."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        due = Message.objects.waiting().filter(due_at__lte=timezone.now()).by_urgency().values_list("pk", flat=True)
+        tried = 0
+        for message_id in list(due):
+            deliver(message_id)
+            tried += 1
+        self.stdout.write(f"{tried} due messages were tried; manage.py mail_status tells what became of them.")

@@ -1,0 +1,31 @@
+import json
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand
+from django.db.models import Count
+from django.utils import timezone
+
+from mailer.models import Message, State, Suppression
+
+
+class Command(BaseCommand):
+    help = "How many messages stand in each state, and how long the oldest one that is due has waited."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--json", action="store_true", help="For programs.")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        counts = dict(Message.objects.order_by().values_list("state").annotate(Count("pk")))
+        status: dict[str, Any] = {
+            "states": {state.value: counts.get(state.value, 0) for state in State},
+            "oldest_due_seconds": Message.objects.age_of_oldest_due(timezone.now()),
+            "suppressed_addresses": Suppression.objects.count(),
+        }
+        if options["json"]:
+            self.stdout.write(json.dumps(status))
+            return
+        for state, count in status["states"].items():
+            self.stdout.write(f"{state:<12}{count:>8}")
+        self.stdout.write(f"The oldest due message has waited {status['oldest_due_seconds']} s.")
+        self.stdout.write(f"{status['suppressed_addresses']} addresses are suppressed.")

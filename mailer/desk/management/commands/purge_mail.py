@@ -1,0 +1,13 @@
+from typing import Any
+
+from django.core.management.base import BaseCommand
+
+from mailer import sweep
+from mailer.conf import options as mailer_options
+
+
+class Command(BaseCommand):
+    help = "Deletes settled messages that are older than MAILER_RETENTION_DAYS, with their attempts."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        self.stdout.write(f"{sweep.purge()} messages older than {mailer_options().retention_days} days deleted.")
