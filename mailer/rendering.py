@@ -1,11 +1,12 @@
 """An e-mail and its template folder → subject, plain text, HTML with inlined CSS, in the recipient's language."""
 
 import dataclasses
+import unicodedata
 import zoneinfo
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from email.utils import formataddr
+from email.headerregistry import Address
 from typing import Any
 
 from django.conf import settings
@@ -53,7 +54,7 @@ def build(content: Content, recipient: Recipient, *, message_id: str) -> EmailMu
     message = EmailMultiAlternatives(
         subject=content.subject,
         body=content.text,
-        to=[formataddr((_one_line(recipient.name), recipient.address))],
+        to=[str(Address(_display_name(recipient.name), addr_spec=recipient.address))],
         headers={
             "Message-ID": message_id,
             "Auto-Submitted": "auto-generated",
@@ -66,6 +67,11 @@ def build(content: Content, recipient: Recipient, *, message_id: str) -> EmailMu
 def _render(template: str, data: dict[str, Any], *, escape: bool) -> str:
     # Django's template adapter escapes .txt as well; the template underneath does as its context says.
     return get_template(template).template.render(Context(data, autoescape=escape))  # type: ignore[attr-defined,no-any-return]
+
+
+def _display_name(name: str) -> str:
+    """A name as it may stand before an address. People choose their names; control characters are no part of one."""
+    return _one_line("".join(c for c in name if unicodedata.category(c) != "Cc" or c.isspace()))
 
 
 def _one_line(text: str) -> str:

@@ -14,6 +14,13 @@ from tests.servers import Postgres, Valkey
 ROOT = Path(tempfile.mkdtemp(prefix="postcommit-"))
 atexit.register(shutil.rmtree, ROOT, ignore_errors=True)
 
+
+def new_directory(name: str) -> Path:
+    """A folder for servers. Not pytest's tmp_path: pytest takes away others' rights to its parents, and PostgreSQL, which
+    root must run as another user, would find its files locked away."""
+    return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=ROOT))
+
+
 postgres = Postgres(ROOT / "pg")
 valkey = Valkey(ROOT / "vk")
 

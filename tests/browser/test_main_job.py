@@ -2,20 +2,20 @@
 
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.environment import new_directory
 from tests.smtp_sink import Sink
 from tests.stack import Stack
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def stack() -> Iterator[Stack]:
     with (
         Sink() as sink,
-        Stack(Path(tmp_path_factory.mktemp("stack")), sink, FLOWER_URL="http://localhost:5555") as stack,
+        Stack(new_directory("stack"), sink, FLOWER_URL="http://localhost:5555") as stack,
     ):
         stack.manage("createsuperuser", "--noinput", "--email=a@example.com", DJANGO_SUPERUSER_PASSWORD="admin pass 1")
         stack.start("web", "worker", "beat")

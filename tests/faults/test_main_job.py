@@ -4,18 +4,18 @@ import json
 import re
 from collections import deque
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import requests
 
+from tests.environment import new_directory
 from tests.smtp_sink import CUT, HANG, Sink
 from tests.stack import Stack
 
 
 @pytest.fixture
-def stack(tmp_path_factory: pytest.TempPathFactory, sink: Sink) -> Iterator[Stack]:
-    with Stack(Path(tmp_path_factory.mktemp("stack")), sink) as stack:
+def stack(sink: Sink) -> Iterator[Stack]:
+    with Stack(new_directory("stack"), sink) as stack:
         yield stack
 
 
@@ -156,11 +156,12 @@ for queue, number in (("bulk", 30), ("default", 10), ("critical", 3)):
     assert order[-20:] == ["bulk"] * 20
 
 
-def test_logs_are_json_lines_in_production(stack: Stack, tmp_path: Path) -> None:
-    with Stack(tmp_path, stack.sink, DEBUG="0", LOG_LEVEL="INFO", DEFAULT_FROM_EMAIL="shop@example.com") as production:
+def test_logs_are_json_lines_in_production(sink: Sink) -> None:
+    directory = new_directory("production")
+    with Stack(directory, sink, DEBUG="0", LOG_LEVEL="INFO", DEFAULT_FROM_EMAIL="shop@example.com") as production:
         production.start("worker")
         production.manage("send_test_email", "ann@example.com")
-        production.wait_for(lambda: stack.sink.received, "the mail")
+        production.wait_for(lambda: sink.received, "the mail")
         production.wait_for(lambda: "accepted" in production.log("worker"), "the line")
 
         lines = [json.loads(line) for line in production.log("worker").splitlines() if line.startswith("{")]
