@@ -12,12 +12,10 @@ from django.utils import timezone
 
 from mailer import email, rendering, suppression, transport
 from mailer.conf import options
-from mailer.models import DeliveryAttempt, Message, State
+from mailer.models import DeliveryAttempt, Message, Outcome, State
 from mailer.settlement import settle
 
 log = structlog.get_logger("mailer.delivery")
-
-TRANSPORT = "transport"
 
 EARLY = timedelta(seconds=1)
 """A worker's clock may be a little ahead of the clock that wrote the due time."""
@@ -28,6 +26,7 @@ class Ready:
     """A message that can be transmitted."""
 
     mail: EmailMessage
+    transport: str
     recipient: str
     subject: str
 
@@ -57,7 +56,7 @@ def deliver(message_id: int) -> None:
     if isinstance(prepared, NotSent):
         _settle_without_attempt(message, prepared)
     elif claim(message, prepared):
-        settle(message, transport.transmit(prepared.mail, TRANSPORT))
+        settle(message, transport.transmit(prepared.mail, prepared.transport))
 
 
 def prepare(message: Message) -> Ready | NotSent:
@@ -81,7 +80,7 @@ def prepare(message: Message) -> Ready | NotSent:
     except Exception as error:  # a template or an e-mail class may raise anything; it concerns this one message alone
         log.exception("could not be built", **message.log_fields())
         return NotSent(State.FAILED, f"could not be built from {kind.template}: {type(error).__name__}: {error}")
-    return Ready(built, recipient.address, content.subject)
+    return Ready(built, _choose_transport(message), recipient.address, content.subject)
 
 
 def claim(message: Message, ready: Ready) -> bool:
@@ -100,7 +99,11 @@ def claim(message: Message, ready: Ready) -> bool:
         message.attempts += 1
         message.recipient = ready.recipient
         DeliveryAttempt.objects.create(
-            message=message, number=message.attempts, transport=TRANSPORT, worker=socket.gethostname(), started_at=now
+            message=message,
+            number=message.attempts,
+            transport=ready.transport,
+            worker=socket.gethostname(),
+            started_at=now,
         )
     log.info("attempt started", **message.log_fields(), attempt=message.attempts)
     return True
@@ -109,6 +112,14 @@ def claim(message: Message, ready: Ready) -> bool:
 def _load(message_id: int) -> Message | None:
     due = Message.objects.waiting().filter(pk=message_id, due_at__lte=timezone.now() + EARLY)
     return due.select_related("user").first()
+
+
+def _choose_transport(message: Message) -> str:
+    """The first transport, unless the attempt before this one found it down and there is another."""
+    last = message.delivery_attempts.filter(number=message.attempts).first() if message.attempts else None
+    if last is None or last.outcome != Outcome.TRANSPORT_DOWN:
+        return transport.PRIMARY
+    return transport.alternative_to(last.transport) or transport.PRIMARY
 
 
 def _settle_without_attempt(message: Message, why: NotSent) -> None:

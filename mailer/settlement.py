@@ -8,7 +8,7 @@ import structlog
 from django.db import transaction
 from django.utils import timezone
 
-from mailer import email, retry, suppression
+from mailer import email, retry, suppression, transport
 from mailer.conf import options
 from mailer.models import DeliveryAttempt, Message, State
 from mailer.models import Outcome as Recorded
@@ -46,22 +46,24 @@ def settle(message: Message, outcome: Outcome) -> None:
     now = timezone.now()
     with transaction.atomic():
         attempt = _close_attempt(message, outcome, now)
-        verdict = decide(message, outcome, now)
+        verdict = decide(message, attempt, outcome, now)
         moved = _apply(message, verdict, now)
         if moved and isinstance(outcome, PermanentRefusal) and outcome.address_unknown:
-            suppression.suppress(message, f"{outcome.code} {outcome.text}")
+            suppression.suppress(message, _said(outcome))
     _tell(message, outcome, verdict, ms=attempt.milliseconds, moved=moved)
 
 
-def decide(message: Message, outcome: Outcome, now: datetime) -> Verdict:
+def decide(message: Message, attempt: DeliveryAttempt, outcome: Outcome, now: datetime) -> Verdict:
     """What becomes of the message, from the outcome, the kind's own policy, and the attempts so far."""
     match outcome:
         case Accepted():
             return Verdict(State.SENT, "")
         case PermanentRefusal():
-            return Verdict(State.FAILED, f"refused for good: {outcome.code} {outcome.text}".strip())
+            return Verdict(State.FAILED, f"refused for good: {_said(outcome)}")
         case OutcomeUnknown() if email.find(message.kind).when_uncertain is email.WhenUncertain.HOLD:
             return Verdict(State.HELD, f"it may have arrived, and a copy would do harm: {outcome.text}")
+        case TransportDown() if transport.alternative_to(attempt.transport):
+            return Verdict(State.RETRYING, f"{_said(outcome)}; trying the other transport", due_at=now)
         case TransientRefusal() | TransportDown() | OutcomeUnknown():
             return _retry(message, outcome, now)
         case _:
@@ -78,10 +80,13 @@ def _retry(message: Message, outcome: TransientRefusal | TransportDown | Outcome
         retry_after=outcome.retry_after if isinstance(outcome, TransientRefusal) else None,
         expires_at=message.expires_at,
     )
-    said = f"{outcome.code} {outcome.text}".strip()
     if isinstance(decision, retry.GiveUp):
-        return Verdict(State.FAILED, f"{decision.reason}; last answer: {said}")
-    return Verdict(State.RETRYING, said, due_at=decision.at)
+        return Verdict(State.FAILED, f"{decision.reason}; last answer: {_said(outcome)}")
+    return Verdict(State.RETRYING, _said(outcome), due_at=decision.at)
+
+
+def _said(outcome: Outcome) -> str:
+    return f"{outcome.code} {outcome.text}".strip()
 
 
 def _close_attempt(message: Message, outcome: Outcome, now: datetime) -> DeliveryAttempt:

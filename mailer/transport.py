@@ -15,12 +15,21 @@ from mailer.outcomes import Accepted, Outcome, OutcomeUnknown, PermanentRefusal,
 
 log = structlog.get_logger("mailer.transport")
 
+PRIMARY = "transport"
+FALLBACK = "fallback"
+"""Aliases in MAILERS; the second one need not be there."""
+
 _open = threading.local()
 """alias → backend. Backends have no locks of their own, hence one per thread; a forked worker has none from its parent, who
 never sends."""
 
 
-def transmit(message: EmailMessage, alias: str = "transport") -> Outcome:
+def alternative_to(alias: str) -> str | None:
+    """The transport to try at once when this one is down, or None."""
+    return FALLBACK if alias == PRIMARY and FALLBACK in mailers else None
+
+
+def transmit(message: EmailMessage, alias: str = PRIMARY) -> Outcome:
     """Sends one message through `MAILERS[alias]` and says what became of it.
 
     Raises nothing: an outcome is never lost.

@@ -50,7 +50,8 @@ def no_memories() -> Iterator[None]:
     """What a process remembers between messages must not leak from one test to the next one."""
     publishing.breaker.reset()
     yield
-    transport.close("transport")
+    for alias in (transport.PRIMARY, transport.FALLBACK):
+        transport.close(alias)
 
 
 @pytest.fixture

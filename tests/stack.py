@@ -40,6 +40,7 @@ class Stack:
         self.directory, self.sink = directory, sink
         self.postgres, self.valkey = Postgres(directory / "pg"), Valkey(directory / "vk")
         self.web_port = _free_port()
+        self.flower_port = _free_port()
         self.url = f"http://localhost:{self.web_port}"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._environment = {
@@ -55,11 +56,11 @@ class Stack:
             "PYTHONUNBUFFERED": "1",
             **environment,
         }
-        schedule = directory / "beat-schedule"
         self._commands = {
             "web": ["gunicorn", "config.wsgi"],
             "worker": ["celery", "-A", "config", "worker", "-Q", "critical,default,bulk", "--concurrency", "2"],
-            "beat": ["celery", "-A", "config", "beat", "--schedule", str(schedule)],
+            "beat": ["celery", "-A", "config", "beat", "--schedule", str(directory / "beat-schedule")],
+            "flower": ["celery", "-A", "config", "flower", f"--port={self.flower_port}", "--address=127.0.0.1"],
         }
 
     def __enter__(self) -> "Stack":
@@ -73,7 +74,7 @@ class Stack:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for name in ("web", "worker", "beat"):
+        for name in list(self._processes):
             self.kill(name)
         self.valkey.stop()
         self.postgres.stop()
@@ -159,12 +160,15 @@ class Stack:
             time.sleep(0.05)
 
     def _is_up(self, name: str) -> bool:
-        if name == "web":
+        probes = {"web": f"{self.url}/healthz", "flower": f"http://127.0.0.1:{self.flower_port}/healthcheck"}
+        if name in probes:
             try:
-                return requests.get(f"{self.url}/healthz", timeout=2).ok
+                return requests.get(probes[name], timeout=2).ok
             except requests.RequestException:
                 return False
-        return {"worker": " ready.", "beat": "beat: Starting"}[name] in self.log(name)
+        if name == "beat":
+            return any(self.directory.glob("beat-schedule*"))
+        return " ready." in self.log(name)
 
 
 def _free_port() -> int:

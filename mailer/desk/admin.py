@@ -47,7 +47,7 @@ class AttemptInline(ReadOnly, admin.TabularInline):
 
 @admin.register(Message)
 class MessageAdmin(ReadOnly, admin.ModelAdmin):
-    list_display = ("id", "state", "kind", "recipient", "attempts", "due_at", "short_reason")
+    list_display = ("id", "state", "recipient", "kind", "short_reason", "due_at", "attempts")
     list_filter = ("state", "queue", "kind", "created_at")
     search_fields = ("recipient__exact", "message_id_header__exact", "subject")
     search_help_text = "The whole address or Message-ID, or a part of the subject."

@@ -7,8 +7,10 @@ from datetime import timedelta
 import pytest
 from django.core import mail
 from django.utils import timezone
+from pytest_django import Settings
 
 from accounts.models import User
+from config import email_url
 from mailer import delivery, outbox, sweep
 from mailer.models import Message, Outcome, State, Suppression
 from mailer.outcomes import Accepted, OutcomeUnknown
@@ -155,6 +157,34 @@ def test_nobody_listens_at_the_servers_address(user: User, through: Callable[[st
 
     assert (message.state, outcomes(message)) == (State.RETRYING, [Outcome.TRANSPORT_DOWN])
     assert "Connection refused" in message.reason
+
+
+def test_another_transport_takes_over_at_once_when_the_first_one_is_down(
+    user: User, sink: Sink, settings: Settings
+) -> None:
+    settings.MAILERS = {"transport": email_url.parse("smtp://127.0.0.1:1"), "fallback": email_url.parse(sink.url)}
+    message = deliver(outbox.enqueue(Plain(user)))
+    assert message.due_at <= timezone.now()
+
+    assert deliver(message).state == State.SENT
+    assert list(message.delivery_attempts.values_list("transport", "outcome")) == [
+        ("transport", Outcome.TRANSPORT_DOWN),
+        ("fallback", Outcome.ACCEPTED),
+    ]
+
+
+@pytest.mark.parametrize(("phase", "reply"), [("BODY", CUT), ("RCPT", "451 4.3.0 later")])
+def test_another_transport_never_takes_over_what_the_first_one_may_accept(
+    user: User, sink: Sink, settings: Settings, phase: Phase, reply: str
+) -> None:
+    sink.script.once[phase] = deque([reply])
+    settings.MAILERS = {"transport": email_url.parse(sink.url), "fallback": email_url.parse("smtp://127.0.0.1:1")}
+    message = deliver(outbox.enqueue(Plain(user)))
+    assert message.due_at > timezone.now()
+    Message.objects.update(due_at=timezone.now())
+
+    assert deliver(message).state == State.SENT
+    assert set(message.delivery_attempts.values_list("transport", flat=True)) == {"transport"}
 
 
 def test_an_address_that_does_not_exist_is_suppressed_and_not_written_to_again(user: User, smtp: Sink) -> None:
