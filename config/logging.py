@@ -69,7 +69,7 @@ def configure(*, level: str, as_json: bool) -> dict[str, Any]:
         "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "structured"}},
         "root": {"handlers": ["console"], "level": level},
         "loggers": {
-            # Celery tells of every task that is due, received and finished; our own lines say the same with the id of the mail.
+            # Celery tells of every task that is due, received and finished; our own lines tell it with the id of the mail.
             "celery.beat": {"level": "WARNING"},
             "celery.worker.strategy": {"level": "WARNING"},
             "celery.app.trace": {"level": "WARNING"},

@@ -1,4 +1,4 @@
-"""A real Chromium: the one of the machine, of CHROMIUM, or of Playwright."""
+"""A real Chromium: the one of the machine, of CHROMIUM, or of Playwright. A pytest plugin, named in pyproject.toml."""
 
 import os
 import shutil
@@ -17,9 +17,12 @@ QUIET = [
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """Without a browser these tests are skipped loudly, except in CI, where they fail."""
+    """Without a browser these tests are skipped loudly, except in CI, where they fail.
+
+    It ends with its module: while Playwright is open its event loop counts as running, and Django's ORM refuses to work.
+    """
     path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
     with sync_playwright() as playwright:
         try:
