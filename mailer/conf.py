@@ -31,9 +31,8 @@ class Options:
     """After how many days a settled message is purged."""
 
     @property
-    def task_time_limit(self) -> timedelta:
-        """The end of a delivery task. Half-way between the server's silence and the lease, so that a worker is always gone
-        before its claim is."""
+    def conversation_limit(self) -> timedelta:
+        """How long a whole conversation may take: less than the lease, so that it has ended before the claim does."""
         return (self.smtp_timeout + self.claim_lease) / 2
 
 

@@ -1,24 +1,31 @@
 """The path of one message through a worker: load, ask whether it is still wanted, build, claim, transmit, settle."""
 
 import socket
+import time
 from dataclasses import dataclass
 from datetime import timedelta
 
 import structlog
 from django.core.mail import EmailMessage
-from django.db import InterfaceError, OperationalError, transaction
+from django.db import InterfaceError, OperationalError, connection, transaction
 from django.db.models import F
 from django.utils import timezone
 
 from mailer import email, rendering, suppression, transport
 from mailer.conf import options
-from mailer.models import DeliveryAttempt, Message, Outcome, State
+from mailer.models import DeliveryAttempt, Message, State
+from mailer.models import Outcome as Recorded
+from mailer.outcomes import Outcome
 from mailer.settlement import settle
 
 log = structlog.get_logger("mailer.delivery")
 
 EARLY = timedelta(seconds=1)
 """A worker's clock may be a little ahead of the clock that wrote the due time."""
+
+
+PAUSE = 0.5
+"""Seconds between two tries to write an outcome down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +63,7 @@ def deliver(message_id: int) -> None:
     if isinstance(prepared, NotSent):
         _settle_without_attempt(message, prepared)
     elif claim(message, prepared):
-        settle(message, transport.transmit(prepared.mail, prepared.transport))
+        _settle_stubbornly(message, transport.transmit(prepared.mail, prepared.transport))
 
 
 def prepare(message: Message) -> Ready | NotSent:
@@ -114,10 +121,28 @@ def _load(message_id: int) -> Message | None:
     return due.select_related("user").first()
 
 
+def _settle_stubbornly(message: Message, outcome: Outcome) -> None:
+    """Writes the outcome down, asking a database that is away again until the lease has run out.
+
+    What the server said is known to this process alone. If it were lost, the message would count as uncertain, and a
+    copy of a mail that was accepted would go out.
+    """
+    deadline = time.monotonic() + options().claim_lease.total_seconds()
+    while True:
+        try:
+            return settle(message, outcome)
+        except (OperationalError, InterfaceError) as error:
+            if time.monotonic() > deadline:
+                raise
+            log.warning("outcome not written yet", **message.log_fields(), error=type(error).__name__)
+            connection.close()
+            time.sleep(PAUSE)
+
+
 def _choose_transport(message: Message) -> str:
     """The first transport, unless the attempt before this one found it down and there is another."""
     last = message.delivery_attempts.filter(number=message.attempts).first() if message.attempts else None
-    if last is None or last.outcome != Outcome.TRANSPORT_DOWN:
+    if last is None or last.outcome != Recorded.TRANSPORT_DOWN:
         return transport.PRIMARY
     return transport.alternative_to(last.transport) or transport.PRIMARY
 

@@ -3,6 +3,9 @@
 import re
 import smtplib
 import ssl
+import time
+from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from django.core.mail.backends import smtp
@@ -16,16 +19,24 @@ Refusal = TransientRefusal | PermanentRefusal | TransportDown | OutcomeUnknown
 
 
 class _Remembering:
-    """Mixed into smtplib's classes: tells a cut before the payload's final dot from one behind it.
+    """Mixed into smtplib's classes: tells a cut before the payload's final dot from one behind it, and bounds the whole.
 
-    smtplib raises the same SMTPServerDisconnected for both, and forgets the reply to a payload that was accepted.
+    smtplib raises the same SMTPServerDisconnected for both cuts, forgets the reply to a payload that was accepted, and its
+    timeout is one silence long, of which a slow server may have many.
     """
+
+    deadline: float
+    """When the conversation about the newest message has to be over, on the monotonic clock."""
 
     payload_sent = False
     """Whether the whole payload of the newest message went out."""
     verdict: tuple[int, bytes] | None = None
     """The reply to it, once it was seen."""
     _in_data = False
+
+    def __init__(self, *args: Any, deadline: float, **options: Any) -> None:
+        self.deadline = deadline
+        super().__init__(*args, **options)
 
     def data(self, msg: Any) -> tuple[int, bytes]:
         self.payload_sent, self.verdict, self._in_data = False, None, True
@@ -35,10 +46,21 @@ class _Remembering:
             self._in_data = False
         return self.verdict
 
+    def getreply(self) -> tuple[int, bytes]:
+        self._limit_silence()
+        reply: tuple[int, bytes] = super().getreply()  # type: ignore[misc]
+        return reply
+
     def send(self, s: Any) -> None:
+        self._limit_silence()
         super().send(s)  # type: ignore[misc]
         if self._in_data and isinstance(s, bytes):  # the DATA command itself is a str
             self.payload_sent = True
+
+    def _limit_silence(self) -> None:
+        left = self.deadline - time.monotonic()
+        if self.sock is not None and left < self.timeout:  # type: ignore[attr-defined]
+            self.sock.settimeout(max(left, 0.001))  # type: ignore[attr-defined]  # 0 would mean not to wait at all
 
 
 class SMTP(_Remembering, smtplib.SMTP):
@@ -53,15 +75,19 @@ class EmailBackend(smtp.EmailBackend):
     """Django's SMTP backend, over connections that remember."""
 
     connection: SMTP | EncryptedSMTP | None
+    deadline: float
 
     @property
-    def connection_class(self) -> type[smtplib.SMTP]:
-        return EncryptedSMTP if self.use_ssl else SMTP
+    def connection_class(self) -> Any:
+        return partial(EncryptedSMTP if self.use_ssl else SMTP, deadline=self.deadline)
 
-    def begin(self) -> None:
-        """Forgets the message before this one."""
-        if self.connection:
+    def begin(self, limit: timedelta) -> None:
+        """Forgets the message before this one; the conversation about the next one ends within `limit`."""
+        self.deadline = time.monotonic() + limit.total_seconds()
+        if self.connection and self.connection.sock:
             self.connection.payload_sent, self.connection.verdict = False, None
+            self.connection.deadline = self.deadline
+            self.connection.sock.settimeout(self.timeout)
 
     @property
     def payload_sent(self) -> bool:

@@ -11,7 +11,7 @@ from django.core.mail.backends.base import BaseEmailBackend
 from mailer import provider_api, smtp
 from mailer.conf import options
 from mailer.masking import mask_addresses
-from mailer.outcomes import Accepted, Outcome, OutcomeUnknown, PermanentRefusal, TransportDown
+from mailer.outcomes import Accepted, Outcome, OutcomeUnknown, PermanentRefusal, TransientRefusal, TransportDown
 
 log = structlog.get_logger("mailer.transport")
 
@@ -75,7 +75,7 @@ def _converse(backend: BaseEmailBackend, message: EmailMessage) -> Outcome:
     conversation = backend if isinstance(backend, smtp.EmailBackend) else None
     try:
         if conversation:
-            conversation.begin()
+            conversation.begin(options().conversation_limit)
         backend.open()
         backend.send_messages([message])
     except AnymailError as error:
@@ -87,6 +87,8 @@ def _converse(backend: BaseEmailBackend, message: EmailMessage) -> Outcome:
     except Exception as error:
         # A receiver of Anymail's post_send, or an answer that a library could not read: the message may be out already.
         log.exception("unexpected error while a message was transmitted", transport=getattr(backend, "alias", ""))
+        if conversation is not None and not conversation.payload_sent:
+            return TransientRefusal("", f"unexpected {type(error).__name__} before anything was handed over")
         return OutcomeUnknown(f"unexpected {type(error).__name__}")
     return _accepted(backend, message)
 

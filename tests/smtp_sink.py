@@ -19,6 +19,9 @@ CUT = "cut"
 HANG = "hang"
 """As a reply: nothing, for longer than any test waits."""
 
+SLOW = "slow"
+"""As a reply: what a good server says, a second later."""
+
 
 @dataclass(slots=True)
 class Received:
@@ -68,7 +71,7 @@ class _Conversation(SMTP):
 
     async def _handle_client(self) -> None:
         self.event_handler.connections += 1
-        reply = self.event_handler.script.reply("CONNECT")
+        reply = await self.event_handler.scripted("CONNECT")
         if reply is None:
             await super()._handle_client()
         else:
@@ -77,7 +80,7 @@ class _Conversation(SMTP):
             self.transport.close()
 
     async def smtp_DATA(self, arg: str | None) -> None:  # noqa: N802
-        reply = self.event_handler.script.reply("DATA")
+        reply = await self.event_handler.scripted("DATA")
         if reply is None:
             await super().smtp_DATA(arg)
         else:
@@ -142,13 +145,13 @@ class Sink:
         self, server: SMTP, session: Session, envelope: Envelope, hostname: str, responses: list[str]
     ) -> list[str]:
         session.host_name = hostname
-        reply = self.script.reply("EHLO")
+        reply = await self.scripted("EHLO")
         return responses if reply is None else [await self.answer(server, reply)]
 
     async def handle_MAIL(  # noqa: N802
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
-        reply = self.script.reply("MAIL")
+        reply = await self.scripted("MAIL")
         if reply is not None:
             return await self.answer(server, reply)
         envelope.mail_from = address
@@ -157,7 +160,7 @@ class Sink:
     async def handle_RCPT(  # noqa: N802
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
-        reply = self.script.reply("RCPT")
+        reply = await self.scripted("RCPT")
         if reply is not None:
             return await self.answer(server, reply)
         envelope.rcpt_tos.append(address)
@@ -165,10 +168,12 @@ class Sink:
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
         reply = self.script.reply("BODY")
-        if reply is None or reply in (CUT, HANG):
+        if reply in (None, CUT, HANG, SLOW):
             assert isinstance(envelope.content, bytes)
             self.received.append(Received(envelope.mail_from or "", list(envelope.rcpt_tos), envelope.content))
-        if reply is not None:
+        if reply == SLOW:
+            await asyncio.sleep(1)
+        elif reply is not None:
             return await self.answer(server, reply)
         return f"250 2.0.0 Ok: queued as {len(self.received)}"
 
@@ -177,6 +182,14 @@ class Sink:
     ) -> AuthResult:
         assert isinstance(data, LoginPassword)
         return AuthResult(success=(data.login, data.password) == self._login, handled=False)
+
+    async def scripted(self, phase: Phase) -> str | None:
+        """What to answer in this phase, if not what a good server says."""
+        reply = self.script.reply(phase)
+        if reply != SLOW:
+            return reply
+        await asyncio.sleep(1)
+        return None
 
     async def answer(self, server: SMTP, reply: str, *, send: bool = False) -> str:
         """A scripted reply: a line, a cut or silence."""

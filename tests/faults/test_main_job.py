@@ -9,7 +9,7 @@ import pytest
 import requests
 
 from tests.environment import new_directory
-from tests.smtp_sink import CUT, HANG, Sink
+from tests.smtp_sink import CUT, HANG, SLOW, Sink
 from tests.stack import Stack
 
 
@@ -169,3 +169,18 @@ def test_logs_are_json_lines_in_production(sink: Sink) -> None:
     accepted = next(line for line in lines if line["event"] == "accepted")
     assert {"message_id": 1, "kind": "mailer.TestEmail", "queue": "critical", "attempt": 1}.items() <= accepted.items()
     assert isinstance(accepted["ms"], int)
+
+
+def test_postgresql_stops_between_the_acceptance_and_its_record(stack: Stack) -> None:
+    stack.sink.script.once["BODY"] = deque([SLOW])
+    stack.start("worker", "beat")
+    stack.run('from accounts.signup import sign_up\nsign_up("ann@example.com", "a password 1", language="en")')
+    stack.wait_for(lambda: stack.sink.received, "the payload")
+
+    stack.postgres.stop()
+    stack.wait_for(lambda: "outcome not written yet" in stack.log("worker"), "the failure in the log")
+    stack.postgres.start()
+
+    stack.wait_for(lambda: stack.messages()[0]["state"] == "sent", "the outcome in the database")
+    stack.wait_for(lambda: "accepted" in stack.log("worker"), "the line in the log")
+    assert len(stack.sink.received) == 1

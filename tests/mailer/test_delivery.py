@@ -1,5 +1,6 @@
 """One message through the pipeline, against a real PostgreSQL and a real SMTP conversation."""
 
+import time
 from collections import deque
 from collections.abc import Callable
 from datetime import timedelta
@@ -16,7 +17,7 @@ from mailer.models import Message, Outcome, State, Suppression
 from mailer.outcomes import Accepted, OutcomeUnknown
 from mailer.settlement import settle
 from tests.mailer.kinds import Broken, Fleeting, Plain, Raising, Receipt
-from tests.smtp_sink import CUT, Phase, Sink
+from tests.smtp_sink import CUT, HANG, SLOW, Phase, Sink
 
 pytestmark = pytest.mark.django_db
 
@@ -148,6 +149,30 @@ def test_a_refused_login_is_the_configurations_fault_and_the_mail_waits(
         assert "wrong" not in caplog.text
 
         assert deliver(message).state == State.SENT
+
+
+def test_a_server_that_is_slow_at_every_step_cannot_outlast_the_lease(
+    user: User, smtp: Sink, settings: Settings
+) -> None:
+    settings.MAILER = {"SMTP_TIMEOUT": "1.5", "CLAIM_LEASE": "2.5"}  # 2 s for the whole conversation
+    smtp.script.always = {"EHLO": SLOW, "MAIL": SLOW, "RCPT": SLOW, "DATA": SLOW}
+    started = time.monotonic()
+
+    message = deliver(outbox.enqueue(Plain(user)))
+
+    assert (message.state, outcomes(message)) == (State.RETRYING, [Outcome.TRANSPORT_DOWN])
+    assert time.monotonic() - started < 2.4
+
+
+def test_a_silent_server_after_the_payload_leaves_the_outcome_uncertain(
+    user: User, smtp: Sink, settings: Settings
+) -> None:
+    settings.MAILER = {"SMTP_TIMEOUT": "0.5"}
+    smtp.script.once["BODY"] = deque([HANG])
+
+    message = deliver(outbox.enqueue(Plain(user)))
+
+    assert (message.state, outcomes(message)) == (State.RETRYING, [Outcome.UNCERTAIN])
 
 
 def test_nobody_listens_at_the_servers_address(user: User, through: Callable[[str], None]) -> None:
