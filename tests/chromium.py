@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -23,20 +25,27 @@ def chromium() -> Iterator[Browser]:
 
     It ends with its module: while Playwright is open its event loop counts as running, and Django's ORM refuses to work.
     """
-    path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
     with sync_playwright() as playwright:
         try:
-            browser = playwright.chromium.launch(executable_path=path, args=QUIET)
+            browser = playwright.chromium.launch(executable_path=_find_or_install(), args=QUIET)
         except Error as error:
             what = (
-                "NO BROWSER TEST WAS RUN. Install Chromium (apt-get install chromium, or .venv/bin/playwright install "
-                f"chromium), or name it in CHROMIUM. {error.message.splitlines()[0]}"
+                "NO BROWSER TEST WAS RUN: no Chromium was found, and Playwright's could not be installed. Install one "
+                f"(apt-get install chromium), or name it in CHROMIUM. {error.message.splitlines()[0]}"
             )
             if os.environ.get("CI"):
                 pytest.fail(what)
             pytest.skip(what)
         yield browser
         browser.close()
+
+
+def _find_or_install() -> str | None:
+    """The path of a Chromium; None stands for Playwright's own, which is fetched where the machine has none."""
+    path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+    if path is None:
+        subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"], capture_output=True, check=False)
+    return path
 
 
 @pytest.fixture
