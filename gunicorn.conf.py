@@ -1,0 +1,18 @@
+"""gunicorn reads this file because of its name and place: `gunicorn config.wsgi`."""
+
+import os
+
+from config.settings import LOGGING  # reads .env too, so WEB_PORT may stand there
+
+# PORT is how hosting platforms and our image say it; gunicorn then listens on every address by itself.
+if "WEB_PORT" in os.environ or "PORT" not in os.environ:
+    bind = f"127.0.0.1:{os.environ.get('WEB_PORT', '8000')}"
+
+# Processes: WEB_CONCURRENCY, which gunicorn reads itself. Threads wait for the database, so they may be more than cores.
+worker_class = "gthread"
+threads = 8
+graceful_timeout = 8  # less than the 10 s that Docker, Kubernetes and our supervisor leave at the least
+
+accesslog = None  # config/access_log.py writes a line a request, with the route instead of the path
+logconfig_dict = LOGGING
+control_socket_disable = True  # it would lie in $HOME, shared by every gunicorn of the user

@@ -1,0 +1,133 @@
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.deployment import files
+
+EXACT = re.compile(r"[\w./-]+:v?\d+\.\d+(\.\d+)?(-[a-z]+[\d.]*)?")
+COMMANDS = {
+    "migrate": "python manage.py migrate",
+    "web": "gunicorn config.wsgi",
+    "worker": "celery --app=config worker --queues=critical,default,bulk",
+    "beat": "celery --app=config beat",
+    "flower": "celery --app=config flower",
+}
+
+
+def test_the_file_is_what_compose_expects() -> None:
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(files.COMPOSE)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_every_service_is_there() -> None:
+    assert set(files.services()) == {*COMMANDS, "postgres", "valkey", "mailpit"}
+    assert set(files.ours()) == set(COMMANDS)
+
+
+def test_images_of_others_are_pinned_exactly() -> None:
+    images = [service["image"] for name, service in files.services().items() if name not in files.ours()]
+    assert len(images) == 3
+    assert [image for image in images if not EXACT.fullmatch(image)] == []
+
+
+@pytest.mark.parametrize(("service", "command"), COMMANDS.items())
+def test_the_commands_are_those_of_the_contract(service: str, command: str) -> None:
+    assert " ".join(files.services()[service]["command"]).startswith(command)
+
+
+def test_what_is_published_listens_on_this_machine_alone_and_on_the_usual_ports() -> None:
+    published = {name: service["ports"] for name, service in files.services().items() if "ports" in service}
+    assert {name: [files.interpolate(port, {}) for port in ports] for name, ports in published.items()} == {
+        "web": ["127.0.0.1:8000:8000"],
+        "flower": ["127.0.0.1:5555:5555"],
+        "mailpit": ["127.0.0.1:8025:8025"],
+    }
+
+
+def test_the_ports_on_this_machine_follow_the_variables_of_the_contract() -> None:
+    said = {"WEB_PORT": "1", "FLOWER_PORT": "2", "INBOX_PORT": "3"}
+    ports = [
+        files.interpolate(service["ports"][0], said) for service in files.services().values() if "ports" in service
+    ]
+    assert sorted(port.split(":")[1] for port in ports) == ["1", "2", "3"]
+
+
+def test_no_secret_stands_in_the_file() -> None:
+    for secret in files.SECRETS:
+        for service in files.services().values():
+            value = (service.get("environment") or {}).get(secret)
+            assert value is None or value.startswith("${" + secret + ":?")
+
+
+@pytest.mark.parametrize("secret", files.SECRETS)
+def test_without_a_secret_nothing_starts(secret: str) -> None:
+    said = {name: value for name, value in files.SECRETS.items() if name != secret}
+    with pytest.raises(KeyError, match=secret):
+        for service in files.services():
+            files.environment(service, said)
+
+
+@pytest.mark.parametrize("service", files.ours())
+def test_three_secrets_are_enough_for_the_settings(service: str) -> None:
+    done = files.load_settings(files.environment(service, files.SECRETS))
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_service_of_ours_has_the_same_environment() -> None:
+    environments = [files.environment(service, files.SECRETS) for service in files.ours()]
+    assert all(environment == environments[0] for environment in environments)
+
+
+def test_every_variable_is_read_by_somebody() -> None:
+    known = files.read_by_the_project().union(*files.READ_BY_OTHERS.values())
+    for service in files.services().values():
+        assert set(service.get("environment") or {}) <= known
+
+
+def test_every_option_can_be_set_from_outside() -> None:
+    made_for_one_machine = {"DEBUG", "ENV_FILES", "WEB_PORT", "PORT"}
+    assert files.read_by_the_project() - set(files.ours()["web"]["environment"]) == made_for_one_machine
+
+
+def test_the_passwords_of_database_and_url_are_the_same() -> None:
+    url = files.environment("web", files.SECRETS)["DATABASE_URL"]
+    postgres = files.environment("postgres", files.SECRETS)
+    assert url == "postgres://{POSTGRES_USER}:{POSTGRES_PASSWORD}@postgres:5432/{POSTGRES_DB}".format(**postgres)
+
+
+def test_everything_waits_for_the_migrations_and_has_its_health_looked_at() -> None:
+    for name, service in files.services().items():
+        assert name == "migrate" or "healthcheck" in service
+        if name in files.ours() and name != "migrate":
+            assert service["depends_on"]["migrate"] == {"condition": "service_completed_successfully"}
+
+
+def test_what_dies_comes_back_but_the_migrations_run_once() -> None:
+    assert files.services()["migrate"]["restart"] == "no"
+    assert {service["restart"] for name, service in files.services().items() if name != "migrate"} == {"unless-stopped"}
+
+
+def test_no_container_has_more_rights_than_it_needs() -> None:
+    for name, service in files.services().items():
+        assert service["cap_drop"] == ["ALL"]
+        assert "no-new-privileges:true" in service["security_opt"]
+        assert service.get("read_only") or name == "postgres"
+        assert not service.get("privileged")
+
+
+def test_a_worker_gets_the_time_that_a_mail_may_take() -> None:
+    assert files.services()["worker"]["stop_grace_period"] == "30s"
+
+
+def test_valkey_keeps_what_it_is_given() -> None:
+    command = " ".join(files.services()["valkey"]["command"])
+    assert "--appendonly yes" in command
+    assert "--maxmemory-policy noeviction" in command
+
+
+def test_data_outlives_its_container() -> None:
+    for name in ("postgres", "valkey", "mailpit"):
+        assert files.services()[name]["volumes"]

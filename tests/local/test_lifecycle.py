@@ -1,0 +1,118 @@
+"""`make start`, `restart` and `stop` as a person sees them, with every process there is."""
+
+import os
+import re
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from local.environment import ADDRESS
+from tests.local.checkout import Checkout, wait_until
+
+pytestmark = pytest.mark.timeout(120)
+
+ORDER = ["web", "worker", "beat", "flower", "inbox", "valkey", "postgres"]
+"""How everything stops."""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    return Checkout(tmp_path / "Check Out")
+
+
+def stopped(history: str) -> list[str]:
+    return re.findall(r"stopped: (\w+)", history)
+
+
+def test_a_start_serves_everything_and_ctrl_c_ends_it_in_order(checkout: Checkout) -> None:
+    with checkout.started() as start:
+        assert f"http://localhost:{checkout.ports['WEB_PORT']}/admin/" in start.output
+        assert checkout.variables["FLOWER_BASIC_AUTH"] in start.output
+        assert "shown this once" in start.output
+        assert checkout.status("WEB_PORT") == 200
+        assert checkout.status("WEB_PORT", "/admin/login/") == 200
+        assert checkout.status("FLOWER_PORT") == 401
+        assert checkout.status("INBOX_PORT") == 200
+        with socket.create_connection((ADDRESS, checkout.ports["INBOX_SMTP_PORT"]), timeout=5) as smtp:
+            assert smtp.recv(3) == b"220"
+
+        again = checkout.make("start")
+        assert again.returncode == 0
+        assert again.stdout.startswith("Postcommit is running already")
+        assert f"http://localhost:{checkout.ports['WEB_PORT']}/" in again.stdout
+
+        began = time.monotonic()
+        start.presses_ctrl_c()
+        wait_until(lambda: "Stopping in order" in start.output)
+        start.presses_ctrl_c()
+        start.ends()
+        assert time.monotonic() - began < 20
+        assert stopped(checkout.history) == ORDER
+        assert "SIGKILL" not in checkout.history
+        assert "Stopped in" in start.output
+        assert "Traceback" not in start.output
+
+
+def test_a_crash_a_restart_and_a_stop_lose_neither_data_nor_secrets(checkout: Checkout) -> None:
+    with checkout.started() as start:
+        first, before = checkout.variables, checkout.processes
+
+        os.kill(before["worker"].pid, signal.SIGKILL)
+        wait_until(lambda: checkout.processes["worker"].pid not in (0, before["worker"].pid))
+
+        restart = checkout.make("restart")
+        assert restart.returncode == 0, restart.stderr
+        assert re.findall(r"^(\w+) restarted", restart.stdout, re.MULTILINE) == ORDER[:4]
+        after = checkout.processes
+        assert {name for name in before if before[name].pid != after[name].pid} == set(ORDER[:4])
+        assert all(process.is_alive for process in after.values())
+
+        assert checkout.make("stop").stdout.splitlines()[-1].startswith("Stopped in")
+        assert start.ends() == 0
+        assert start.output.endswith("Stopped.\n")
+
+    checkout.ports["WEB_PORT"], checkout.ports["INBOX_PORT"] = checkout.ports["INBOX_PORT"], checkout.ports["WEB_PORT"]
+    with checkout.started() as start:
+        assert "shown this once" not in start.output  # the administrator is there already
+        assert checkout.variables["SECRET_KEY"] == first["SECRET_KEY"]
+        assert checkout.variables["SITE_URL"] == f"http://localhost:{checkout.ports['WEB_PORT']}" != first["SITE_URL"]
+        assert checkout.status("WEB_PORT") == 200
+
+
+def test_a_process_that_cannot_start_is_named_with_its_last_words_and_the_others_stop(checkout: Checkout) -> None:
+    (checkout.root / "flowerconfig.py").write_text("raise SystemExit('no flowers today')\n")
+    with checkout.started() as start:
+        assert start.ends() != 0
+        assert "flower ended while it was starting" in start.output
+        assert "    no flowers today\n" in start.output
+        assert "http://localhost" not in start.output
+        assert not checkout.processes
+
+
+def test_a_broken_variable_is_named_without_a_traceback(checkout: Checkout) -> None:
+    (checkout.root / ".env").write_text("EMAIL_URL=pigeon://loft\n")
+    done = checkout.make("start")
+    assert done.returncode != 0
+    assert "EMAIL_URL" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not checkout.processes
+
+
+def test_a_taken_port_is_one_line(checkout: Checkout) -> None:
+    with socket.create_server((ADDRESS, checkout.ports["INBOX_PORT"])):
+        done = checkout.make("start")
+    assert done.returncode != 0
+    first, *rest = done.stderr.splitlines()
+    assert first.startswith(f"Port {checkout.ports['INBOX_PORT']} is taken")
+    assert "INBOX_PORT" in first
+    assert [line for line in rest if not line.startswith("make:")] == []
+
+
+def test_without_a_start_there_is_nothing_to_stop_or_restart(checkout: Checkout) -> None:
+    stop, restart = checkout.make("stop"), checkout.make("restart")
+    assert (stop.returncode, stop.stdout) == (0, "Postcommit is not running here.\n")
+    assert restart.returncode != 0
+    assert restart.stderr.startswith("Postcommit is not running here")
