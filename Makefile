@@ -27,7 +27,7 @@ ctl: setup ## One process: make ctl ARGS='stop postgres', ARGS=status, ARGS='tai
 	@$(PYTHON_IN_VENV) -m supervisor.supervisorctl -c .local/supervisord.conf $(ARGS)
 
 test: setup ## The tests; ARGS go to pytest: make test ARGS='tests/mailer -k retry'.
-	@$(PYTHON_IN_VENV) -m pytest $(ARGS)
+	@$(PYTHON_IN_VENV) -m pytest -n auto --maxprocesses 4 $(ARGS)
 
 lint: setup ## ruff, mypy and the direction of imports.
 	@$(PYTHON_IN_VENV) -m ruff check
