@@ -58,7 +58,6 @@ FALLBACK_TRANSPORT: email_url.Mailer | None = (
     env.email_url("FALLBACK_EMAIL_URL") if env.str("FALLBACK_EMAIL_URL", "") else None
 )
 DEFAULT_FROM_EMAIL: str = env.str("DEFAULT_FROM_EMAIL", **in_debug("Postcommit <hello@postcommit.example>"))
-ANYMAIL_WEBHOOK_SECRET: str = env.basic_auth("ANYMAIL_WEBHOOK_SECRET", "")
 FLOWER_BASIC_AUTH: str = env.basic_auth("FLOWER_BASIC_AUTH", "")
 FLOWER_URL: str = env.str("FLOWER_URL", "")
 VERIFICATION_DELAY: float = env.float("VERIFICATION_DELAY", 5.0, validate=validate.Range(min=0, max=86_400))
@@ -184,7 +183,6 @@ DATABASES["default"].setdefault("OPTIONS", {}).setdefault("connect_timeout", 3)
 MAILERS = {"default": TRANSPORT, "transport": TRANSPORT}
 if FALLBACK_TRANSPORT:
     MAILERS["fallback"] = FALLBACK_TRANSPORT
-ANYMAIL = {"WEBHOOK_SECRET": ANYMAIL_WEBHOOK_SECRET} if ANYMAIL_WEBHOOK_SECRET else {}
 
 # Typed, bounded and explained in mailer/conf.py.
 MAILER = {
@@ -213,7 +211,6 @@ CELERY_TIMEZONE = TIME_ZONE
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_WORKER_DISABLE_PREFETCH = True
 CELERY_WORKER_SEND_TASK_EVENTS = True  # what Flower shows
-CELERY_WORKER_SOFT_SHUTDOWN_TIMEOUT = 10
 CELERY_BEAT_SCHEDULE = {
     "sweep": {
         "task": "mailer.tasks.sweep",
