@@ -209,16 +209,13 @@ CELERY_TASK_DEFAULT_QUEUE = "default"
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TIMEZONE = TIME_ZONE
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
-CELERY_WORKER_DISABLE_PREFETCH = True
 CELERY_WORKER_SEND_TASK_EVENTS = True  # what Flower shows
 CELERY_BEAT_SCHEDULE = {
     "sweep": {
         "task": "mailer.tasks.sweep",
         "schedule": MAILER_SWEEP_EVERY,
-        "options": {
-            "queue": "critical",
-            "expires": max(MAILER_SWEEP_EVERY, 1.0),
-        },  # a late sweep is the next one's work
+        # Late sweeps are the next one's work; but the clocks of beat and worker may differ, so they get a minute at least.
+        "options": {"queue": "critical", "priority": 0, "expires": max(12 * MAILER_SWEEP_EVERY, 60.0)},
     },
     "purge": {
         "task": "mailer.tasks.purge",

@@ -9,10 +9,12 @@ import structlog
 from django.core.mail import EmailMessage
 from django.db import InterfaceError, OperationalError, connection, transaction
 from django.db.models import F
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from mailer import email, rendering, suppression, transport
 from mailer.conf import options
+from mailer.masking import mask
 from mailer.models import DeliveryAttempt, Message, State
 from mailer.models import Outcome as Recorded
 from mailer.outcomes import Outcome
@@ -26,6 +28,10 @@ EARLY = timedelta(seconds=1)
 
 PAUSE = 0.5
 """Seconds between two tries to write an outcome down."""
+
+
+SUBJECT_LENGTH = 998
+"""What the row keeps of a subject: as much as a header's line may hold (RFC 5322, 2.1.1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +92,8 @@ def prepare(message: Message) -> Ready | NotSent:
         raise  # the database is away, which says nothing about this message
     except Exception as error:  # a template or an e-mail class may raise anything; it concerns this one message alone
         log.exception("could not be built", **message.log_fields())
-        return NotSent(State.FAILED, f"could not be built from {kind.template}: {type(error).__name__}: {error}")
+        reason = f"could not be built from {kind.template}: {type(error).__name__}: {error}"
+        return NotSent(State.FAILED, mask(reason.replace("\0", "\ufffd")))
     return Ready(built, _choose_transport(message), recipient.address, content.subject)
 
 
@@ -97,9 +104,9 @@ def claim(message: Message, ready: Ready) -> bool:
         taken = Message.objects.filter(pk=message.pk, attempts=message.attempts, due_at__lte=now + EARLY).move(
             State.SENDING,
             attempts=F("attempts") + 1,
-            claimed_until=now + options().claim_lease,
+            claimed_until=Now() + options().claim_lease,
             recipient=ready.recipient,
-            subject=ready.subject,
+            subject=ready.subject[:SUBJECT_LENGTH],
         )
         if not taken:
             return False

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Self
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
+from django.db.models.functions import Now
 from django.utils import timezone
 
 
@@ -39,7 +40,8 @@ SETTLED = (State.SENT, State.FAILED, State.CANCELLED, State.EXPIRED, State.SUPPR
 
 SOURCES: dict[State, tuple[State, ...]] = {
     State.SENDING: WAITING,
-    State.SENT: (State.SENDING, State.HELD, State.RETRYING),  # the last two: a late answer, or a person who found out
+    # All but the first are for an acceptance that was learnt of late: it ends the matter, whatever was assumed meanwhile.
+    State.SENT: (State.SENDING, State.HELD, State.RETRYING, State.QUEUED, State.FAILED, State.EXPIRED),
     State.RETRYING: (State.SENDING,),
     State.HELD: (State.SENDING,),
     State.FAILED: (State.SENDING, *WAITING),
@@ -79,9 +81,12 @@ class MessageQuerySet(models.QuerySet["Message"]):
         oldest = self.waiting().filter(due_at__lte=now).aggregate(models.Min("due_at"))["due_at__min"]
         return round((now - oldest).total_seconds(), 1) if oldest else 0.0
 
-    def abandoned(self, now: datetime) -> Self:
-        """Messages that a worker claimed and has not been heard of since, for longer than its lease."""
-        return self.filter(state=State.SENDING, claimed_until__lt=now)
+    def abandoned(self) -> Self:
+        """Messages that a worker claimed and has not been heard of since, for longer than its lease.
+
+        By the database's clock, as is the lease itself: those of two machines may differ by more than a lease.
+        """
+        return self.filter(state=State.SENDING, claimed_until__lt=Now())
 
 
 class Message(models.Model):

@@ -17,6 +17,9 @@ MISCONFIGURED = {401, 402, 403}
 MAY_HAVE_BEEN_ACCEPTED = {408, 502, 504}
 """Answers of something in between, or of a server that stopped waiting: they do not say what became of the request."""
 
+LONGEST_PAUSE = 86_400.0
+"""Seconds. A provider that asks for more is asked again after a day all the same."""
+
 
 def translate(error: AnymailError) -> Refusal:
     """What an error of Anymail's means."""
@@ -72,13 +75,12 @@ def _provider_text(error: AnymailAPIError) -> str:
 
 
 def _retry_after(error: AnymailAPIError) -> timedelta | None:
-    """Retry-After in seconds or as a date (RFC 9110, 10.2.3); None where it is missing or broken."""
+    """Retry-After in seconds or as a date (RFC 9110, 10.2.3), a day at the most; None where it is missing or broken."""
     value = getattr(error.response, "headers", {}).get("Retry-After", "")
     try:
-        return timedelta(seconds=int(value))
-    except ValueError:
-        pass
-    try:
-        return max(parsedate_to_datetime(value) - datetime.now(UTC), timedelta(0))
-    except (ValueError, TypeError):
+        pause = (
+            float(value) if value.isdecimal() else (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
+        )
+    except (ValueError, TypeError, OverflowError):
         return None
+    return timedelta(seconds=min(max(pause, 0.0), LONGEST_PAUSE))

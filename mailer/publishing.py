@@ -31,12 +31,16 @@ IMPATIENCE = {"socket_timeout": 0.25, "socket_connect_timeout": 0.25, "max_retri
 """A request waits this long for the broker at the most (seconds); a worker that consumes is more patient."""
 
 POOL_WAIT = 0.3
+SLOW = 0.5
+"""A publish that took so many seconds, though it succeeded, is treated like one that failed: the next may take as long."""
+PRIORITY = 3
+"""Within its queue; 0 is the most urgent, and the sweep's, so that no backlog keeps the sweep waiting."""
 BREAK = 5.0
 """For so many seconds after a failure nothing is published by this process; the sweep works through what waits meanwhile."""
 
 
 class Breaker:
-    """Remembers that the broker is away, so that not every request has to find it out for itself."""
+    """Remembers that the broker is away or slow, so that not every request has to find it out for itself."""
 
     def __init__(self) -> None:
         self._closed_again_at = 0.0
@@ -85,6 +89,7 @@ def publish(message: Message) -> bool:
                 args=[message.pk],
                 countdown=countdown or None,
                 queue=message.queue,
+                priority=PRIORITY,
                 producer=producer,
                 retry=False,
                 ignore_result=True,
@@ -93,9 +98,10 @@ def publish(message: Message) -> bool:
         if breaker.trip():
             log.warning("broker away; the sweep takes over", message_id=message.pk, error=type(error).__name__)
         return False
-    breaker.reset()
-    ms = round((time.monotonic() - started) * 1000)
-    log.info("published", **message.log_fields(), countdown=round(countdown, 1), ms=ms)
+    took = time.monotonic() - started
+    if took > SLOW and breaker.trip():
+        log.warning("broker slow; the sweep takes over", message_id=message.pk, ms=round(took * 1000))
+    log.info("published", **message.log_fields(), countdown=round(countdown, 1), ms=round(took * 1000))
     return True
 
 

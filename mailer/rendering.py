@@ -11,7 +11,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core.mail import EmailMultiAlternatives
-from django.template import Context
+from django.template import Context, VariableDoesNotExist
 from django.template.loader import get_template
 from django.utils import timezone, translation
 
@@ -54,7 +54,7 @@ def build(content: Content, recipient: Recipient, *, message_id: str) -> EmailMu
     message = EmailMultiAlternatives(
         subject=content.subject,
         body=content.text,
-        to=[str(Address(_display_name(recipient.name), addr_spec=recipient.address))],
+        to=[str(Address(_one_line(recipient.name), addr_spec=recipient.address))],
         headers={
             "Message-ID": message_id,
             "Auto-Submitted": "auto-generated",
@@ -66,16 +66,16 @@ def build(content: Content, recipient: Recipient, *, message_id: str) -> EmailMu
 
 def _render(template: str, data: dict[str, Any], *, escape: bool) -> str:
     # Django's template adapter escapes .txt as well; the template underneath does as its context says.
-    return get_template(template).template.render(Context(data, autoescape=escape))  # type: ignore[attr-defined,no-any-return]
-
-
-def _display_name(name: str) -> str:
-    """A name as it may stand before an address. People choose their names; control characters are no part of one."""
-    return _one_line("".join(c for c in name if unicodedata.category(c) != "Cc" or c.isspace()))
+    compiled = get_template(template).template  # type: ignore[attr-defined]
+    try:
+        return str(compiled.render(Context(data, autoescape=escape)))
+    except VariableDoesNotExist as error:  # its own text holds the whole context, with the secret of a link in it
+        raise LookupError(f"{template} uses {error.params[0]!r}, which is not there") from None
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    """Without line breaks and control characters: a header ends where one of them stands."""
+    return " ".join("".join(c for c in text if unicodedata.category(c) != "Cc" or c.isspace()).split())
 
 
 @contextmanager

@@ -56,7 +56,10 @@ def decide(
     """
     if spent >= policy.max_attempts:
         return GiveUp(f"refused {spent} times, which is the limit")
+    earliest = now + max(policy.base, retry_after or timedelta(0))
+    if expires_at is not None and earliest >= expires_at:
+        return GiveUp(f"the next attempt would come after the e-mail's deadline ({expires_at:%Y-%m-%d %H:%M} UTC)")
     at = now + max(backoff(number, policy, rng), retry_after or timedelta(0))
     if expires_at is not None and at >= expires_at:
-        return GiveUp(f"the next attempt would come after the e-mail's deadline ({expires_at:%Y-%m-%d %H:%M} UTC)")
+        return Retry(earliest + (expires_at - earliest) / 2)  # a long pause is no reason to give up while time is left
     return Retry(at)

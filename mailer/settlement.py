@@ -58,6 +58,8 @@ def decide(message: Message, attempt: DeliveryAttempt, outcome: Outcome, now: da
     match outcome:
         case Accepted():
             return Verdict(State.SENT, "")
+        case _ if _was_accepted_before(message):
+            return Verdict(State.SENT, f"an earlier attempt was accepted after all; then: {_said(outcome)}")
         case PermanentRefusal():
             return Verdict(State.FAILED, f"refused for good: {_said(outcome)}")
         case OutcomeUnknown() if email.find(message.kind).when_uncertain is email.WhenUncertain.HOLD:
@@ -68,6 +70,11 @@ def decide(message: Message, attempt: DeliveryAttempt, outcome: Outcome, now: da
             return _retry(message, outcome, now)
         case _:
             assert_never(outcome)
+
+
+def _was_accepted_before(message: Message) -> bool:
+    """Whether the answer to an earlier attempt, which had been given up for lost, came in meanwhile."""
+    return message.delivery_attempts.filter(number__gt=message.counted_after, outcome=Recorded.ACCEPTED).exists()
 
 
 def _retry(message: Message, outcome: TransientRefusal | TransportDown | OutcomeUnknown, now: datetime) -> Verdict:
@@ -102,8 +109,12 @@ def _apply(message: Message, verdict: Verdict, now: datetime) -> bool:
     changes: dict[str, object] = {"reason": verdict.reason, "claimed_until": None}
     if verdict.due_at is not None:
         changes |= {"due_at": verdict.due_at, "publish_at": next_sweep(verdict.due_at, now)}
-    claimed = Message.objects.filter(pk=message.pk, attempts=message.attempts)
-    if not claimed.move(verdict.state, **changes):
+    row = Message.objects.filter(pk=message.pk)
+    if verdict.state is State.SENT:  # true for ever, so it counts unless a newer attempt is under way
+        row = row.exclude(state=State.SENDING, attempts__gt=message.attempts)
+    else:
+        row = row.filter(attempts=message.attempts)
+    if not row.move(verdict.state, **changes):
         return False
     if verdict.due_at is not None:
         message.due_at = verdict.due_at

@@ -2,9 +2,9 @@
 
 import re
 import smtplib
+import socket
 import ssl
 import time
-from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,9 @@ from mailer.outcomes import OutcomeUnknown, PermanentRefusal, TransientRefusal, 
 
 ENHANCED_STATUS = re.compile(r"^([245]\.\d{1,3}\.\d{1,3})\b")  # RFC 3463
 NO_SUCH_ADDRESS = {"5.1.1", "5.1.10"}  # RFC 3463, 3.2; RFC 7505 (a domain that takes no mail at all)
+
+LINE_TOO_LONG = "Line too long."
+"""smtplib's own words, in the place of a reply that it did not read to its end."""
 
 Refusal = TransientRefusal | PermanentRefusal | TransportDown | OutcomeUnknown
 
@@ -33,6 +36,7 @@ class _Remembering:
     verdict: tuple[int, bytes] | None = None
     """The reply to it, once it was seen."""
     _in_data = False
+    sock: socket.socket | None
 
     def __init__(self, *args: Any, deadline: float, **options: Any) -> None:
         self.deadline = deadline
@@ -59,8 +63,10 @@ class _Remembering:
 
     def _limit_silence(self) -> None:
         left = self.deadline - time.monotonic()
-        if self.sock is not None and left < self.timeout:  # type: ignore[attr-defined]
-            self.sock.settimeout(max(left, 0.001))  # type: ignore[attr-defined]  # 0 would mean not to wait at all
+        if left <= 0:
+            raise TimeoutError("the conversation took too long")
+        if self.sock is not None:
+            self.sock.settimeout(min(left, self.timeout))  # type: ignore[attr-defined]
 
 
 class SMTP(_Remembering, smtplib.SMTP):
@@ -81,13 +87,12 @@ class EmailBackend(smtp.EmailBackend):
     def connection_class(self) -> Any:
         return partial(EncryptedSMTP if self.use_ssl else SMTP, deadline=self.deadline)
 
-    def begin(self, limit: timedelta) -> None:
-        """Forgets the message before this one; the conversation about the next one ends within `limit`."""
-        self.deadline = time.monotonic() + limit.total_seconds()
+    def begin(self, deadline: float) -> None:
+        """Forgets the message before this one; the conversation about the next one ends by `deadline` (monotonic)."""
+        self.deadline = deadline
         if self.connection and self.connection.sock:
             self.connection.payload_sent, self.connection.verdict = False, None
-            self.connection.deadline = self.deadline
-            self.connection.sock.settimeout(self.timeout)
+            self.connection.deadline = deadline
 
     @property
     def payload_sent(self) -> bool:
@@ -118,6 +123,8 @@ def translate(error: OSError, *, payload_sent: bool) -> Refusal:
             "5.7."
         ):
             return _down(error.smtp_code, error.smtp_error, misconfigured=True)
+        case smtplib.SMTPResponseException() if payload_sent and error.smtp_error == LINE_TOO_LONG:
+            return OutcomeUnknown("the payload was sent, then came a reply too long to read")
         case smtplib.SMTPResponseException() if 400 <= error.smtp_code < 600:
             return _by_code(error.smtp_code, error.smtp_error)
     if payload_sent:

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import structlog
 from django.db import transaction
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from mailer.conf import options
@@ -39,7 +40,7 @@ def publish_overdue() -> int:
 def settle_abandoned() -> int:
     """Settles claims whose lease ran out: the worker died in the middle, and nobody knows how far it came."""
     settled = 0
-    for message in Message.objects.abandoned(timezone.now())[:BATCH]:
+    for message in Message.objects.abandoned()[:BATCH]:
         try:
             settle(message, OutcomeUnknown("the worker was not heard of again after it had begun to send"))
         except UnknownKind as error:
@@ -54,9 +55,16 @@ def purge() -> int:
     limit = timezone.now() - timedelta(days=options().retention_days)
     old = Message.objects.filter(state__in=SETTLED, settled_at__lt=limit).order_by("pk").values_list("pk", flat=True)
     purged = 0
-    while batch := list(old[:BATCH]):
-        Message.objects.filter(pk__in=batch).delete()
-        purged += len(batch)
+    while batch := _purge_batch(old):
+        purged += batch
     if purged:
         log.info("purged", messages=purged, retention_days=options().retention_days)
     return purged
+
+
+@transaction.atomic
+def _purge_batch(old: "QuerySet[Message, int]") -> int:
+    # Locked, so that a message that a person queues again at this moment is either gone before or stays.
+    batch = list(old.select_for_update(skip_locked=True)[:BATCH])
+    Message.objects.filter(pk__in=batch).delete()
+    return len(batch)

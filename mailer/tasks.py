@@ -8,6 +8,7 @@ from django.db import InterfaceError, OperationalError
 
 from mailer import delivery
 from mailer import sweep as sweeping
+from mailer.conf import options
 from mailer.publishing import DELIVER_TASK
 
 log = structlog.get_logger("mailer.tasks")
@@ -15,7 +16,11 @@ log = structlog.get_logger("mailer.tasks")
 DATABASE_AWAY = (OperationalError, InterfaceError)
 
 
-@shared_task(name=DELIVER_TASK, bind=True, max_retries=10)
+TIME_LIMIT = round(2 * options().claim_lease.total_seconds())
+"""A worker process that is still busy with one message then is beyond help (prefork pool only; seconds)."""
+
+
+@shared_task(name=DELIVER_TASK, bind=True, max_retries=10, time_limit=TIME_LIMIT)
 def deliver_message(self: "Task[Any, Any]", message_id: int) -> None:
     """Delivers the message with this id.
 

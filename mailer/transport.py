@@ -1,6 +1,7 @@
 """One open connection per thread and transport, and every answer as an Outcome. Decides nothing."""
 
 import threading
+import time
 from dataclasses import replace
 
 import structlog
@@ -10,7 +11,7 @@ from django.core.mail.backends.base import BaseEmailBackend
 
 from mailer import provider_api, smtp
 from mailer.conf import options
-from mailer.masking import mask_addresses
+from mailer.masking import mask
 from mailer.outcomes import Accepted, Outcome, OutcomeUnknown, PermanentRefusal, TransientRefusal, TransportDown
 
 log = structlog.get_logger("mailer.transport")
@@ -34,15 +35,16 @@ def transmit(message: EmailMessage, alias: str = PRIMARY) -> Outcome:
 
     Raises nothing: an outcome is never lost.
     """
+    deadline = time.monotonic() + options().conversation_limit.total_seconds()
     backend, is_fresh = _connection(alias)
-    outcome = _converse(backend, message)
+    outcome = _converse(backend, message, deadline)
     if isinstance(outcome, TransportDown) and not is_fresh:
         close(alias)  # an idle connection that the server had closed; it says nothing about the server
         backend, _ = _connection(alias)
-        outcome = _converse(backend, message)
+        outcome = _converse(backend, message, deadline)
     if not isinstance(outcome, Accepted):
         close(alias)  # after an error Django's backend would keep the dead connection
-    return replace(outcome, text=mask_addresses(outcome.text))
+    return replace(outcome, text=mask(outcome.text.replace("\0", "\ufffd")))  # PostgreSQL takes every character but NUL
 
 
 def close(alias: str) -> None:
@@ -71,13 +73,15 @@ def _backends() -> dict[str, BaseEmailBackend]:
     return backends
 
 
-def _converse(backend: BaseEmailBackend, message: EmailMessage) -> Outcome:
+def _converse(backend: BaseEmailBackend, message: EmailMessage, deadline: float) -> Outcome:
     conversation = backend if isinstance(backend, smtp.EmailBackend) else None
     try:
         if conversation:
-            conversation.begin(options().conversation_limit)
-        backend.open()
+            conversation.begin(deadline)
+        _open_connection(backend)
         backend.send_messages([message])
+    except _Unusable as error:
+        return TransportDown("", str(error), misconfigured=True)
     except AnymailError as error:
         return provider_api.translate(error)
     except OSError as error:
@@ -91,6 +95,17 @@ def _converse(backend: BaseEmailBackend, message: EmailMessage) -> Outcome:
             return TransientRefusal("", f"unexpected {type(error).__name__} before anything was handed over")
         return OutcomeUnknown(f"unexpected {type(error).__name__}")
     return _accepted(backend, message)
+
+
+class _Unusable(Exception):
+    """The transport's own configuration cannot work, whatever the message."""
+
+
+def _open_connection(backend: BaseEmailBackend) -> None:
+    try:
+        backend.open()
+    except ValueError as error:  # such as a host name or a password that cannot be encoded
+        raise _Unusable(f"{type(error).__name__} while connecting") from None
 
 
 def _accepted(backend: BaseEmailBackend, message: EmailMessage) -> Accepted:

@@ -9,8 +9,8 @@ from io import StringIO
 import pytest
 import structlog
 
-from config.logging import configure, mask
-from mailer.masking import mask_addresses
+from config.logging import configure
+from mailer.masking import mask
 
 CODE = "0123456789abcdef0123456789abcdef01234567"
 LINK = f"/accounts/verify/7c0ffeee-0000-4000-8000-000000000000/{CODE}/"
@@ -24,14 +24,18 @@ LINK = f"/accounts/verify/7c0ffeee-0000-4000-8000-000000000000/{CODE}/"
         ("a@b.c, d@e.f", "a***@b.c, d***@e.f"),
         ("Key (email)=(ann@example.com) already exists.", "Key (email)=(a***@example.com) already exists."),
         ("no address @ all", "no address @ all"),
+        ("jane.doe/sales@example.com", "j***@example.com"),
+        ("POST /?email=jane.doe%40example.com", "POST /***%40example.com"),
+        ("{ann!smith}@example.com", "{***@example.com"),
     ],
 )
 def test_addresses_are_masked(text: str, masked: str) -> None:
-    assert mask_addresses(text) == masked
+    assert mask(text) == masked
 
 
 def test_a_links_code_is_masked_and_its_id_stays() -> None:
     assert mask(f"Not Found: {LINK}") == f"Not Found: {LINK.replace(CODE, '***')}"
+    assert CODE not in mask(f"rejected: URL http://shop.example/%20{LINK}%20 listed, see /x/ {CODE}/")
 
 
 @pytest.fixture

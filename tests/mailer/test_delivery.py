@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from django.core import mail
@@ -14,7 +15,7 @@ from accounts.models import User
 from config import email_url
 from mailer import delivery, outbox, sweep
 from mailer.models import Message, Outcome, State, Suppression
-from mailer.outcomes import Accepted, OutcomeUnknown
+from mailer.outcomes import Accepted, OutcomeUnknown, PermanentRefusal, TransientRefusal
 from mailer.settlement import settle
 from tests.mailer.kinds import Broken, Fleeting, Plain, Raising, Receipt
 from tests.smtp_sink import CUT, HANG, SLOW, Phase, Sink
@@ -212,6 +213,43 @@ def test_another_transport_never_takes_over_what_the_first_one_may_accept(
     assert set(message.delivery_attempts.values_list("transport", flat=True)) == {"transport"}
 
 
+@pytest.mark.parametrize("url", ["smtp://me:p%C3%A4ss@127.0.0.1:{port}", "smtp://smtp..example.com"])
+def test_a_configuration_that_cannot_work_is_not_the_messages_fault(
+    user: User, through: Callable[[str], None], url: str
+) -> None:
+    with Sink(user="me", password="pass") as sink:
+        through(url.format(port=sink.port))
+        message = deliver(outbox.enqueue(Plain(user)))
+
+    assert (message.state, outcomes(message)) == (State.RETRYING, [Outcome.TRANSPORT_DOWN])
+
+
+@pytest.mark.parametrize("reply", ["250 queued as \0", "250 queued as " + "x" * 9000])
+def test_an_odd_reply_to_the_payload_does_not_lose_track_of_it(user: User, smtp: Sink, reply: str) -> None:
+    smtp.script.once["BODY"] = deque([reply])
+
+    message = deliver(outbox.enqueue(Plain(user)))
+
+    assert outcomes(message) == [Outcome.UNCERTAIN if len(reply) > 8000 else Outcome.ACCEPTED]
+    assert message.state in (State.SENT, State.RETRYING)
+
+
+@pytest.mark.parametrize("subject", ["x" * 2000, "a\0b", "line\r\nBcc: eve@example.com"])
+def test_an_odd_subject_stops_nothing(
+    user: User, smtp: Sink, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subject: str
+) -> None:
+    for name, text in (("subject.txt", subject), ("body.txt", "text"), ("body.html", "<p>html</p>")):
+        (tmp_path / name).write_text(text)
+    settings.TEMPLATES = [settings.TEMPLATES[0] | {"DIRS": [tmp_path.parent]}]
+    monkeypatch.setattr(Plain, "template", tmp_path.name)
+
+    message = deliver(outbox.enqueue(Plain(user)))
+
+    assert message.state == State.SENT
+    assert len(message.subject) <= 998
+    assert smtp.received[0].parsed["Bcc"] is None
+
+
 def test_an_address_that_does_not_exist_is_suppressed_and_not_written_to_again(user: User, smtp: Sink) -> None:
     smtp.script.once["RCPT"] = deque(["550 5.1.1 <ann@example.com>: no such user"])
 
@@ -324,38 +362,68 @@ def test_only_one_of_two_workers_gets_the_claim(user: User) -> None:
     assert [delivery.claim(mine, prepared), delivery.claim(theirs, prepared)] == [True, False]
 
 
+def claimed_and_abandoned(user: User) -> Message:
+    """A message whose worker claimed it and was not heard of for longer than its lease."""
+    message = outbox.enqueue(Plain(user))
+    prepared = delivery.prepare(message)
+    assert isinstance(prepared, delivery.Ready)
+    assert delivery.claim(message, prepared)
+    Message.objects.filter(pk=message.pk).update(claimed_until=timezone.now() - timedelta(seconds=1))
+    assert sweep.settle_abandoned() == 1
+    return message
+
+
+def make_due(message: Message) -> Message:
+    Message.objects.filter(pk=message.pk).update(due_at=timezone.now())
+    return message
+
+
 def test_a_worker_that_comes_back_late_does_not_overwrite_a_newer_outcome(user: User, smtp: Sink) -> None:
-    message = outbox.enqueue(Plain(user))
-    prepared = delivery.prepare(message)
-    assert isinstance(prepared, delivery.Ready)
-    assert delivery.claim(message, prepared)
-    late = Message.objects.get(pk=message.pk)
-    Message.objects.update(claimed_until=timezone.now() - timedelta(seconds=1))
-    sweep.settle_abandoned()
-    smtp.script.once["RCPT"] = deque(["550 5.1.1 no such user"])
-    Message.objects.update(due_at=timezone.now())
-    assert deliver(message).state == State.FAILED
+    late = claimed_and_abandoned(user)
+    assert deliver(make_due(Message.objects.get(pk=late.pk))).state == State.SENT
+
+    settle(late, PermanentRefusal("550", "no"))
+
+    message = Message.objects.get(pk=late.pk)
+    assert message.state == State.SENT
+    assert outcomes(message) == [Outcome.REFUSED_FOR_GOOD, Outcome.ACCEPTED]
+
+
+@pytest.mark.parametrize("meanwhile", ["nothing", "given up", "queued again", "tried again and refused"])
+def test_a_late_acceptance_ends_the_matter(user: User, smtp: Sink, meanwhile: str) -> None:
+    late = claimed_and_abandoned(user)
+    if meanwhile == "tried again and refused":
+        smtp.script.once["RCPT"] = deque(["451 4.3.0 later"])
+        assert deliver(make_due(Message.objects.get(pk=late.pk))).state == State.RETRYING
+    elif meanwhile != "nothing":
+        Message.objects.filter(pk=late.pk).update(state=State.FAILED)
+    if meanwhile == "queued again":
+        outbox.requeue(Message.objects.filter(pk=late.pk), reason="again")
 
     settle(late, Accepted("250", "ok"))
 
-    message.refresh_from_db()
-    assert message.state == State.FAILED
-    assert outcomes(message) == [Outcome.ACCEPTED, Outcome.REFUSED_FOR_GOOD]
+    message = Message.objects.get(pk=late.pk)
+    assert (message.state, outcomes(message)[0]) == (State.SENT, Outcome.ACCEPTED)
+    assert deliver(make_due(message)).state == State.SENT
+    assert smtp.received == []
 
 
-def test_a_late_acceptance_spares_the_copy_if_nothing_happened_since(user: User, smtp: Sink) -> None:
-    message = outbox.enqueue(Plain(user))
-    prepared = delivery.prepare(message)
+def test_a_late_acceptance_stops_the_copy_that_is_under_way_from_being_followed_by_another(
+    user: User, smtp: Sink
+) -> None:
+    late = claimed_and_abandoned(user)
+    second = Message.objects.get(pk=make_due(late).pk)
+    prepared = delivery.prepare(second)
     assert isinstance(prepared, delivery.Ready)
-    assert delivery.claim(message, prepared)
-    late = Message.objects.get(pk=message.pk)
-    Message.objects.update(claimed_until=timezone.now() - timedelta(seconds=1))
-    sweep.settle_abandoned()
+    assert delivery.claim(second, prepared)
 
     settle(late, Accepted("250", "ok"))
+    assert Message.objects.get(pk=late.pk).state == State.SENDING
+    settle(second, TransientRefusal("451", "later"))
 
-    message.refresh_from_db()
-    assert (message.state, outcomes(message)) == (State.SENT, [Outcome.ACCEPTED])
+    message = Message.objects.get(pk=late.pk)
+    assert message.state == State.SENT
+    assert "an earlier attempt was accepted after all" in message.reason
 
 
 def test_a_sweep_that_comes_late_does_not_overwrite_what_the_server_said(user: User, smtp: Sink) -> None:

@@ -68,6 +68,8 @@ def provider(settings: Settings) -> Iterator[Callable[[Answer], Outcome]]:
         ((429, {"Retry-After": "90"}, "busy"), TransientRefusal("429", '"busy"', timedelta(seconds=90))),
         ((429, {"Retry-After": "soon"}, "busy"), TransientRefusal("429", '"busy"')),
         ((429, {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, ""), TransientRefusal("429", '""', timedelta(0))),
+        ((429, {"Retry-After": "9" * 30}, ""), TransientRefusal("429", '""', timedelta(days=1))),
+        ((429, {"Retry-After": "Fri, 31 Dec 9999 23:59:59 GMT"}, ""), TransientRefusal("429", '""', timedelta(days=1))),
         ((500, {}, "oops"), TransientRefusal("500", '"oops"')),
         ((502, {}, "gateway"), OutcomeUnknown('"gateway"', "502")),
         ((503, {}, "maintenance"), TransportDown("503", '"maintenance"')),

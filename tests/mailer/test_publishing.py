@@ -31,7 +31,7 @@ def broker(valkey: Valkey) -> Iterator[redis.Redis]:
 
 def published(broker: redis.Redis, queue: str = "default") -> list[dict[str, Any]]:
     """The messages in a queue, oldest first, with their bodies read."""
-    entries: Any = broker.lrange(queue, 0, -1)
+    entries: Any = broker.lrange(f"{queue}\x06\x16{publishing.PRIORITY}", 0, -1)  # kombu's name for the two together
     messages = [json.loads(entry) for entry in reversed(entries)]
     return [m | {"read": json.loads(base64.b64decode(m["body"]))} for m in messages]
 

@@ -50,6 +50,12 @@ def test_attempts_and_deadline_end_it(
     assert isinstance(decision, expected)
 
 
+def test_a_long_pause_is_no_reason_to_give_up_while_time_is_left() -> None:
+    decision = decide(now=NOW, number=20, spent=1, policy=POLICY, expires_at=NOW + timedelta(minutes=29))
+
+    assert decision == Retry(NOW + timedelta(seconds=10) + (timedelta(minutes=29) - timedelta(seconds=10)) / 2)
+
+
 def test_the_pause_that_a_server_asks_for_is_a_minimum() -> None:
     decision = decide(now=NOW, number=1, spent=1, policy=POLICY, retry_after=timedelta(minutes=5))
 

@@ -12,8 +12,9 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         due = Message.objects.waiting().filter(due_at__lte=timezone.now()).by_urgency().values_list("pk", flat=True)
-        tried = 0
-        for message_id in list(due):
+        message_ids = list(due)
+        for message_id in message_ids:
             deliver(message_id)
-            tried += 1
-        self.stdout.write(f"{tried} due messages were tried; manage.py mail_status tells what became of them.")
+        self.stdout.write(
+            f"{len(message_ids)} due messages were tried; manage.py mail_status tells what became of them."
+        )
