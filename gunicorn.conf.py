@@ -2,7 +2,7 @@
 
 import os
 
-from config.settings import LOGGING  # reads .env too, so WEB_PORT may stand there
+from config.settings import LOGGING, TRUSTED_PROXIES  # reads .env too, so WEB_PORT may stand there
 
 # PORT is how hosting platforms and our image say it; gunicorn then listens on every address by itself.
 if "WEB_PORT" in os.environ or "PORT" not in os.environ:
@@ -12,6 +12,10 @@ if "WEB_PORT" in os.environ or "PORT" not in os.environ:
 worker_class = "gthread"
 threads = 8
 graceful_timeout = 8  # less than the 10 s that Docker, Kubernetes and our supervisor leave at the least
+
+# Whose X-Forwarded-Proto says that a request came over TLS: addresses and networks; nobody's without.
+forwarded_allow_ips = ",".join(TRUSTED_PROXIES)
+forwarder_headers = ""  # gunicorn would let those proxies set SCRIPT_NAME and PATH_INFO as well
 
 accesslog = None  # config/access_log.py writes a line a request, with the route instead of the path
 logconfig_dict = LOGGING

@@ -9,6 +9,8 @@ from django.http import HttpRequest
 
 from accounts.models import EmailVerification, User
 
+POWERS = ("is_staff", "is_superuser", "groups", "user_permissions")
+
 
 class CreateUserForm(AdminUserCreationForm):
     class Meta:
@@ -30,6 +32,21 @@ class UserAdmin(DjangoUserAdmin):
         ("Permissions", {"fields": ["is_active", "is_staff", "is_superuser", "groups", "user_permissions"]}),
     ]
     add_fieldsets = [(None, {"fields": ["email", "usable_password", "password1", "password2"]})]
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Nobody but an administrator changes an administrator: a new password would be enough to become one."""
+        allowed = super().has_change_permission(request, obj)
+        return allowed and (request.user.is_superuser or not (obj and obj.is_superuser))
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Only an administrator hands out power, to herself or to others."""
+        fields = super().get_readonly_fields(request, obj)
+        return fields if request.user.is_superuser else (*fields, *POWERS)
+
+    def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
+        if "email" in form.changed_data:
+            obj.email_verified_at = None  # nobody has proved the new one
+        super().save_model(request, obj, form, change)
 
     @admin.display(description="verified", boolean=True, ordering="email_verified_at")
     def is_verified(self, user: User) -> bool:

@@ -53,6 +53,10 @@ class User(AbstractBaseUser, PermissionsMixin):
     def __str__(self) -> str:
         return self.email
 
+    def clean(self) -> None:
+        """Called by every form: however an address was typed, it is stored in its canonical form."""
+        self.email = canonical(self.email)
+
     @property
     def is_verified(self) -> bool:
         """Whether the owner of the address confirmed it."""

@@ -5,7 +5,7 @@ from datetime import timedelta
 import structlog
 from django.conf import settings
 from django.contrib.auth.hashers import make_password
-from django.db import IntegrityError, transaction
+from django.db import transaction
 
 from accounts import verification
 from accounts.emails import AccountExists, VerifyAddress
@@ -41,11 +41,14 @@ def resend_link(email: str) -> None:
 
 
 def _find_or_create(email: str, hashed_password: str, language: str) -> tuple[User, bool]:
-    try:
-        with transaction.atomic():  # a savepoint: a race with another sign-up must not end this transaction
-            return User.objects.create(email=email, password=hashed_password, language=language), True
-    except IntegrityError:
-        return User.objects.select_for_update().get(email=email), False
+    """The user with this address, locked, and whether it is new.
+
+    ON CONFLICT DO NOTHING instead of an IntegrityError: PostgreSQL writes a statement that fails into its log, and this
+    one holds the address and the hash.
+    """
+    User.objects.bulk_create([User(email=email, password=hashed_password, language=language)], ignore_conflicts=True)
+    user = User.objects.select_for_update().get(email=email)
+    return user, user.password == hashed_password  # the salt makes it ours
 
 
 def _send_link(user: User, *, delay: timedelta) -> None:

@@ -77,6 +77,11 @@ class LogInView(LoginView):
     authentication_form = LogInForm
     redirect_authenticated_user = True
 
+    def get_redirect_url(self, *args: Any) -> str:
+        """Where `next` leads; not back to this very page, which sends those who are logged in to `next`."""
+        url: str = super().get_redirect_url(*args)
+        return "" if url.partition("?")[0] == self.request.path else url
+
     def form_invalid(self, form: Any) -> HttpResponse:
         if not form.has_error("__all__", code=LogInForm.UNVERIFIED):
             return super().form_invalid(form)

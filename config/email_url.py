@@ -7,10 +7,12 @@
 import pkgutil
 from difflib import get_close_matches
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 import anymail.backends
 from environs import EnvError
+
+from config.split_url import HINT, split
 
 NOT_PROVIDERS = {"base", "base_requests", "console", "test", "sendinblue"}
 PROVIDERS = {module.name for module in pkgutil.iter_modules(anymail.backends.__path__)} - NOT_PROVIDERS
@@ -37,7 +39,7 @@ def parse(url: str) -> Mailer:
             f"unknown transport {scheme!r}; "
             + (f"did you mean {close[0]}?" if close else f"use one of {', '.join(known)}")
         )
-    options: dict[str, Any] = dict(parse_qsl(urlsplit(url).query))
+    options: dict[str, Any] = dict(parse_qsl(split(url).query))
     if provider == "amazon_ses":
         client = {name: options.pop(name) for name in options.keys() - SES_OPTIONS}
         options |= {"client_params": client} if client else {}
@@ -45,7 +47,7 @@ def parse(url: str) -> Mailer:
 
 
 def _smtp(url: str, *, use_ssl: bool) -> Mailer:
-    parts = urlsplit(url)
+    parts = split(url)
     query = dict(parse_qsl(parts.query))
     use_tls = query.pop("tls", "0") in ("1", "true", "yes")
     if query:
@@ -55,16 +57,10 @@ def _smtp(url: str, *, use_ssl: bool) -> Mailer:
     if use_ssl and use_tls:
         raise EnvError("smtps:// is encrypted from its first byte; leave tls=1 away, or use smtp:// with it")
     if bool(parts.username) != bool(parts.password):
-        raise EnvError(
-            "an SMTP transport needs both a user and a password, or neither; write @ : / in them as %40 %3A %2F"
-        )
-    try:
-        port = parts.port
-    except ValueError:  # its own text holds what stands there, which may be half a password
-        raise EnvError("the port is not a number; write @ : / in a user or password as %40 %3A %2F") from None
+        raise EnvError(f"an SMTP transport needs both a user and a password, or neither; {HINT}")
     options = {
         "host": parts.hostname,
-        "port": port,
+        "port": parts.port,
         "username": unquote(parts.username or ""),
         "password": unquote(parts.password or ""),
         "use_tls": use_tls,

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from environs import EnvError
+
+from config.split_url import split
 
 SCHEMES = ("redis", "rediss", "redis+socket", "sentinel")
 
@@ -23,7 +25,7 @@ def parse(url: str) -> Broker:
     A `rediss://` address without `ssl_cert_reqs` gets `required`: kombu itself would check no certificate.
     Raises EnvError with a sentence that says what is wrong; the sentence never holds the URL, which may hold a password.
     """
-    scheme = urlsplit(url).scheme
+    scheme = url.partition(":")[0]
     if scheme not in SCHEMES:
         raise EnvError(f"unknown scheme {scheme!r}; use one of {', '.join(f'{s}://' for s in SCHEMES)}")
     if scheme == "sentinel":
@@ -32,6 +34,7 @@ def parse(url: str) -> Broker:
         if not master_name:
             raise EnvError("a sentinel:// address needs ?master_name=… at its end")
         return Broker(address, {"master_name": master_name[0]})
+    split(url)
     if scheme == "rediss" and "ssl_cert_reqs=" not in url:
         return Broker(f"{url}{'&' if '?' in url else '?'}ssl_cert_reqs=required")
     return Broker(url)

@@ -13,10 +13,13 @@ from django.utils.csp import CSP
 from environs import Env, EnvError, EnvValidationError, validate
 
 from config import email_url, logging, redis_url
+from config.split_url import split
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 # --- The environment -------------------------------------------------------------------------------------------------
+
+KEY_LENGTH = 50
 
 env = Env(eager=False)  # errors are collected, and told by seal()
 for file in env.list("ENV_FILES", [".env", ".local/env"]):  # a variable that is set already wins over every file
@@ -26,8 +29,9 @@ for file in env.list("ENV_FILES", [".env", ".local/env"]):  # a variable that is
 @env.parser_for("origin")
 def parse_origin(value: str) -> str:
     """An address without a path, the base of every link: `https://example.com`."""
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/") or parts.query:
+    parts = split(value)
+    beside = parts.path.strip("/") or parts.query or parts.fragment or parts.username or parts.password
+    if parts.scheme not in ("http", "https") or not parts.hostname or beside:
         raise EnvError("write scheme and host alone, as in https://example.com")
     return f"{parts.scheme}://{parts.netloc}"
 
@@ -40,14 +44,23 @@ def parse_basic_auth(value: str) -> str:
     return value
 
 
+@env.parser_for("keys")
+def parse_keys(value: str) -> list[str]:
+    """Keys with commas between; an empty or a short one would verify what anybody signed."""
+    keys = [key for key in value.split(",") if key]
+    if any(len(key) < KEY_LENGTH for key in keys):
+        raise EnvError(f"each key needs {KEY_LENGTH} characters at the least")
+    return keys
+
+
 env.add_parser("redis_url", redis_url.parse)
 env.add_parser("email_url", email_url.parse)
 
 DEBUG: bool = env.bool("DEBUG", False)
 in_debug = (lambda value: {"default": value}) if DEBUG else (lambda value: {})
 
-SECRET_KEY: str = env.str("SECRET_KEY", validate=validate.Length(min=50), **in_debug("only-for-debug" * 4))
-SECRET_KEY_FALLBACKS: list[str] = env.list("SECRET_KEY_FALLBACKS", [])
+SECRET_KEY: str = env.str("SECRET_KEY", validate=validate.Length(min=KEY_LENGTH), **in_debug("only-for-debug" * 4))
+SECRET_KEY_FALLBACKS: list[str] = env.keys("SECRET_KEY_FALLBACKS", "")
 SITE_URL: str = env.origin("SITE_URL", **in_debug("http://localhost:8000"))
 ALLOWED_HOSTS: list[str] | None = env.list("ALLOWED_HOSTS", None)
 TRUSTED_PROXIES: list[str] = env.list("TRUSTED_PROXIES", [])
@@ -71,6 +84,11 @@ except EnvValidationError as error:
     broken = (f"{name}: {' '.join(map(str, reasons))}" for name, reasons in messages.items())
     raise ImproperlyConfigured("The environment is not usable. " + " | ".join(broken)) from None
 
+if DEBUG and urlsplit(SITE_URL).hostname not in ("localhost", "127.0.0.1", "::1"):
+    raise ImproperlyConfigured(
+        f"DEBUG shows errors and settings to everybody, and SITE_URL ({SITE_URL}) is not this machine alone: set DEBUG=0."
+    )
+
 # --- Applications and pages ------------------------------------------------------------------------------------------
 
 INSTALLED_APPS = [
@@ -91,6 +109,7 @@ MIDDLEWARE = [
     "django.middleware.csp.ContentSecurityPolicyMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "config.access_log.AccessLogMiddleware",
+    "config.refusals.NulMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.locale.LocaleMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -168,7 +187,6 @@ SECURE_CSP = {
 }
 SECURE_SSL_REDIRECT = over_https
 SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$"]  # asked for by probes inside the network
-SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if TRUSTED_PROXIES else None
 SECURE_HSTS_SECONDS = 365 * 86_400 if over_https else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = over_https
 SECURE_REFERRER_POLICY = "same-origin"

@@ -1,9 +1,10 @@
 from django.contrib import admin
 from django.urls import include, path
+from django.views.decorators.cache import never_cache
 from django.views.generic import TemplateView
 
 urlpatterns = [
-    path("", TemplateView.as_view(template_name="home.html"), name="home"),
+    path("", never_cache(TemplateView.as_view(template_name="home.html")), name="home"),
     path("accounts/", include("accounts.urls")),
     path("admin/", admin.site.urls),
     path("", include("mailer.desk.urls")),

@@ -6,4 +6,4 @@ class TestEmailForm(forms.Form):
 
     __test__ = False  # pytest, this is no test
 
-    address = forms.EmailField(label="Send to", widget=forms.EmailInput(attrs={"class": "vTextField"}))
+    address = forms.EmailField(label="Send to", max_length=254, widget=forms.EmailInput(attrs={"class": "vTextField"}))

@@ -11,7 +11,9 @@ from django.urls import reverse
 
 from accounts import signup
 from accounts.models import EmailVerification, User
+from mailer.delivery import deliver
 from mailer.models import Message, State
+from tests.servers import Postgres
 
 PASSWORD = "correct horse 9 battery"
 
@@ -152,8 +154,6 @@ def test_resend_supersedes_the_link_before_and_answers_strangers_alike(client: C
 
 @pytest.mark.django_db
 def test_the_mail_of_a_superseded_link_is_cancelled_instead_of_sent(client: Client) -> None:
-    from mailer.delivery import deliver
-
     with time_machine.travel("2026-11-21 12:00Z", tick=False) as clock:
         sign_up(client)
         clock.shift(61)
@@ -185,3 +185,11 @@ def test_logging_in_needs_the_right_password_and_a_verified_address(client: Clie
     assert client.get(reverse("logout")).status_code == 405
     client.post(reverse("logout"))
     assert "_auth_user_id" not in client.session
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_known_address_leaves_no_trace_in_the_log_of_postgresql(postgres: Postgres) -> None:
+    for _ in range(2):
+        signup.sign_up("trace@example.com", PASSWORD, language="en")
+
+    assert "trace@" not in postgres.log.read_text()

@@ -3,16 +3,19 @@
 import threading
 import uuid
 from collections import Counter
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 
 import pytest
 import time_machine
 from django.db import connection
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 from pytest_django import Settings
 
-from accounts import verification
+from accounts import signup, verification
 from accounts.models import EmailVerification, User
 from accounts.verification import LinkState
 
@@ -106,8 +109,7 @@ def test_a_link_that_was_never_sent_is_unknown(client: Client, link: EmailVerifi
 def test_a_link_does_not_verify_an_address_that_the_user_no_longer_has(client: Client, link: EmailVerification) -> None:
     User.objects.update(email="new@example.com")
 
-    client.post(path_of(link))
-
+    assert client.post(path_of(link)).context["state"] == "superseded"
     assert not User.objects.get().is_verified
 
 
@@ -130,3 +132,30 @@ def test_the_link_in_the_mail_is_built_from_the_sites_address_alone(
     settings.SITE_URL = "https://shop.example"
 
     assert verification.url_of(link) == f"https://shop.example{path_of(link)}"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_verifying_and_asking_for_a_new_link_at_the_same_time_do_not_block_each_other(user: User) -> None:
+    failures: list[Exception] = []
+
+    def run(action: Callable[[], object]) -> None:
+        try:
+            action()
+        except Exception as error:
+            failures.append(error)
+        finally:
+            connection.close()
+
+    for _ in range(10):
+        link = verification.begin(user)
+        EmailVerification.objects.update(created_at=timezone.now() - timedelta(minutes=2))
+        code = verification.code_of(link)
+        actions = (partial(verification.complete, link.pk, code), partial(signup.resend_link, user.email))
+        threads = [threading.Thread(target=run, args=[action]) for action in actions]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        User.objects.update(email_verified_at=None)
+
+    assert failures == []

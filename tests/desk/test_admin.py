@@ -167,3 +167,37 @@ def test_an_attempt_that_goes_on_has_no_duration_yet(operator: Client, user: Use
     DeliveryAttempt.objects.create(message=message, number=1, transport="transport")
 
     assert "under way" in operator.get(page_of(message)).content.decode()
+
+
+def test_staff_who_may_change_users_cannot_become_or_take_over_an_administrator(client: Client) -> None:
+    boss = User.objects.create_superuser("boss@example.com", "boss password 1")
+    helper = User.objects.create_user("helper@example.com", is_staff=True)
+    helper.user_permissions.set(Permission.objects.filter(codename__in=["change_user", "view_user"]))
+    client.force_login(helper)
+
+    own = {"email": helper.email, "language": "en", "is_active": "on", "is_staff": "on", "is_superuser": "on"}
+    client.post(reverse("admin:accounts_user_change", args=[helper.pk]), own)
+    passwords = {"usable_password": "true", "password1": "taken over 1", "password2": "taken over 1"}
+    taken = client.post(reverse("admin:auth_user_password_change", args=[boss.pk]), passwords)
+
+    helper.refresh_from_db()
+    boss.refresh_from_db()
+    assert not helper.is_superuser
+    assert taken.status_code == 403
+    assert boss.check_password("boss password 1")
+
+
+def test_an_address_that_staff_changes_is_canonical_and_not_verified(operator: Client) -> None:
+    user = User.objects.create_user("ann@example.com", email_verified_at=timezone.now())
+    change = {"email": "New.Ann@Example.COM", "language": "en", "is_active": "on"}
+
+    operator.post(reverse("admin:accounts_user_change", args=[user.pk]), change)
+
+    user.refresh_from_db()
+    assert (user.email, user.is_verified) == ("new.ann@example.com", False)
+
+
+def test_an_address_that_is_too_long_for_a_test_mail_is_explained(operator: Client) -> None:
+    response = operator.post(reverse("admin:mailer_message_send_test"), {"address": "a@" + "b" * 63 + ".c" * 120})
+
+    assert "at most 254 characters" in response.content.decode()

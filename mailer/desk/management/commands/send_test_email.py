@@ -1,12 +1,11 @@
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
-from django.core.validators import validate_email
 
 from mailer import outbox
 from mailer.desk.emails import TestEmail
+from mailer.desk.forms import TestEmailForm
 
 
 class Command(BaseCommand):
@@ -16,10 +15,9 @@ class Command(BaseCommand):
         parser.add_argument("address", metavar="ADDRESS")
 
     def handle(self, *args: Any, address: str, **options: Any) -> None:
-        try:
-            validate_email(address)
-        except ValidationError:
-            raise CommandError(f"{address!r} is not an e-mail address.") from None
+        form = TestEmailForm({"address": address})
+        if not form.is_valid():
+            raise CommandError(f"{address!r}: {' '.join(map(str, form.errors['address']))}")
         message = outbox.enqueue(TestEmail(address, "manage.py send_test_email"))
         self.stdout.write(
             f"Message {message.pk} is queued; a worker sends it now. Its story: /admin/mailer/message/{message.pk}/"

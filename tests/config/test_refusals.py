@@ -1,0 +1,61 @@
+"""Whatever a client sends, the answer is no server error."""
+
+import pytest
+from django.test import Client, RequestFactory
+
+from accounts.models import User
+from config.wsgi import application
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("path", ["/?x=%00", "/%00", "/accounts/login/?next=%00", "/admin/mailer/message/?kind=%00"])
+def test_a_nul_in_an_address_is_a_bad_request(client: Client, path: str) -> None:
+    client.force_login(User.objects.create_superuser("admin@example.com"))
+
+    assert client.get(path).status_code in (400, 404)
+
+
+@pytest.mark.django_db
+def test_a_nul_in_a_cookie_is_a_bad_request(client: Client) -> None:
+    assert client.get("/", headers={"Cookie": 'sessionid="\\000aaaaaaaaaaa"'}).status_code == 400
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    "content_type", ["x*=bogus''a", "text/plain; charset*=utf-8''%00", "text/plain; charset=rot13"]
+)
+def test_an_odd_content_type_is_a_bad_request(content_type: str) -> None:
+    answers: list[str] = []
+    environ = RequestFactory().get("/accounts/login/").environ | {"CONTENT_TYPE": content_type}
+
+    list(application(environ, lambda status, headers: answers.append(status)))
+
+    assert answers[0].split()[0] in ("200", "400")
+
+
+@pytest.mark.django_db
+def test_next_to_the_login_page_itself_leads_home(client: Client) -> None:
+    client.force_login(User.objects.create_superuser("admin@example.com"))
+
+    assert client.get("/accounts/login/?next=/accounts/login/").headers["Location"] == "/"
+    assert client.get("/accounts/login/?next=https://evil.example/").headers["Location"] == "/"
+
+
+@pytest.mark.django_db
+def test_the_home_page_of_a_person_is_not_kept_by_the_browser(client: Client) -> None:
+    assert "no-store" in client.get("/")["Cache-Control"]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("put", "/accounts/signup/", 405), ("delete", "/accounts/verify/resend/", 405), ("post", "/nowhere/", 404)],
+)
+def test_a_wrong_method_or_page_is_told_so(client: Client, method: str, path: str, status: int) -> None:
+    assert getattr(client, method)(path).status_code == status
+
+
+@pytest.mark.django_db
+def test_a_foreign_host_is_refused(client: Client) -> None:
+    assert client.get("/", headers={"Host": "evil.example"}).status_code == 400
+    assert client.get("/", headers={"X-Forwarded-Host": "evil.example"}).status_code == 200
