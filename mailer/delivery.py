@@ -104,6 +104,7 @@ def claim(message: Message, ready: Ready) -> bool:
         taken = Message.objects.filter(pk=message.pk, attempts=message.attempts, due_at__lte=now + EARLY).move(
             State.SENDING,
             attempts=F("attempts") + 1,
+            handovers=0,
             claimed_until=Now() + options().claim_lease,
             recipient=ready.recipient,
             subject=ready.subject[:SUBJECT_LENGTH],

@@ -117,6 +117,9 @@ class Message(models.Model):
     due_at = models.DateTimeField(default=timezone.now, help_text="No attempt before this.")
     expires_at = models.DateTimeField(null=True, blank=True, help_text="No attempt after this.")
     publish_at = models.DateTimeField(default=timezone.now, help_text="The sweep hands it over from now on.")
+    handovers = models.PositiveSmallIntegerField(
+        default=0, help_text="How often the sweep has handed it over since a worker last claimed it."
+    )
     claimed_until = models.DateTimeField(null=True, blank=True, help_text="The end of the sending worker's lease.")
     settled_at = models.DateTimeField(null=True, blank=True)
 

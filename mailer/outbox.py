@@ -52,7 +52,13 @@ def cancel(message: Message, reason: str = "cancelled by the application") -> bo
 def requeue(messages: MessageQuerySet, *, reason: str) -> int:
     """Sends held or failed messages after all, with all attempts before them again. Returns how many it were."""
     now = timezone.now()
-    changes = {"due_at": now, "publish_at": next_sweep(now, now), "settled_at": None, "counted_after": F("attempts")}
+    changes = {
+        "due_at": now,
+        "publish_at": next_sweep(now, now),
+        "settled_at": None,
+        "counted_after": F("attempts"),
+        "handovers": 0,
+    }
     return _moved(messages, State.QUEUED, reason=reason, publish=True, **changes)
 
 

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import structlog
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import F, QuerySet
 from django.utils import timezone
 
 from mailer.conf import options
@@ -29,12 +29,26 @@ def sweep() -> None:
 
 
 def publish_overdue() -> int:
-    """Hands over messages whose due time has come (again). Returns how many the broker took."""
+    """Hands over messages whose due time has come (again). Returns how many the broker took.
+
+    Each one waits twice as long as before for its next hand-over: when the workers are slow, or a message kills every one
+    that picks it up, more tasks for the same rows would only make it worse.
+    """
     now = timezone.now()
     with transaction.atomic():
         overdue = list(Message.objects.overdue(now).select_for_update(skip_locked=True)[:BATCH])
-        Message.objects.filter(pk__in=[m.pk for m in overdue]).update(publish_at=now + options().republish_after)
-    return sum(publish(message) for message in overdue)
+        for handovers in {message.handovers for message in overdue}:
+            these = [message.pk for message in overdue if message.handovers == handovers]
+            Message.objects.filter(pk__in=these).update(handovers=handovers + 1, publish_at=now + _pause(handovers))
+    left = [message.pk for message in overdue if not publish(message)]
+    if left:  # the broker is away, which is no fault of theirs: they come first when it is back
+        Message.objects.waiting().filter(pk__in=left).update(handovers=F("handovers") - 1, publish_at=now)
+    return len(overdue) - len(left)
+
+
+def _pause(handovers: int) -> timedelta:
+    longest = options().backoff_max / options().republish_after
+    return options().republish_after * min(2.0 ** min(handovers, 63), max(longest, 1.0))
 
 
 def settle_abandoned() -> int:

@@ -13,7 +13,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from accounts.models import User
-from mailer import outbox, publishing, sweep
+from mailer import delivery, outbox, publishing, sweep
 from mailer.models import Message
 from tests.mailer.kinds import Plain
 from tests.servers import Valkey
@@ -112,6 +112,38 @@ def test_the_sweep_hands_over_what_is_overdue_once_per_pause(user: User, broker:
     assert [sweep.publish_overdue(), sweep.publish_overdue()] == [1, 0]
 
     assert [entry["read"][0] for entry in published(broker)] == [[message.pk]]
+
+
+def test_each_further_hand_over_comes_after_twice_the_pause_until_a_worker_claims_it(
+    user: User, broker: redis.Redis
+) -> None:
+    message = outbox.enqueue(Plain(user))
+    pauses = []
+    for _ in range(9):
+        Message.objects.update(publish_at=timezone.now())
+        assert sweep.publish_overdue() == 1
+        message.refresh_from_db()
+        pauses.append(round((message.publish_at - timezone.now()).total_seconds()))
+    assert pauses == [30, 60, 120, 240, 480, 960, 1920, 3600, 3600]
+
+    prepared = delivery.prepare(message)
+    assert isinstance(prepared, delivery.Ready)
+    assert delivery.claim(message, prepared)
+    message.refresh_from_db()
+    assert message.handovers == 0
+
+
+def test_a_broker_that_is_away_costs_no_hand_over(user: User, broker: redis.Redis, valkey: Valkey) -> None:
+    outbox.enqueue(Plain(user))
+    Message.objects.update(publish_at=timezone.now())
+    valkey.stop()
+    try:
+        assert sweep.publish_overdue() == 0
+    finally:
+        valkey.start()
+
+    message = Message.objects.get()
+    assert (message.handovers, message.publish_at <= timezone.now()) == (0, True)
 
 
 def test_the_sweep_hands_over_the_most_urgent_first(user: User, broker: redis.Redis) -> None:
