@@ -57,9 +57,12 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):
     actions = ["send_again", "drop", "confirm_arrival"]
     inlines = [AttemptInline]
     fieldsets = [
-        (None, {"fields": ["state", "reason", "recipient", "user", "subject", "kind", "queue", "message_id_header"]}),
-        ("Times", {"fields": ["created_at", "due_at", "expires_at", "settled_at", "claimed_until", "publish_at"]}),
-        ("Details", {"fields": ["attempts", "arguments"], "classes": ["collapse"]}),
+        (
+            None,
+            {"fields": [("state", "queue"), "reason", ("recipient", "user"), "subject", ("kind", "message_id_header")]},
+        ),
+        ("Times", {"fields": [("created_at", "due_at", "expires_at", "settled_at")]}),
+        ("Details", {"fields": ["attempts", "arguments", "claimed_until", "publish_at"], "classes": ["collapse"]}),
     ]
 
     @admin.display(description="reason")
