@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from django.utils.module_loading import import_string
 from environs import EnvError
 
 from config import email_url, redis_url
@@ -45,6 +46,8 @@ def test_a_transports_url_becomes_a_mailer(url: str, backend: str, options: dict
 def test_every_provider_of_anymail_is_known() -> None:
     assert {"amazon_ses", "brevo", "mailgun", "postmark", "resend", "sendgrid", "unisender_go"} <= email_url.PROVIDERS
     assert email_url.PROVIDERS.isdisjoint(email_url.NOT_PROVIDERS)
+    for provider in email_url.PROVIDERS:
+        assert import_string(email_url.parse(f"{provider}:")["BACKEND"])
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,11 @@ import re
 import signal
 import socket
 import time
-from pathlib import Path
 
 import pytest
 
 from local.environment import ADDRESS
+from tests.environment import new_directory
 from tests.local.checkout import Checkout, wait_until
 
 pytestmark = pytest.mark.timeout(120)
@@ -19,8 +19,8 @@ ORDER = ["web", "worker", "beat", "flower", "inbox", "valkey", "postgres"]
 
 
 @pytest.fixture
-def checkout(tmp_path: Path) -> Checkout:
-    return Checkout(tmp_path / "Check Out")
+def checkout() -> Checkout:
+    return Checkout(new_directory("checkout") / "Check Out")
 
 
 def stopped(history: str) -> list[str]:
