@@ -6,7 +6,7 @@ SETTINGS_FOR_MYPY = ENV_FILES= DEBUG=1 DATABASE_URL=postgres://lint.invalid/none
 	EMAIL_URL=smtp://lint.invalid
 
 .DEFAULT_GOAL := help
-.PHONY: help setup start restart stop ctl test lint lock
+.PHONY: help setup start restart stop ctl test faults lint lock
 
 help: ## This list.
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 18
@@ -28,6 +28,9 @@ ctl: setup ## One process: make ctl ARGS='stop postgres', ARGS=status, ARGS='tai
 
 test: setup ## The tests; ARGS go to pytest: make test ARGS='tests/mailer -k retry'.
 	@$(PYTHON_IN_VENV) -m pytest -n auto --maxprocesses 4 $(ARGS)
+
+faults: setup ## Hundreds of sign-ups under each fault, with a table; SIGN_UPS, SEED and ARGS narrow it.
+	@$(PYTHON_IN_VENV) -m pytest -m faults -s -p no:randomly tests/faults $(ARGS)
 
 lint: setup ## ruff, mypy and the direction of imports.
 	@$(PYTHON_IN_VENV) -m ruff check

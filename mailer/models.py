@@ -35,6 +35,9 @@ class State(models.TextChoices):
 WAITING = (State.QUEUED, State.RETRYING)
 """A worker may pick these up once they are due."""
 
+UNSETTLED = (*WAITING, State.SENDING, State.HELD)
+"""These may still be transmitted: by themselves, or because a person says so."""
+
 SETTLED = (State.SENT, State.FAILED, State.CANCELLED, State.EXPIRED, State.SUPPRESSED)
 """Nothing happens to these by itself any more."""
 
@@ -106,6 +109,7 @@ class Message(models.Model):
         help_text="The same in every attempt, so that receivers can drop a copy.",
     )
     queue = models.CharField(max_length=10, choices=Queue, default=Queue.DEFAULT)
+    key = models.CharField(max_length=200, blank=True, help_text="At most one unsettled message has it.")
 
     state = models.CharField(max_length=10, choices=State, default=State.QUEUED)
     reason = models.TextField(blank=True, help_text="Why it is in this state, for a person to read.")
@@ -128,6 +132,7 @@ class Message(models.Model):
     class Meta:
         ordering = ["-pk"]
         constraints = [
+            models.UniqueConstraint("key", name="message_key_unsettled", condition=Q(state__in=UNSETTLED) & ~Q(key="")),
             models.CheckConstraint(name="message_state_known", condition=Q(state__in=State.values)),
             models.CheckConstraint(
                 name="message_sending_has_lease",

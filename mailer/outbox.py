@@ -7,11 +7,11 @@ from email.utils import parseaddr
 import structlog
 from django.conf import settings
 from django.db import transaction
-from django.db.models import F
+from django.db.models import Exists, F, Q
 from django.utils import timezone
 
 from mailer.email import Email
-from mailer.models import Message, MessageQuerySet, State
+from mailer.models import UNSETTLED, Message, MessageQuerySet, State
 from mailer.publishing import next_sweep, publish_on_commit
 
 log = structlog.get_logger("mailer.outbox")
@@ -19,29 +19,53 @@ log = structlog.get_logger("mailer.outbox")
 NOW = timedelta(0)
 
 
-def enqueue(email: Email, *, delay: timedelta = NOW) -> Message:
+def enqueue(email: Email, *, delay: timedelta = NOW, key: str = "") -> Message:
     """Writes the e-mail down in the current transaction and has it delivered, `delay` after now, once that commits.
+
+    With a `key`, a message that was enqueued with the same one and is not settled yet is returned instead: there is never
+    more than one of them, however many transactions ask at the same time.
 
     Returns the message's row. Raises TypeError for a field that cannot be stored, such as an instance that is not saved.
     """
     now = timezone.now()
-    message = Message.objects.create(
+    message = Message(
         kind=email.kind,
         arguments=email.arguments(),
         user=email.user(),
         recipient=email.recipient().address,
         message_id_header=_new_message_id(),
         queue=email.queue,
+        key=key,
         created_at=now,
         due_at=now + delay,
         publish_at=next_sweep(now + delay, now),
         expires_at=email.expires_at(),
     )
+    if not key:
+        message.save(force_insert=True)
+    elif (row := _save_or_find(message)).message_id_header != message.message_id_header:
+        return row
+    else:
+        message = row
     transaction.on_commit(
         lambda: log.info("enqueued", **message.log_fields(), due_at=_iso(message.due_at)), robust=True
     )
     publish_on_commit(message)
     return message
+
+
+def _save_or_find(message: Message) -> Message:
+    """Saves the message, or finds the unsettled one with its key.
+
+    ON CONFLICT DO NOTHING waits for a transaction that is about to commit the same key. The loop is for a message that is
+    settled between the two statements.
+    """
+    while True:
+        Message.objects.bulk_create([message], ignore_conflicts=True)
+        same_key = Q(key=message.key, state__in=UNSETTLED)
+        row = Message.objects.filter(Q(message_id_header=message.message_id_header) | same_key).first()
+        if row is not None:
+            return row
 
 
 def cancel(message: Message, reason: str = "cancelled by the application") -> bool:
@@ -77,7 +101,12 @@ def _moved(messages: MessageQuerySet, to: State, *, reason: str, publish: bool =
     moved = 0
     for message in messages.iterator():
         with transaction.atomic():
-            if not Message.objects.filter(pk=message.pk).move(to, reason=reason, **changes):
+            row = Message.objects.filter(pk=message.pk)
+            if to is State.QUEUED and message.key:  # another one with its key may have been enqueued since it failed
+                row = row.exclude(
+                    Exists(Message.objects.filter(key=message.key, state__in=UNSETTLED).exclude(pk=message.pk))
+                )
+            if not row.move(to, reason=reason, **changes):
                 continue
             moved += 1
             if publish:

@@ -3,6 +3,7 @@
 import asyncio
 import email
 import email.policy
+import random
 import re
 import threading
 from collections import deque
@@ -53,15 +54,21 @@ class Received:
 
 @dataclass(slots=True)
 class Script:
-    """What the server answers: the next entry of `once`, else the one of `always`, else what a good server says."""
+    """What the server answers: the next entry of `once`, else the one of `always`, else, so often out of one, that of
+    `sometimes`, else what a good server says."""
 
     once: dict[Phase, deque[str]] = field(default_factory=dict)
     always: dict[Phase, str] = field(default_factory=dict)
+    sometimes: dict[Phase, tuple[float, str]] = field(default_factory=dict)
+    rng: random.Random = field(default_factory=random.Random)
 
     def reply(self, phase: Phase) -> str | None:
         if waiting := self.once.get(phase):
             return waiting.popleft()
-        return self.always.get(phase)
+        if phase in self.always:
+            return self.always[phase]
+        chance, reply = self.sometimes.get(phase, (0.0, ""))
+        return reply if self.rng.random() < chance else None
 
 
 class _Conversation(SMTP):
@@ -94,6 +101,7 @@ class Sink:
         self.received: list[Received] = []
         self.script = Script()
         self.connections = 0
+        self._conversations: list[SMTP] = []
         self._login = (user.encode(), password.encode()) if user else None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -114,6 +122,17 @@ class Sink:
     async def _listen(self) -> asyncio.Server:
         return await self._loop.create_server(self._conversation, "127.0.0.1", self.port)
 
+    def hang_up_on_everybody(self) -> None:
+        """Drops every open connection and goes on listening, as a server does when it is restarted."""
+
+        async def hang_up() -> None:
+            for conversation in self._conversations:
+                if conversation.transport is not None:
+                    conversation.transport.close()
+            self._conversations.clear()
+
+        asyncio.run_coroutine_threadsafe(hang_up(), self._loop).result(5)
+
     async def _hang_up(self) -> None:
         self._server.close()
         others = asyncio.all_tasks() - {asyncio.current_task()}
@@ -122,7 +141,7 @@ class Sink:
         await asyncio.gather(*others, return_exceptions=True)
 
     def _conversation(self) -> SMTP:
-        return _Conversation(
+        conversation = _Conversation(
             self,
             hostname="sink.example",
             auth_require_tls=False,
@@ -132,6 +151,8 @@ class Sink:
             enable_SMTPUTF8=True,
             loop=self._loop,
         )
+        self._conversations.append(conversation)
+        return conversation
 
     @property
     def url(self) -> str:

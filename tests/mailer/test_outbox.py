@@ -1,0 +1,77 @@
+"""The public door: keys."""
+
+import threading
+
+import pytest
+from django.db import connection, transaction
+from django.utils import timezone
+
+from accounts.models import User
+from mailer import outbox
+from mailer.models import Message, State
+from tests.mailer.kinds import Plain
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def test_a_key_stands_for_one_message_until_it_is_settled(user: User) -> None:
+    first = outbox.enqueue(Plain(user), key="welcome:1")
+    assert outbox.enqueue(Plain(user), key="welcome:1").pk == first.pk
+    assert outbox.enqueue(Plain(user), key="welcome:2").pk != first.pk
+
+    for state in (State.RETRYING, State.SENDING, State.HELD):
+        Message.objects.filter(pk=first.pk).update(state=state, claimed_until=timezone.now())
+        assert outbox.enqueue(Plain(user), key="welcome:1").pk == first.pk
+
+    for state in (State.SENT, State.CANCELLED, State.FAILED):
+        Message.objects.filter(key="welcome:1").update(state=state)
+        assert outbox.enqueue(Plain(user), key="welcome:1").pk != first.pk
+
+
+def test_messages_without_a_key_do_not_get_in_each_others_way(user: User) -> None:
+    assert outbox.enqueue(Plain(user)).pk != outbox.enqueue(Plain(user)).pk
+
+
+def test_a_rollback_gives_the_key_back(user: User) -> None:
+    with pytest.raises(ZeroDivisionError), transaction.atomic():
+        outbox.enqueue(Plain(user), key="welcome:1")
+        raise ZeroDivisionError
+
+    assert outbox.enqueue(Plain(user), key="welcome:1").pk
+    assert Message.objects.count() == 1
+
+
+def test_of_many_at_the_same_time_one_is_enqueued(user: User) -> None:
+    rows: list[int] = []
+
+    def run() -> None:
+        with transaction.atomic():
+            rows.append(outbox.enqueue(Plain(user), key="welcome:1").pk)
+        connection.close()
+
+    threads = [threading.Thread(target=run) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(rows) == 12
+    assert len(set(rows)) == 1
+    assert Message.objects.count() == 1
+
+
+def test_a_failed_message_is_not_queued_again_beside_a_newer_one_with_its_key(user: User) -> None:
+    failed = outbox.enqueue(Plain(user), key="welcome:1")
+    Message.objects.filter(pk=failed.pk).update(state=State.FAILED)
+    outbox.enqueue(Plain(user), key="welcome:1")
+
+    assert outbox.requeue(Message.objects.filter(pk=failed.pk), reason="again") == 0
+
+
+def test_a_message_can_be_cancelled_until_it_is_claimed(user: User) -> None:
+    message = outbox.enqueue(Plain(user))
+
+    assert outbox.cancel(message, reason="changed my mind")
+    assert not outbox.cancel(message)
+    message.refresh_from_db()
+    assert (message.state, message.reason) == (State.CANCELLED, "changed my mind")
