@@ -24,6 +24,7 @@ stop: ## Stops everything in order, from any terminal.
 	@if [ -x $(PYTHON_IN_VENV) ]; then $(PYTHON_IN_VENV) -m local.stop; else echo 'Postcommit is not running here.'; fi
 
 ctl: setup ## One process: make ctl ARGS='stop postgres', ARGS=status, ARGS='tail -f worker'.
+	@test -f .local/supervisord.conf || { echo 'Postcommit was never started here: make start.' >&2; exit 1; }
 	@$(PYTHON_IN_VENV) -m supervisor.supervisorctl -c .local/supervisord.conf $(ARGS)
 
 test: setup ## The tests; ARGS go to pytest: make test ARGS='tests/mailer -k retry'.

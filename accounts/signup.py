@@ -25,7 +25,8 @@ def sign_up(email: str, password: str, *, language: str) -> None:
     with transaction.atomic():
         user, is_new = _find_or_create(email, hashed, language)
         if user.is_verified:
-            outbox.enqueue(AccountExists(user))
+            # one mail a minute at the most, however often somebody tries
+            outbox.enqueue(AccountExists(user), key=f"account-exists:{user.pk}", delay=verification.PAUSE)
         elif is_new or not verification.was_begun_lately(user):
             _send_link(user, delay=timedelta(seconds=settings.VERIFICATION_DELAY))
     if is_new:

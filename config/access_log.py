@@ -7,7 +7,7 @@ import structlog
 from django.http import HttpRequest, HttpResponse
 
 log = structlog.get_logger("access")
-PROBES = {"healthz", "readyz", "metrics"}
+PROBES = {"healthz", "readyz"}
 
 
 class AccessLogMiddleware:

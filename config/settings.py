@@ -57,17 +57,22 @@ env.add_parser("redis_url", redis_url.parse)
 env.add_parser("email_url", email_url.parse)
 
 DEBUG: bool = env.bool("DEBUG", False)
-in_debug = (lambda value: {"default": value}) if DEBUG else (lambda value: {})
+
+
+def in_debug(value: str) -> dict[str, Any]:
+    """A default that production does not get: there the variable has to be set."""
+    return {"default": value} if DEBUG else {}
+
 
 SECRET_KEY: str = env.str("SECRET_KEY", validate=validate.Length(min=KEY_LENGTH), **in_debug("only-for-debug" * 4))
 SECRET_KEY_FALLBACKS: list[str] = env.keys("SECRET_KEY_FALLBACKS", "")
 SITE_URL: str = env.origin("SITE_URL", **in_debug("http://localhost:8000"))
-ALLOWED_HOSTS: list[str] | None = env.list("ALLOWED_HOSTS", None)
+hosts: list[str] = env.list("ALLOWED_HOSTS", [])
 TRUSTED_PROXIES: list[str] = env.list("TRUSTED_PROXIES", [])
-DATABASE: dict[str, Any] = env.dj_db_url("DATABASE_URL")
-BROKER: redis_url.Broker = env.redis_url("REDIS_URL")
-TRANSPORT: email_url.Mailer = env.email_url("EMAIL_URL")
-FALLBACK_TRANSPORT: email_url.Mailer | None = (
+database: dict[str, Any] = env.dj_db_url("DATABASE_URL")
+broker: redis_url.Broker = env.redis_url("REDIS_URL")
+transport: email_url.Mailer = env.email_url("EMAIL_URL")
+fallback_transport: email_url.Mailer | None = (
     env.email_url("FALLBACK_EMAIL_URL") if env.str("FALLBACK_EMAIL_URL", "") else None
 )
 DEFAULT_FROM_EMAIL: str = env.str("DEFAULT_FROM_EMAIL", **in_debug("Postcommit <hello@postcommit.example>"))
@@ -172,7 +177,7 @@ LOGOUT_REDIRECT_URL = "home"
 
 # --- Security --------------------------------------------------------------------------------------------------------
 
-ALLOWED_HOSTS = [str(urlsplit(SITE_URL).hostname)] if ALLOWED_HOSTS is None else ALLOWED_HOSTS
+ALLOWED_HOSTS = hosts or [str(urlsplit(SITE_URL).hostname)]
 over_https = SITE_URL.startswith("https://")
 SECURE_CSP = {
     "default-src": [CSP.NONE],
@@ -195,12 +200,12 @@ X_FRAME_OPTIONS = "DENY"
 
 # --- Servers ---------------------------------------------------------------------------------------------------------
 
-DATABASES = {"default": DATABASE | {"CONN_MAX_AGE": 600, "CONN_HEALTH_CHECKS": True}}
+DATABASES = {"default": database | {"CONN_MAX_AGE": 600, "CONN_HEALTH_CHECKS": True}}
 DATABASES["default"].setdefault("OPTIONS", {}).setdefault("connect_timeout", 3)
 
-MAILERS = {"default": TRANSPORT, "transport": TRANSPORT}
-if FALLBACK_TRANSPORT:
-    MAILERS["fallback"] = FALLBACK_TRANSPORT
+MAILERS = {"default": transport, "transport": transport}
+if fallback_transport:
+    MAILERS["fallback"] = fallback_transport
 
 # Typed, bounded and explained in mailer/conf.py.
 MAILER = {
@@ -209,8 +214,8 @@ MAILER = {
     if name.startswith("MAILER_") and name != "MAILER_SWEEP_EVERY"
 }
 
-CELERY_BROKER_URL = BROKER.url
-CELERY_BROKER_TRANSPORT_OPTIONS = BROKER.transport_options | {
+CELERY_BROKER_URL = broker.url
+CELERY_BROKER_TRANSPORT_OPTIONS = broker.transport_options | {
     "visibility_timeout": 300,
     "unacked_restore_interval": 10,
     "unacked_restore_throttle": 1,

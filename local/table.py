@@ -1,6 +1,8 @@
 """Where everything is to be found, as the last words of a start."""
 
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from local.database import ADMIN
 
@@ -22,4 +24,10 @@ def table(values: Mapping[str, str], password: str | None = None) -> str:
 def _login(password: str | None) -> str:
     if password:
         return f"{ADMIN}  password: {password}  (shown this once)"
-    return f"{ADMIN}  (a new password: manage.py changepassword {ADMIN})"
+    return f"{ADMIN}  (a new password: {_python()} manage.py changepassword {ADMIN})"
+
+
+def _python() -> str:
+    """This interpreter, as it is typed in the checkout."""
+    path = Path(sys.executable)
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -28,7 +28,7 @@ class Options:
     smtp_timeout: timedelta = timedelta(seconds=15)
     """The longest silence of a mail server, in any phase of the conversation."""
     retention_days: int = 90
-    """After how many days a settled message is purged."""
+    """After how many days a settled message is purged; a century at the most."""
 
     @property
     def conversation_limit(self) -> timedelta:
@@ -58,8 +58,9 @@ def _convert(name: str, value: Any, kind: Any) -> Any:
         if kind is timedelta:
             return value if isinstance(value, timedelta) else timedelta(seconds=float(value))
         return int(value)
-    except (ValueError, OverflowError):
-        raise ImproperlyConfigured(f"MAILER_{name} must be a number, not {value!r}.") from None
+    except (TypeError, ValueError, OverflowError):
+        number = "a number" if kind is timedelta else "a whole number"
+        raise ImproperlyConfigured(f"MAILER_{name} must be {number}, not {value!r}.") from None
 
 
 def _check(options: Options) -> None:
@@ -68,6 +69,8 @@ def _check(options: Options) -> None:
         value = getattr(options, field.name)
         if value <= type(value)(0):
             raise ImproperlyConfigured(f"MAILER_{field.name.upper()} must be more than 0.")
+    if options.retention_days > 36_500:
+        raise ImproperlyConfigured("MAILER_RETENTION_DAYS must be 36500 at the most.")
     for shorter, longer, why in (
         ("smtp_timeout", "claim_lease", "a worker must hear of a silent server before its claim runs out"),
         ("backoff_base", "backoff_max", "the first pause cannot be longer than the longest"),

@@ -24,12 +24,8 @@ log = structlog.get_logger("mailer.delivery")
 
 EARLY = timedelta(seconds=1)
 """A worker's clock may be a little ahead of the clock that wrote the due time."""
-
-
 PAUSE = 0.5
 """Seconds between two tries to write an outcome down."""
-
-
 SUBJECT_LENGTH = 998
 """What the row keeps of a subject: as much as a header's line may hold (RFC 5322, 2.1.1)."""
 

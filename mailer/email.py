@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, ClassVar, Self, dataclass_transform, get_type_hints
+from typing import Any, ClassVar, Self, dataclass_transform, get_args, get_type_hints
 
 from django.core.exceptions import ObjectDoesNotExist, ValidationError
 from django.db.models import Model
@@ -57,7 +57,8 @@ KINDS: dict[str, type["Email"]] = {}
 class Email:
     """One kind of e-mail. An instance is one such mail, not yet built.
 
-    Each annotated field that is not a ClassVar becomes an argument of the constructor, as in a dataclass.
+    Each annotated field that is not a ClassVar becomes an argument of the constructor, as in a dataclass. Rows outlive a
+    release: give a new field a default, and do not rename or remove one while rows of the kind wait.
     """
 
     template: ClassVar[str]
@@ -65,11 +66,14 @@ class Email:
     queue: ClassVar[Queue] = Queue.DEFAULT
     when_uncertain: ClassVar[WhenUncertain] = WhenUncertain.RESEND
     kind: ClassVar[str]
-    """The name under which it is stored, `<app>.<class>`; define it to keep the old name of a class that was renamed."""
+    """The name under which it is stored: `<top-level package>.<class>`, or the old one of a class that was renamed."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         dataclass(frozen=True)(cls)
+        for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+            if field.name in RESERVED:
+                raise TypeError(f"{cls.__name__}.{field.name}: Email uses this name itself; give the field another one")
         if "kind" not in cls.__dict__:
             cls.kind = f"{cls.__module__.partition('.')[0]}.{cls.__name__}"
         other = KINDS.setdefault(cls.kind, cls)
@@ -84,7 +88,7 @@ class Email:
         raise NotImplementedError(f"{type(self).__name__} does not say who receives it")
 
     def user(self) -> Any:
-        """The user whom the mail is about, if there is one; the operator finds the user's mail by it."""
+        """The user whom the mail is about, if there is one; the admin shows it, and finds the mail by its address."""
         return None
 
     def context(self) -> Mapping[str, Any]:
@@ -101,7 +105,7 @@ class Email:
 
     @classmethod
     def sample(cls) -> Self:
-        """An instance with made-up, unsaved data, for previews."""
+        """An instance with made-up, unsaved data, from which the tests build every kind."""
         raise NotImplementedError(f"{cls.__name__} has no sample data")
 
     def arguments(self) -> dict[str, Any]:
@@ -142,10 +146,17 @@ class Email:
             raise ReferenceGone(f"{model._meta.verbose_name} {value} exists no more") from None
 
 
+RESERVED = frozenset({*vars(Email), *inspect.get_annotations(Email)})
+"""Names that a field would hide."""
+
+
 def _models_of(kind: type[Email]) -> dict[str, type[Model]]:
     """Those fields of a kind that are model instances."""
     return {
-        name: hint for name, hint in get_type_hints(kind).items() if inspect.isclass(hint) and issubclass(hint, Model)
+        name: model
+        for name, hint in get_type_hints(kind).items()
+        for model in (hint, *get_args(hint))  # `Order | None` as well
+        if inspect.isclass(model) and issubclass(model, Model)
     }
 
 

@@ -6,7 +6,7 @@ from email.utils import parseaddr
 
 import structlog
 from django.conf import settings
-from django.db import transaction
+from django.db import OperationalError, transaction
 from django.db.models import Exists, F, Q
 from django.utils import timezone
 
@@ -41,16 +41,16 @@ def enqueue(email: Email, *, delay: timedelta = NOW, key: str = "") -> Message:
         publish_at=next_sweep(now + delay, now),
         expires_at=email.expires_at(),
     )
-    if not key:
-        message.save(force_insert=True)
-    elif (row := _save_or_find(message)).message_id_header != message.message_id_header:
-        return row
-    else:
-        message = row
-    transaction.on_commit(
-        lambda: log.info("enqueued", **message.log_fields(), due_at=_iso(message.due_at)), robust=True
-    )
-    publish_on_commit(message)
+    row = _save_or_find(message) if key else _save(message)
+    if row.message_id_header != message.message_id_header:
+        return row  # an earlier one has the key
+    transaction.on_commit(lambda: log.info("enqueued", **row.log_fields(), due_at=_iso(row.due_at)), robust=True)
+    publish_on_commit(row)
+    return row
+
+
+def _save(message: Message) -> Message:
+    message.save(force_insert=True)
     return message
 
 
@@ -58,19 +58,22 @@ def _save_or_find(message: Message) -> Message:
     """Saves the message, or finds the unsettled one with its key.
 
     ON CONFLICT DO NOTHING waits for a transaction that is about to commit the same key. The loop is for a message that is
-    settled between the two statements.
+    settled between the two statements; a caller who chose REPEATABLE READ may never see it, hence the bound.
     """
-    while True:
-        Message.objects.bulk_create([message], ignore_conflicts=True)
+    for _ in range(10):
+        Message.objects.bulk_create(
+            [message], ignore_conflicts=True
+        )  # sets no primary key, so our own is read back too
         same_key = Q(key=message.key, state__in=UNSETTLED)
         row = Message.objects.filter(Q(message_id_header=message.message_id_header) | same_key).first()
         if row is not None:
             return row
+    raise OperationalError(f"the message with the key {message.key!r} is there and cannot be read in this transaction")
 
 
 def cancel(message: Message, reason: str = "cancelled by the application") -> bool:
-    """Drops a message that is not being transmitted yet. False if it was too late."""
-    return _moved(Message.objects.filter(pk=message.pk), State.CANCELLED, reason=reason) == 1
+    """Drops a message that waits, also between two attempts, or is held. False if it is being sent or is settled."""
+    return drop(Message.objects.filter(pk=message.pk), reason=reason) == 1
 
 
 def requeue(messages: MessageQuerySet, *, reason: str) -> int:

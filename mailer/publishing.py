@@ -28,9 +28,10 @@ HORIZON = timedelta(seconds=60)
 later than this waits in PostgreSQL."""
 
 IMPATIENCE = {"socket_timeout": 0.25, "socket_connect_timeout": 0.25, "max_retries": 0}
-"""A request waits this long for the broker at the most (seconds); a worker that consumes is more patient."""
+"""For connecting, and again for each answer (seconds); a worker that consumes is more patient."""
 
 POOL_WAIT = 0.3
+"""Seconds that a thread waits for a connection of the pool."""
 SLOW = 0.5
 """A publish that took so many seconds, though it succeeded, is treated like one that failed: the next may take as long."""
 PRIORITY = 3
@@ -71,7 +72,10 @@ def publish_on_commit(message: Message) -> None:
 
 
 def next_sweep(due_at: datetime, now: datetime) -> datetime:
-    """When the sweep is to look at a message that is handed over now: with a countdown if it is due soon, else not at all."""
+    """When the sweep may first hand the message over.
+
+    A while after its due time if a task is published now as well, because it is due within HORIZON; else at its due time.
+    """
     return due_at + options().republish_after if due_at - now <= HORIZON else due_at
 
 

@@ -41,7 +41,8 @@ def settle(message: Message, outcome: Outcome) -> None:
     """Records the outcome of the message's newest attempt (`message.attempts`), and moves the message on.
 
     Both writes name the attempt. If another process has settled it meanwhile, as it does when a worker outlives its lease,
-    the attempt still learns its outcome, and the message stays as it is. Raises UnknownKind before anything is written.
+    the attempt still learns its outcome, and the message stays as it is. Raises UnknownKind, and takes back
+    what it wrote.
     """
     now = timezone.now()
     with transaction.atomic():

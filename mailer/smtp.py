@@ -1,5 +1,6 @@
 """SMTP: Django's backend with a connection that remembers how far a conversation came, and what its replies mean."""
 
+import math
 import re
 import smtplib
 import socket
@@ -10,6 +11,7 @@ from typing import Any
 
 from django.core.mail.backends import smtp
 
+from mailer import conf
 from mailer.outcomes import OutcomeUnknown, PermanentRefusal, TransientRefusal, TransportDown
 
 ENHANCED_STATUS = re.compile(r"^([245]\.\d{1,3}\.\d{1,3})\b")  # RFC 3463
@@ -81,7 +83,13 @@ class EmailBackend(smtp.EmailBackend):
     """Django's SMTP backend, over connections that remember."""
 
     connection: SMTP | EncryptedSMTP | None
-    deadline: float
+    deadline: float = math.inf
+    """On the monotonic clock; none for Django's own send_mail(), which begins no conversation."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if self.timeout is None:
+            self.timeout = conf.options().smtp_timeout.total_seconds()
 
     @property
     def connection_class(self) -> Any:

@@ -3,6 +3,7 @@
 import asyncio
 import email
 import email.policy
+import logging
 import random
 import re
 import threading
@@ -12,6 +13,8 @@ from email.message import EmailMessage
 from typing import Any, Literal
 
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
+
+logging.getLogger("mail.log").setLevel(logging.WARNING)  # aiosmtpd tells of every command
 
 Phase = Literal["CONNECT", "EHLO", "AUTH", "MAIL", "RCPT", "DATA", "BODY"]
 

@@ -49,11 +49,10 @@ class AttemptInline(ReadOnly, admin.TabularInline):
 class MessageAdmin(ReadOnly, admin.ModelAdmin):
     list_display = ("id", "state", "recipient", "kind", "short_reason", "due_at", "attempts")
     list_filter = ("state", "queue", "kind", "created_at")
-    search_fields = ("recipient__exact", "message_id_header__exact", "subject")
-    search_help_text = "The whole address or Message-ID, or a part of the subject."
+    search_fields = ("recipient__exact", "user__email__exact", "message_id_header__exact", "subject")
+    search_help_text = "The whole address of recipient or user, the Message-ID, or a part of the subject."
     date_hierarchy = "created_at"
     show_full_result_count = False  # a count of a million rows for a number that nobody reads
-    list_select_related = []
     actions = ["send_again", "drop", "confirm_arrival"]
     inlines = [AttemptInline]
     fieldsets = [

@@ -2,7 +2,7 @@ from django.apps import AppConfig
 
 
 class DeskConfig(AppConfig):
-    """What operators and providers see of the mailer."""
+    """What operators see of the mailer."""
 
     name = "mailer.desk"
     label = "desk"

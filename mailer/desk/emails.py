@@ -15,7 +15,6 @@ class TestEmail(Email):
 
     __test__ = False  # pytest, this is no test
 
-    kind: ClassVar = "mailer.TestEmail"
     template: ClassVar = "email/test"
     queue: ClassVar = Queue.CRITICAL
 

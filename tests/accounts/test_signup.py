@@ -65,7 +65,8 @@ def test_a_known_verified_address_gets_a_mail_that_says_so_and_keeps_its_passwor
     User.objects.create_superuser("ann@example.com", "her own password")
 
     first = sign_up(client, "new@example.com")
-    second = sign_up(client, "ann@example.com")
+    for _ in range(3):
+        second = sign_up(client, "ann@example.com")
 
     assert kinds() == ["accounts.VerifyAddress", "accounts.AccountExists"]
     assert User.objects.get(email="ann@example.com").check_password("her own password")

@@ -18,7 +18,9 @@ def test_values_come_as_strings_from_the_environment() -> None:
     [
         ({"MAX_ATEMPTS": "3"}, "MAILER_MAX_ATEMPTS is not an option of the mailer; did you mean MAILER_MAX_ATTEMPTS?"),
         ({"COLOUR": "red"}, "MAILER_COLOUR is not an option"),
-        ({"MAX_ATTEMPTS": "many"}, "MAILER_MAX_ATTEMPTS must be a number, not 'many'"),
+        ({"MAX_ATTEMPTS": "many"}, "MAILER_MAX_ATTEMPTS must be a whole number, not 'many'"),
+        ({"MAX_ATTEMPTS": "2.5"}, "MAILER_MAX_ATTEMPTS must be a whole number, not '2.5'"),
+        ({"RETENTION_DAYS": "99999999999"}, "MAILER_RETENTION_DAYS must be 36500 at the most"),
         ({"MAX_ATTEMPTS": "0"}, "MAILER_MAX_ATTEMPTS must be more than 0"),
         ({"BACKOFF_BASE": "-1"}, "MAILER_BACKOFF_BASE must be more than 0"),
         ({"BACKOFF_BASE": "inf"}, "MAILER_BACKOFF_BASE must be a number"),

@@ -278,6 +278,9 @@ def test_a_person_can_say_that_a_held_mail_did_arrive(user: User, smtp: Sink) ->
     smtp.script.once["BODY"] = deque([CUT])
     message = deliver(outbox.enqueue(Receipt(user)))
 
+    others = [outbox.enqueue(Plain(user)) for _ in range(3)]
+    for other, state in zip(others, (State.FAILED, State.RETRYING, State.EXPIRED), strict=True):
+        Message.objects.filter(pk=other.pk).update(state=state)
     assert outbox.confirm_arrival(Message.objects.all(), reason="found in the server's log") == 1
     message.refresh_from_db()
 
@@ -351,6 +354,28 @@ def test_a_claim_that_outlived_its_lease_is_settled_as_uncertain_and_sent_again(
     assert (message.state, outcomes(message)) == (State.RETRYING, [Outcome.UNCERTAIN])
     Message.objects.update(due_at=timezone.now())
     assert deliver(message).state == State.SENT
+
+
+def test_an_abandoned_kind_that_is_not_known_here_keeps_nobody_else_waiting(user: User) -> None:
+    messages = [outbox.enqueue(Plain(user)) for _ in range(2)]
+    for message in messages:
+        prepared = delivery.prepare(message)
+        assert isinstance(prepared, delivery.Ready)
+        assert delivery.claim(message, prepared)
+    Message.objects.update(claimed_until=timezone.now() - timedelta(seconds=1))
+    Message.objects.filter(pk=messages[0].pk).update(kind="accounts.FromTomorrow")
+
+    assert sweep.settle_abandoned() == 1
+    unknown, known = (Message.objects.get(pk=message.pk) for message in messages)
+    assert (unknown.state, outcomes(unknown)) == (State.SENDING, [Outcome.PENDING])
+    assert known.state == State.RETRYING
+
+
+def test_suppression_does_not_care_for_capitals(user: User, smtp: Sink) -> None:
+    Suppression.objects.create(address="ann@example.com", reason="550")
+    User.objects.update(email="Ann@Example.com")
+
+    assert deliver(outbox.enqueue(Plain(User.objects.get()))).state == State.SUPPRESSED
 
 
 def test_only_one_of_two_workers_gets_the_claim(user: User) -> None:
@@ -442,6 +467,12 @@ def test_cancelling_works_until_the_mail_is_on_its_way(user: User, smtp: Sink) -
     assert outbox.cancel(waiting)
     assert not outbox.cancel(gone)
     assert deliver(waiting).state == State.CANCELLED
+
+
+def test_djangos_own_send_mail_works_over_the_same_transport(smtp: Sink) -> None:
+    mail.send_mail("subject", "text", None, ["ann@example.com"])
+
+    assert [r.recipients for r in smtp.received] == [["ann@example.com"]]
 
 
 def test_outside_of_smtp_tests_mail_lands_in_djangos_outbox(user: User) -> None:
