@@ -12,11 +12,10 @@ from django.db.models import F
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from mailer import email, rendering, suppression, transport
+from mailer import email, pacing, rendering, suppression, transport
 from mailer.conf import options
 from mailer.masking import mask
 from mailer.models import DeliveryAttempt, Message, State
-from mailer.models import Outcome as Recorded
 from mailer.outcomes import Outcome
 from mailer.settlement import settle
 
@@ -35,7 +34,6 @@ class Ready:
     """A message that can be transmitted."""
 
     mail: EmailMessage
-    transport: str
     recipient: str
     subject: str
 
@@ -57,6 +55,10 @@ def deliver(message_id: int) -> None:
     message = _load(message_id)
     if message is None:
         return
+    route = pacing.find_route()
+    if isinstance(route, pacing.Paused):
+        pacing.postpone(message, route.until)
+        return
     try:
         prepared = prepare(message)
     except email.UnknownKind as error:
@@ -64,8 +66,10 @@ def deliver(message_id: int) -> None:
         return
     if isinstance(prepared, NotSent):
         _settle_without_attempt(message, prepared)
-    elif claim(message, prepared):
-        _settle_stubbornly(message, transport.transmit(prepared.mail, prepared.transport))
+    elif not pacing.enter(route):
+        pacing.postpone(message, timezone.now() + options().republish_after)  # somebody else probes the transport
+    elif claim(message, prepared, route.alias):
+        _settle_stubbornly(message, route, transport.transmit(prepared.mail, route.alias))
 
 
 def prepare(message: Message) -> Ready | NotSent:
@@ -90,10 +94,10 @@ def prepare(message: Message) -> Ready | NotSent:
         log.exception("could not be built", **message.log_fields())
         reason = f"could not be built from {kind.template}: {type(error).__name__}: {error}"
         return NotSent(State.FAILED, mask(reason.replace("\0", "\ufffd")))
-    return Ready(built, _choose_transport(message), recipient.address, content.subject)
+    return Ready(built, recipient.address, content.subject)
 
 
-def claim(message: Message, ready: Ready) -> bool:
+def claim(message: Message, ready: Ready, alias: str = transport.PRIMARY) -> bool:
     """Takes the message for this worker, by one conditional UPDATE, and opens an attempt. False if somebody else has it."""
     now = timezone.now()
     with transaction.atomic():
@@ -112,7 +116,7 @@ def claim(message: Message, ready: Ready) -> bool:
         DeliveryAttempt.objects.create(
             message=message,
             number=message.attempts,
-            transport=ready.transport,
+            transport=alias,
             worker=socket.gethostname(),
             started_at=now,
         )
@@ -125,7 +129,7 @@ def _load(message_id: int) -> Message | None:
     return due.select_related("user").first()
 
 
-def _settle_stubbornly(message: Message, outcome: Outcome) -> None:
+def _settle_stubbornly(message: Message, route: pacing.Route, outcome: Outcome) -> None:
     """Writes the outcome down, asking a database that is away again until the lease has run out.
 
     What the server said is known to this process alone. If it were lost, the message would count as uncertain, and a
@@ -134,21 +138,16 @@ def _settle_stubbornly(message: Message, outcome: Outcome) -> None:
     deadline = time.monotonic() + options().claim_lease.total_seconds()
     while True:
         try:
-            return settle(message, outcome)
+            with transaction.atomic():
+                pacing.report(route, outcome)
+                settle(message, outcome)
+            return
         except (OperationalError, InterfaceError) as error:
             if time.monotonic() > deadline:
                 raise
             log.warning("outcome not written yet", **message.log_fields(), error=type(error).__name__)
             connection.close()
             time.sleep(PAUSE)
-
-
-def _choose_transport(message: Message) -> str:
-    """The first transport, unless the attempt before this one found it down and there is another."""
-    last = message.delivery_attempts.filter(number=message.attempts).first() if message.attempts else None
-    if last is None or last.outcome != Recorded.TRANSPORT_DOWN:
-        return transport.PRIMARY
-    return transport.alternative_to(last.transport) or transport.PRIMARY
 
 
 def _settle_without_attempt(message: Message, why: NotSent) -> None:

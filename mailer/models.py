@@ -203,3 +203,20 @@ class Suppression(models.Model):
 
     def __str__(self) -> str:
         return self.address
+
+
+class TransportState(models.Model):
+    """How a transport is doing; one that never failed has no row."""
+
+    alias = models.CharField(max_length=50, primary_key=True)
+    failures = models.PositiveIntegerField(default=0, help_text="Probes in a row that found it down.")
+    paused_until = models.DateTimeField(
+        null=True, blank=True, help_text="Then one message probes it. Empty while it works."
+    )
+    reason = models.TextField(blank=True)
+
+    class Meta:
+        ordering = ["alias"]
+
+    def __str__(self) -> str:
+        return self.alias

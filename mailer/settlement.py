@@ -8,7 +8,7 @@ import structlog
 from django.db import transaction
 from django.utils import timezone
 
-from mailer import email, retry, suppression, transport
+from mailer import email, retry, suppression
 from mailer.conf import options
 from mailer.models import DeliveryAttempt, Message, State
 from mailer.models import Outcome as Recorded
@@ -47,14 +47,14 @@ def settle(message: Message, outcome: Outcome) -> None:
     now = timezone.now()
     with transaction.atomic():
         attempt = _close_attempt(message, outcome, now)
-        verdict = decide(message, attempt, outcome, now)
+        verdict = decide(message, outcome, now)
         moved = _apply(message, verdict, now)
         if moved and isinstance(outcome, PermanentRefusal) and outcome.address_unknown:
             suppression.suppress(message, _said(outcome))
     _tell(message, outcome, verdict, ms=attempt.milliseconds, moved=moved)
 
 
-def decide(message: Message, attempt: DeliveryAttempt, outcome: Outcome, now: datetime) -> Verdict:
+def decide(message: Message, outcome: Outcome, now: datetime) -> Verdict:
     """What becomes of the message, from the outcome, the kind's own policy, and the attempts so far."""
     match outcome:
         case Accepted():
@@ -65,9 +65,9 @@ def decide(message: Message, attempt: DeliveryAttempt, outcome: Outcome, now: da
             return Verdict(State.FAILED, f"refused for good: {_said(outcome)}")
         case OutcomeUnknown() if email.find(message.kind).when_uncertain is email.WhenUncertain.HOLD:
             return Verdict(State.HELD, f"it may have arrived, and a copy would do harm: {outcome.text}")
-        case TransportDown() if transport.alternative_to(attempt.transport):
-            return Verdict(State.RETRYING, f"{_said(outcome)}; trying the other transport", due_at=now)
-        case TransientRefusal() | TransportDown() | OutcomeUnknown():
+        case TransportDown():  # no fault of the message's: it is due, and waits for a transport that works
+            return Verdict(State.RETRYING, _said(outcome), due_at=now)
+        case TransientRefusal() | OutcomeUnknown():
             return _retry(message, outcome, now)
         case _:
             assert_never(outcome)
@@ -78,7 +78,7 @@ def _was_accepted_before(message: Message) -> bool:
     return message.delivery_attempts.filter(number__gt=message.counted_after, outcome=Recorded.ACCEPTED).exists()
 
 
-def _retry(message: Message, outcome: TransientRefusal | TransportDown | OutcomeUnknown, now: datetime) -> Verdict:
+def _retry(message: Message, outcome: TransientRefusal | OutcomeUnknown, now: datetime) -> Verdict:
     counted = message.delivery_attempts.filter(number__gt=message.counted_after, outcome__in=COUNTED).count()
     decision = retry.decide(
         now=now,

@@ -7,6 +7,7 @@ from django.db import transaction
 from django.db.models import F, QuerySet
 from django.utils import timezone
 
+from mailer import pacing
 from mailer.conf import options
 from mailer.email import UnknownKind
 from mailer.models import SETTLED, Message
@@ -34,9 +35,13 @@ def publish_overdue() -> int:
     Each one waits twice as long as before for its next hand-over: when the workers are slow, or a message kills every one
     that picks it up, more tasks for the same rows would only make it worse.
     """
+    route = pacing.find_route()
+    if isinstance(route, pacing.Paused):
+        return 0
+    limit = BATCH if route.probing is None else 1
     now = timezone.now()
     with transaction.atomic():
-        overdue = list(Message.objects.overdue(now).select_for_update(skip_locked=True)[:BATCH])
+        overdue = list(Message.objects.overdue(now).select_for_update(skip_locked=True)[:limit])
         for handovers in {message.handovers for message in overdue}:
             these = [message.pk for message in overdue if message.handovers == handovers]
             Message.objects.filter(pk__in=these).update(handovers=handovers + 1, publish_at=now + _pause(handovers))

@@ -25,9 +25,9 @@ _open = threading.local()
 never sends."""
 
 
-def alternative_to(alias: str) -> str | None:
-    """The transport to try at once when this one is down, or None."""
-    return FALLBACK if alias == PRIMARY and FALLBACK in mailers else None
+def aliases() -> list[str]:
+    """The transports that there are, the preferred one first."""
+    return [alias for alias in (PRIMARY, FALLBACK) if alias in mailers]
 
 
 def transmit(message: EmailMessage, alias: str = PRIMARY) -> Outcome:

@@ -14,7 +14,7 @@ from django.utils.timesince import timesince
 from mailer import outbox
 from mailer.desk.emails import TestEmail
 from mailer.desk.forms import TestEmailForm
-from mailer.models import DeliveryAttempt, Message, MessageQuerySet, Suppression
+from mailer.models import DeliveryAttempt, Message, MessageQuerySet, Suppression, TransportState
 
 
 class ReadOnly:
@@ -110,6 +110,23 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):
         left = queryset.count() - done
         rest = f"; {left} could not be, because of the state that they are in" if left else ""
         self.message_user(request, f"{done} {what}{rest}.", level)
+
+
+@admin.register(TransportState)
+class TransportStateAdmin(ReadOnly, admin.ModelAdmin):
+    """Transports that failed at least once."""
+
+    list_display = ("alias", "paused_until", "failures", "reason")
+    actions = ["probe_now"]
+
+    @admin.action(description="Probe now instead of at the end of the pause", permissions=["decide"])
+    def probe_now(self, request: HttpRequest, queryset: QuerySet[TransportState]) -> None:
+        queryset.exclude(paused_until=None).update(paused_until=timezone.now())
+        self.message_user(request, "The next sweep sends one message to find out.")
+
+    def has_decide_permission(self, request: HttpRequest) -> bool:
+        """As for messages."""
+        return request.user.has_perm("mailer.change_message")
 
 
 @admin.register(Suppression)

@@ -14,7 +14,7 @@ from pytest_django import Settings
 from accounts.models import User
 from config import email_url
 from mailer import delivery, outbox, sweep
-from mailer.models import Message, Outcome, State, Suppression
+from mailer.models import Message, Outcome, State, Suppression, TransportState
 from mailer.outcomes import Accepted, OutcomeUnknown, PermanentRefusal, TransientRefusal
 from mailer.settlement import settle
 from tests.mailer.kinds import Broken, Fleeting, Plain, Raising, Receipt
@@ -126,16 +126,6 @@ def test_a_refusal_for_now_is_tried_again_with_growing_pauses_until_the_limit(us
     assert outcomes(message) == [Outcome.REFUSED_FOR_NOW] * 10
 
 
-def test_a_server_that_is_down_spends_no_attempts(user: User, smtp: Sink) -> None:
-    smtp.script.always["CONNECT"] = "421 4.3.2 down"
-    message = outbox.enqueue(Plain(user))
-    for _ in range(12):
-        deliver(message)
-        Message.objects.filter(pk=message.pk).update(due_at=timezone.now())
-
-    assert (message.state, message.attempts) == (State.RETRYING, 12)
-
-
 def test_a_refused_login_is_the_configurations_fault_and_the_mail_waits(
     user: User, through: Callable[[str], None], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -143,7 +133,7 @@ def test_a_refused_login_is_the_configurations_fault_and_the_mail_waits(
         through(f"smtp://shop:wrong@127.0.0.1:{sink.port}")
         message = deliver(outbox.enqueue(Plain(user)))
         through(sink.url)
-        Message.objects.filter(pk=message.pk).update(due_at=timezone.now())
+        TransportState.objects.update(paused_until=timezone.now())
         assert (message.state, outcomes(message)) == (State.RETRYING, [Outcome.TRANSPORT_DOWN])
         assert "535" in message.reason
         assert any(r.levelname == "ERROR" and "configuration needs a person" in r.getMessage() for r in caplog.records)
