@@ -125,8 +125,7 @@ def claim(message: Message, ready: Ready, alias: str = transport.PRIMARY) -> boo
 
 
 def _load(message_id: int) -> Message | None:
-    due = Message.objects.waiting().filter(pk=message_id, due_at__lte=timezone.now() + EARLY)
-    return due.select_related("user").first()
+    return Message.objects.waiting().filter(pk=message_id, due_at__lte=timezone.now() + EARLY).first()
 
 
 def _settle_stubbornly(message: Message, route: pacing.Route, outcome: Outcome) -> None:

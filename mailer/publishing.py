@@ -58,10 +58,6 @@ class Breaker:
             self._closed_again_at = time.monotonic() + BREAK
             return first
 
-    def reset(self) -> None:
-        """Closes the breaker."""
-        self._closed_again_at = 0.0
-
 
 breaker = Breaker()
 

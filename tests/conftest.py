@@ -46,9 +46,9 @@ def quick_passwords(settings: Settings) -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_memories() -> Iterator[None]:
+def no_memories(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a process remembers between messages must not leak from one test to the next one."""
-    publishing.breaker.reset()
+    monkeypatch.setattr(publishing, "breaker", publishing.Breaker())
     yield
     for alias in (transport.PRIMARY, transport.FALLBACK):
         transport.close(alias)

@@ -1,11 +1,11 @@
 """Signing up, resending and logging in, through the pages."""
 
-import threading
 from datetime import timedelta
+from functools import partial
 
 import pytest
 import time_machine
-from django.db import connection, transaction
+from django.db import transaction
 from django.test import Client
 from django.urls import reverse
 
@@ -13,6 +13,7 @@ from accounts import signup
 from accounts.models import EmailVerification, User
 from mailer.delivery import deliver
 from mailer.models import Message, State
+from tests.at_once import at_once
 from tests.servers import Postgres
 
 PASSWORD = "correct horse 9 battery"
@@ -119,21 +120,7 @@ def test_bad_input_is_answered_beside_its_field(
 
 @pytest.mark.django_db(transaction=True)
 def test_concurrent_sign_ups_of_one_address_make_one_account_and_one_link() -> None:
-    failures: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            signup.sign_up("ann@example.com", PASSWORD, language="en")
-        except BaseException as error:
-            failures.append(error)
-        finally:
-            connection.close()
-
-    threads = [threading.Thread(target=run) for _ in range(12)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    _, failures = at_once([partial(signup.sign_up, "ann@example.com", PASSWORD, language="en")] * 12)
 
     assert failures == []
     assert (User.objects.count(), EmailVerification.objects.count(), Message.objects.count()) == (1, 1, 1)

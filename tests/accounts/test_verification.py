@@ -1,6 +1,5 @@
 """The link: who may spend it, how often, and what everybody else sees."""
 
-import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable
@@ -9,7 +8,6 @@ from functools import partial
 
 import pytest
 import time_machine
-from django.db import connection
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -18,6 +16,7 @@ from pytest_django import Settings
 from accounts import signup, verification
 from accounts.models import EmailVerification, User
 from accounts.verification import LinkState
+from tests.at_once import at_once
 
 
 def path_of(link: EmailVerification) -> str:
@@ -54,19 +53,10 @@ def test_post_verifies_once(client: Client, link: EmailVerification) -> None:
 
 @pytest.mark.django_db(transaction=True)
 def test_of_many_posts_at_the_same_time_one_verifies(link: EmailVerification) -> None:
-    code, results = verification.code_of(link), []
+    results, failures = at_once([partial(verification.complete, link.pk, verification.code_of(link))] * 20)
 
-    def run() -> None:
-        results.append(verification.complete(link.pk, code).state)
-        connection.close()
-
-    threads = [threading.Thread(target=run) for _ in range(20)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-    assert Counter(results) == {LinkState.SPENT_NOW: 1, LinkState.USED: 19}
+    assert failures == []
+    assert Counter(result.state for result in results) == {LinkState.SPENT_NOW: 1, LinkState.USED: 19}
 
 
 def test_a_link_expires_after_a_day(client: Client, link: EmailVerification) -> None:
@@ -136,26 +126,16 @@ def test_the_link_in_the_mail_is_built_from_the_sites_address_alone(
 
 @pytest.mark.django_db(transaction=True)
 def test_verifying_and_asking_for_a_new_link_at_the_same_time_do_not_block_each_other(user: User) -> None:
-    failures: list[Exception] = []
-
-    def run(action: Callable[[], object]) -> None:
-        try:
-            action()
-        except Exception as error:
-            failures.append(error)
-        finally:
-            connection.close()
-
+    everything_that_failed: list[Exception] = []
     for _ in range(10):
         link = verification.begin(user)
         EmailVerification.objects.update(created_at=timezone.now() - timedelta(minutes=2))
         code = verification.code_of(link)
-        actions = (partial(verification.complete, link.pk, code), partial(signup.resend_link, user.email))
-        threads = [threading.Thread(target=run, args=[action]) for action in actions]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        actions: list[Callable[[], object]] = [
+            partial(verification.complete, link.pk, code),
+            partial(signup.resend_link, user.email),
+        ]
+        everything_that_failed += at_once(actions)[1]
         User.objects.update(email_verified_at=None)
 
-    assert failures == []
+    assert everything_that_failed == []

@@ -1,14 +1,13 @@
 """The public door: keys."""
 
-import threading
-
 import pytest
-from django.db import connection, transaction
+from django.db import transaction
 from django.utils import timezone
 
 from accounts.models import User
 from mailer import outbox
 from mailer.models import Message, State
+from tests.at_once import at_once
 from tests.mailer.kinds import Plain
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -42,18 +41,11 @@ def test_a_rollback_gives_the_key_back(user: User) -> None:
 
 
 def test_of_many_at_the_same_time_one_is_enqueued(user: User) -> None:
-    rows: list[int] = []
-
-    def run() -> None:
+    def enqueue() -> int:
         with transaction.atomic():
-            rows.append(outbox.enqueue(Plain(user), key="welcome:1").pk)
-        connection.close()
+            return outbox.enqueue(Plain(user), key="welcome:1").pk
 
-    threads = [threading.Thread(target=run) for _ in range(12)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    rows, _ = at_once([enqueue] * 12)
 
     assert len(rows) == 12
     assert len(set(rows)) == 1
