@@ -4,6 +4,7 @@ Variables that are missing or broken stop the process with a sentence that names
 """
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -231,6 +232,7 @@ CELERY_BROKER_CHANNEL_ERROR_RETRY = True
 CELERY_TASK_DEFAULT_QUEUE = "default"
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TIMEZONE = TIME_ZONE
+CELERY_DB_REUSE_MAX = sys.maxsize  # config/celery.py looks after the connections instead
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_WORKER_SEND_TASK_EVENTS = True  # what Flower shows
 CELERY_BEAT_SCHEDULE = {

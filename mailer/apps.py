@@ -4,7 +4,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import mailers
 from django.utils.module_loading import autodiscover_modules
 
-from mailer.conf import options
+from mailer.conf import hold_against_broker, options
 
 
 class MailerConfig(AppConfig):
@@ -14,6 +14,7 @@ class MailerConfig(AppConfig):
 
     def ready(self) -> None:
         options()
+        hold_against_broker(options(), getattr(settings, "CELERY_BROKER_TRANSPORT_OPTIONS", {}))
         for alias in settings.MAILERS:
             try:
                 mailers[alias]  # builds the backend, opens nothing

@@ -1,21 +1,19 @@
 """The path of one message through a worker: load, ask whether it is still wanted, build, claim, transmit, settle."""
 
-import socket
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
 
 import structlog
 from django.core.mail import EmailMessage
 from django.db import InterfaceError, OperationalError, connection, transaction
-from django.db.models import F
-from django.db.models.functions import Now
 from django.utils import timezone
 
-from mailer import email, pacing, rendering, suppression, transport
+from mailer import claiming, email, pacing, rendering, suppression, transport
 from mailer.conf import options
 from mailer.masking import mask
-from mailer.models import DeliveryAttempt, Message, State
+from mailer.models import Message, Queue, State
 from mailer.outcomes import Outcome
 from mailer.settlement import settle
 
@@ -36,6 +34,8 @@ class Ready:
     mail: EmailMessage
     recipient: str
     subject: str
+    leave_out: frozenset[str] = frozenset()
+    """Of several recipients, those who had their answer in an earlier attempt, and those who are suppressed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,11 @@ class NotSent:
     reason: str
 
 
-def deliver(message_id: int) -> None:
+def deliver(message_id: int, *, longest_wait: timedelta | None = None) -> None:
     """Delivers one message if it is due and nobody else is at it; whatever becomes of it stands in its row afterwards.
+
+    Where a rate is configured it waits for its turn, and leaves the message to the sweep if that would be longer than
+    `longest_wait` (unless it is given, as long as befits its queue).
 
     Everything slow comes before the claim, and no transaction is open while the network is used. Raises OperationalError
     or InterfaceError when the database is away.
@@ -55,10 +58,15 @@ def deliver(message_id: int) -> None:
     message = _load(message_id)
     if message is None:
         return
-    route = pacing.find_route()
+    route = pacing.find_route() if message.is_any_paused else pacing.Route(transport.PRIMARY)  # type: ignore[attr-defined]
     if isinstance(route, pacing.Paused):
-        pacing.postpone(message, route.until)
+        pacing.postpone(message)
         return
+    wait = pacing.book_slot(route.alias, longest_wait or pacing.LONGEST_WAIT[Queue(message.queue)])
+    if wait is None:
+        pacing.postpone(message)
+        return
+    time.sleep(wait)
     try:
         prepared = prepare(message)
     except email.UnknownKind as error:
@@ -67,9 +75,13 @@ def deliver(message_id: int) -> None:
     if isinstance(prepared, NotSent):
         _settle_without_attempt(message, prepared)
     elif not pacing.enter(route):
-        pacing.postpone(message, timezone.now() + options().republish_after)  # somebody else probes the transport
+        pacing.postpone(message)  # somebody else probes the transport
     elif claim(message, prepared, route.alias):
-        _settle_stubbornly(message, route, transport.transmit(prepared.mail, route.alias))
+        began = time.monotonic()
+        outcome = transport.transmit(prepared.mail, route.alias, leave_out=prepared.leave_out)
+        _settle_stubbornly(message, route, outcome, ms=round((time.monotonic() - began) * 1000))
+    elif reason := suppression.reason_against(prepared.recipient):
+        _settle_without_attempt(message, NotSent(State.SUPPRESSED, f"the address is suppressed: {reason}"))
 
 
 def prepare(message: Message) -> Ready | NotSent:
@@ -81,11 +93,10 @@ def prepare(message: Message) -> Ready | NotSent:
         mail = kind.load(message.arguments)
         if not mail.is_wanted():
             return NotSent(State.CANCELLED, "no longer wanted when it was due")
-        recipient = mail.recipient()
-        if reason := suppression.reason_against(recipient.address):
-            return NotSent(State.SUPPRESSED, f"the address is suppressed: {reason}")
+        recipient, cc, bcc = mail.recipient(), mail.cc(), mail.bcc()
+        leave_out = _leave_out(message, [copy.address for copy in (*cc, *bcc)])
         content = rendering.render(mail, recipient)
-        built = rendering.build(content, recipient, message_id=message.message_id_header)
+        built = rendering.build(content, recipient, message_id=message.message_id_header, cc=cc, bcc=bcc)
     except email.ReferenceGone as gone:
         return NotSent(State.CANCELLED, str(gone))
     except (OperationalError, InterfaceError):
@@ -94,41 +105,36 @@ def prepare(message: Message) -> Ready | NotSent:
         log.exception("could not be built", **message.log_fields())
         reason = f"could not be built from {kind.template}: {type(error).__name__}: {error}"
         return NotSent(State.FAILED, mask(reason.replace("\0", "\ufffd")))
-    return Ready(built, recipient.address, content.subject)
+    if all(transport.envelope_form(entry) in leave_out for entry in built.recipients()):
+        return NotSent(State.SUPPRESSED, "every recipient who had no answer yet is suppressed")
+    return Ready(built, recipient.address, content.subject, leave_out)
 
 
 def claim(message: Message, ready: Ready, alias: str = transport.PRIMARY) -> bool:
-    """Takes the message for this worker, by one conditional UPDATE, and opens an attempt. False if somebody else has it."""
-    now = timezone.now()
-    with transaction.atomic():
-        taken = Message.objects.filter(pk=message.pk, attempts=message.attempts, due_at__lte=now + EARLY).move(
-            State.SENDING,
-            attempts=F("attempts") + 1,
-            handovers=0,
-            claimed_until=Now() + options().claim_lease,
-            recipient=ready.recipient,
-            subject=ready.subject[:SUBJECT_LENGTH],
-        )
-        if not taken:
-            return False
-        message.attempts += 1
-        message.recipient = ready.recipient
-        DeliveryAttempt.objects.create(
-            message=message,
-            number=message.attempts,
-            transport=alias,
-            worker=socket.gethostname(),
-            started_at=now,
-        )
-    log.info("attempt started", **message.log_fields(), attempt=message.attempts)
-    return True
+    """Takes the message for this worker. False if somebody else has it, or if its recipient is suppressed."""
+    claimed = claiming.claim(
+        message,
+        recipient=ready.recipient,
+        may_be_suppressed=transport.envelope_form(ready.recipient) in ready.leave_out,
+        subject=ready.subject[:SUBJECT_LENGTH],
+        transport=alias,
+        due_by=timezone.now() + EARLY,
+    )
+    if claimed:
+        log.info("attempt started", **message.log_fields(), attempt=message.attempts)
+    return claimed
 
 
 def _load(message_id: int) -> Message | None:
-    return Message.objects.waiting().filter(pk=message_id, due_at__lte=timezone.now() + EARLY).first()
+    due = Message.objects.waiting().filter(pk=message_id, due_at__lte=timezone.now() + EARLY)
+    return due.annotate(is_any_paused=pacing.is_any_paused()).first()
 
 
-def _settle_stubbornly(message: Message, route: pacing.Route, outcome: Outcome) -> None:
+def _leave_out(message: Message, copies: Collection[str]) -> frozenset[str]:
+    return frozenset({*message.answers, *map(transport.envelope_form, suppression.suppressed(copies))})
+
+
+def _settle_stubbornly(message: Message, route: pacing.Route, outcome: Outcome, *, ms: int) -> None:
     """Writes the outcome down, asking a database that is away again until the lease has run out.
 
     What the server said is known to this process alone. If it were lost, the message would count as uncertain, and a
@@ -139,7 +145,7 @@ def _settle_stubbornly(message: Message, route: pacing.Route, outcome: Outcome) 
         try:
             with transaction.atomic():
                 pacing.report(route, outcome)
-                settle(message, outcome)
+                settle(message, outcome, ms=ms)
             return
         except (OperationalError, InterfaceError) as error:
             if time.monotonic() > deadline:

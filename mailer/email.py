@@ -11,7 +11,7 @@ primary keys and loaded afresh in the worker, or plain JSON values.
 import dataclasses
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -86,6 +86,14 @@ class Email:
     def recipient(self) -> Recipient:
         """Whom to write to. Called when the e-mail is enqueued and again when it is built."""
         raise NotImplementedError(f"{type(self).__name__} does not say who receives it")
+
+    def cc(self) -> Sequence[Recipient]:
+        """Who gets a copy, and may be seen to. In the language of `recipient`."""
+        return ()
+
+    def bcc(self) -> Sequence[Recipient]:
+        """Who gets a copy that nobody else knows of."""
+        return ()
 
     def user(self) -> Any:
         """The user whom the mail is about, if there is one; the admin shows it, and finds the mail by its address."""

@@ -56,6 +56,10 @@ SOURCES: dict[State, tuple[State, ...]] = {
 """The state machine: from which states each state can be reached."""
 
 
+ACCEPTED, REFUSED = "accepted", "refused"
+"""The values of `Message.answers`."""
+
+
 class MessageQuerySet(models.QuerySet["Message"]):
     def move(self, to: State, /, **changes: Any) -> int:
         """Moves those messages of this queryset that may go there, in one UPDATE, and returns how many went.
@@ -70,9 +74,9 @@ class MessageQuerySet(models.QuerySet["Message"]):
         """Messages that will be picked up when they are due."""
         return self.filter(state__in=WAITING)
 
-    def overdue(self, now: datetime) -> Self:
-        """Waiting messages whose time to be handed over (again) has come, the most urgent first."""
-        return self.waiting().filter(publish_at__lte=now).by_urgency()
+    def overdue(self, queue: Queue, now: datetime) -> Self:
+        """Waiting messages of a queue whose time to be handed over (again) has come, those first that wait longest."""
+        return self.waiting().filter(queue=queue, publish_at__lte=now).order_by("publish_at")
 
     def by_urgency(self) -> Self:
         """Critical ones first, and in each queue those that are due first."""
@@ -93,7 +97,7 @@ class MessageQuerySet(models.QuerySet["Message"]):
 
 
 class Message(models.Model):
-    """One e-mail to one person. The row is the truth about it; the broker only wakes somebody who looks at the row."""
+    """One e-mail. The row is the truth about it; the broker only wakes somebody who looks at the row."""
 
     kind = models.CharField(max_length=200, help_text="The class of the e-mail.")
     arguments = models.JSONField(default=dict, help_text="What it was made with: primary keys and plain values.")
@@ -126,6 +130,20 @@ class Message(models.Model):
     )
     claimed_until = models.DateTimeField(null=True, blank=True, help_text="The end of the sending worker's lease.")
     settled_at = models.DateTimeField(null=True, blank=True)
+    answers = models.JSONField(
+        default=dict,
+        db_default={},  # a web process of the release before this column goes on inserting during a deploy
+        blank=True,
+        help_text="Of several recipients, once a server took some: which it accepted, and which it refused for good.",
+    )
+    resent_from = models.ForeignKey(
+        "self",
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        related_name="resent_as",
+        help_text="The message of which this is a new copy, made by a person.",
+    )
 
     objects: ClassVar[MessageQuerySet] = MessageQuerySet.as_manager()  # type: ignore[assignment]
 
@@ -140,7 +158,7 @@ class Message(models.Model):
             ),
         ]
         indexes = [  # both stay as small as the backlog, however long the history grows
-            models.Index("publish_at", name="message_waiting", condition=Q(state__in=WAITING)),
+            models.Index("queue", "publish_at", name="message_waiting", condition=Q(state__in=WAITING)),
             models.Index("claimed_until", name="message_claimed", condition=Q(state=State.SENDING)),
             models.Index("settled_at", name="message_settled", condition=Q(settled_at__isnull=False)),
         ]
@@ -158,6 +176,7 @@ class Outcome(models.TextChoices):
 
     PENDING = "pending", "under way"
     ACCEPTED = "accepted", "accepted"
+    PARTLY_ACCEPTED = "partly_accepted", "accepted for some recipients"
     REFUSED_FOR_NOW = "refused_for_now", "refused for now"
     REFUSED_FOR_GOOD = "refused_for_good", "refused for good"
     TRANSPORT_DOWN = "transport_down", "server not reached or not willing"
@@ -214,6 +233,9 @@ class TransportState(models.Model):
         null=True, blank=True, help_text="Then one message probes it. Empty while it works."
     )
     reason = models.TextField(blank=True)
+    slot_at = models.DateTimeField(
+        null=True, blank=True, help_text="When the next message may go, where a rate is configured."
+    )
 
     class Meta:
         ordering = ["alias"]

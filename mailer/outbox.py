@@ -10,8 +10,8 @@ from django.db import OperationalError, transaction
 from django.db.models import Exists, F, Q
 from django.utils import timezone
 
-from mailer.email import Email
-from mailer.models import UNSETTLED, Message, MessageQuerySet, State
+from mailer.email import Email, find
+from mailer.models import ACCEPTED, UNSETTLED, Message, MessageQuerySet, State
 from mailer.publishing import next_sweep, publish_on_commit
 
 log = structlog.get_logger("mailer.outbox")
@@ -27,6 +27,18 @@ def enqueue(email: Email, *, delay: timedelta = NOW, key: str = "") -> Message:
 
     Returns the message's row. Raises TypeError for a field that cannot be stored, such as an instance that is not saved.
     """
+    return _enqueue(email, delay=delay, key=key, resent_from=None)
+
+
+def resend(message: Message) -> Message:
+    """Enqueues the same e-mail once more, as a message of its own that names this one, which stays as it is.
+
+    Its Message-ID is a new one, so receivers do not take it for a copy. Raises UnknownKind and ReferenceGone.
+    """
+    return _enqueue(find(message.kind).load(message.arguments), delay=NOW, key="", resent_from=message)
+
+
+def _enqueue(email: Email, *, delay: timedelta, key: str, resent_from: Message | None) -> Message:
     now = timezone.now()
     message = Message(
         kind=email.kind,
@@ -40,6 +52,7 @@ def enqueue(email: Email, *, delay: timedelta = NOW, key: str = "") -> Message:
         due_at=now + delay,
         publish_at=next_sweep(now + delay, now),
         expires_at=email.expires_at(),
+        resent_from=resent_from,
     )
     row = _save_or_find(message) if key else _save(message)
     if row.message_id_header != message.message_id_header:
@@ -105,6 +118,8 @@ def _moved(messages: MessageQuerySet, to: State, *, reason: str, publish: bool =
     for message in messages.iterator():
         with transaction.atomic():
             row = Message.objects.filter(pk=message.pk)
+            if to is State.QUEUED:
+                changes["answers"] = {a: answer for a, answer in message.answers.items() if answer == ACCEPTED}
             if to is State.QUEUED and message.key:  # another one with its key may have been enqueued since it failed
                 row = row.exclude(
                     Exists(Message.objects.filter(key=message.key, state__in=UNSETTLED).exclude(pk=message.pk))

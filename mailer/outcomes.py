@@ -1,15 +1,8 @@
 """How an attempt to deliver can end: every transport's answer becomes one of these. What follows is decided elsewhere."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """The server took responsibility for the message (RFC 5321, 4.2.5)."""
-
-    code: str
-    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +13,8 @@ class TransientRefusal:
     text: str
     retry_after: timedelta | None = None
     """The pause that the server asked for."""
+    refused: Mapping[str, "PermanentRefusal"] = field(default_factory=dict)
+    """Of several recipients, those whom it refused for good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +25,20 @@ class PermanentRefusal:
     text: str
     address_unknown: bool = False
     """The server says that there is no such address."""
+    refused: Mapping[str, "PermanentRefusal"] = field(default_factory=dict)
+    """Of several recipients, what was said about each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The server took responsibility for the message (RFC 5321, 4.2.5)."""
+
+    code: str
+    text: str
+    recipients: tuple[str, ...] = ()
+    """For whom it took it."""
+    refused: Mapping[str, TransientRefusal | PermanentRefusal] = field(default_factory=dict)
+    """Of several recipients, those for whom it did not."""
 
 
 @dataclass(frozen=True, slots=True)

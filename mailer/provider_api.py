@@ -6,6 +6,7 @@ from typing import Any
 
 import requests
 from anymail.exceptions import AnymailAPIError, AnymailError, AnymailRecipientsRefused
+from django.core.mail import EmailMessage
 from urllib3.exceptions import NewConnectionError
 
 from mailer.outcomes import OutcomeUnknown, PermanentRefusal, TransientRefusal, TransportDown
@@ -16,6 +17,9 @@ MISCONFIGURED = {401, 402, 403}
 """A wrong key, an unpaid bill, a sender or an address range that is not allowed: nothing about one message."""
 MAY_HAVE_BEEN_ACCEPTED = {408, 502, 504}
 """Answers of something in between, or of a server that stopped waiting: they do not say what became of the request."""
+
+REFUSED = {"invalid", "rejected", "failed"}
+"""Anymail's words for what became of a recipient; the others are sent, queued and unknown."""
 
 LONGEST_PAUSE = 86_400.0
 """Seconds. A provider that asks for more is asked again after a day all the same."""
@@ -42,6 +46,25 @@ def translate(error: AnymailError) -> Refusal:
     if status == 429 or status >= 500:
         return TransientRefusal(code, text, _retry_after(error))
     return PermanentRefusal(code, text)
+
+
+def message_id(message: EmailMessage) -> str:
+    """What to keep of a provider's answer: the name that it gave the message."""
+    status = getattr(message, "anymail_status", None)
+    return f"provider's message id {status.message_id}" if status and status.message_id else ""
+
+
+def refused(message: EmailMessage) -> dict[str, PermanentRefusal]:
+    """The recipients whom the provider refused, though it accepted the message for others."""
+    status = getattr(
+        message, "anymail_status", None
+    )  # a backend of Django's own, such as the one of its tests, sets none
+    recipients = status.recipients if status and status.recipients else {}
+    return {
+        address: PermanentRefusal("", f"recipient {answer.status}", address_unknown=answer.status == "invalid")
+        for address, answer in recipients.items()
+        if answer.status in REFUSED
+    }
 
 
 def _no_answer(error: AnymailAPIError, text: str) -> Refusal:

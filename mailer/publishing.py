@@ -4,40 +4,41 @@ The broker is only the alarm clock. Whatever goes wrong here, the row is there a
 broker's ever reaches the caller.
 """
 
+import os
 import threading
 import time
-from datetime import datetime, timedelta
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from typing import Any
 
 import structlog
 from celery import current_app
 from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
-from kombu.exceptions import LimitExceeded, OperationalError
+from kombu import Producer
+from kombu.exceptions import ChannelError, OperationalError
 from kombu.pools import producers
 
-from mailer.conf import options
-from mailer.models import Message
+from mailer.conf import HORIZON, options
+from mailer.models import Message, Queue
 
 log = structlog.get_logger("mailer.publishing")
 
 DELIVER_TASK = "mailer.tasks.deliver_message"
 
-HORIZON = timedelta(seconds=60)
-"""Countdowns are held in a worker's memory, and come twice when they outlast the broker's visibility timeout; what is due
-later than this waits in PostgreSQL."""
-
-IMPATIENCE = {"socket_timeout": 0.25, "socket_connect_timeout": 0.25, "max_retries": 0}
+PATIENCE = 0.25
+"""Seconds that anybody waits for the broker, whatever it is busy with: a name server, a connection, an answer."""
+IMPATIENCE = {"socket_timeout": PATIENCE, "socket_connect_timeout": PATIENCE, "max_retries": 0}
 """For connecting, and again for each answer (seconds); a worker that consumes is more patient."""
-
-POOL_WAIT = 0.3
-"""Seconds that a thread waits for a connection of the pool."""
-SLOW = 0.5
-"""A publish that took so many seconds, though it succeeded, is treated like one that failed: the next may take as long."""
 PRIORITY = 3
 """Within its queue; 0 is the most urgent, and the sweep's, so that no backlog keeps the sweep waiting."""
 BREAK = 5.0
 """For so many seconds after a failure nothing is published by this process; the sweep works through what waits meanwhile."""
+
+BROKER_AWAY = (OperationalError, OSError)
+"""TimeoutError is an OSError."""
 
 
 class Breaker:
@@ -59,7 +60,32 @@ class Breaker:
             return first
 
 
+class Courier:
+    """The one thread of a process that talks to the broker, so that nobody else has to wait until it is done.
+
+    Time-outs of sockets bound each step, of which there may be many, and nothing bounds the look-up of a host's name.
+    """
+
+    def __init__(self) -> None:
+        self.renew()
+        os.register_at_fork(after_in_child=self.renew)  # a child inherits the object without its thread
+
+    def renew(self) -> None:
+        """Begins anew, with a thread that starts when it is needed."""
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="publishing")
+
+    def ask[Answer](self, question: Callable[[Producer], Answer]) -> Answer:
+        """What `question` answers, with a producer of the pool. Raises TimeoutError after PATIENCE, or what it raises."""
+        asked = self._thread.submit(_with_producer, question)
+        try:
+            return asked.result(PATIENCE)
+        except TimeoutError:
+            asked.cancel()  # if it was not its turn yet; what has begun may arrive all the same, and does no harm
+            raise
+
+
 breaker = Breaker()
+courier = Courier()
 
 
 def publish_on_commit(message: Message) -> None:
@@ -81,28 +107,60 @@ def publish(message: Message) -> bool:
         return False
     countdown = max((message.due_at - timezone.now()).total_seconds(), 0.0)
     started = time.monotonic()
+
+    def send(producer: Producer) -> None:
+        current_app.send_task(
+            DELIVER_TASK,
+            args=[message.pk],
+            countdown=countdown or None,
+            queue=message.queue,
+            priority=PRIORITY,
+            producer=producer,
+            retry=False,
+            ignore_result=True,
+        )
+
     try:
-        connection = current_app.connection_for_write(transport_options=IMPATIENCE)
-        with producers[connection].acquire(block=True, timeout=POOL_WAIT) as producer:
-            current_app.send_task(
-                DELIVER_TASK,
-                args=[message.pk],
-                countdown=countdown or None,
-                queue=message.queue,
-                priority=PRIORITY,
-                producer=producer,
-                retry=False,
-                ignore_result=True,
-            )
-    except (OperationalError, LimitExceeded, OSError) as error:
-        if breaker.trip():
-            log.warning("broker away; the sweep takes over", message_id=message.pk, error=type(error).__name__)
+        courier.ask(send)
+    except BROKER_AWAY as error:
+        _trip(error)
         return False
     took = time.monotonic() - started
-    if took > SLOW and breaker.trip():
-        log.warning("broker slow; the sweep takes over", message_id=message.pk, ms=round(took * 1000))
     log.info("published", **message.log_fields(), countdown=round(countdown, 1), ms=round(took * 1000))
     return True
+
+
+def queue_lengths() -> Mapping[Queue, int] | None:
+    """How many tasks wait in each queue, the most urgent queue first; None if the broker does not tell."""
+    if breaker.is_open():
+        return None
+    try:
+        return courier.ask(lambda producer: {queue: _length(producer, queue) for queue in Queue})
+    except BROKER_AWAY as error:
+        _trip(error)
+        return None
+
+
+def _length(producer: Producer, queue: Queue) -> int:
+    channel: Any = producer.channel
+    try:
+        return int(channel.queue_declare(queue, passive=True).message_count)
+    except ChannelError:  # in Redis, a queue that is empty does not exist
+        return 0
+
+
+def _with_producer[Answer](question: Callable[[Producer], Answer]) -> Answer:
+    connection = current_app.connection_for_write(transport_options=IMPATIENCE)
+    try:
+        with producers[connection].acquire(block=True) as producer:
+            return question(producer)
+    except (*connection.connection_errors, *connection.channel_errors) as error:  # the client library's own
+        raise OperationalError(str(error)) from error
+
+
+def _trip(error: Exception) -> None:
+    if breaker.trip():
+        log.warning("broker away or slow; the sweep takes over", error=type(error).__name__)
 
 
 def _publish_or_leave_to_sweep(message: Message) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import unicodedata
 import zoneinfo
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.headerregistry import Address
@@ -49,12 +49,21 @@ def render(email: Email, recipient: Recipient) -> Content:
         )
 
 
-def build(content: Content, recipient: Recipient, *, message_id: str) -> EmailMultiAlternatives:
+def build(
+    content: Content,
+    recipient: Recipient,
+    *,
+    message_id: str,
+    cc: Sequence[Recipient] = (),
+    bcc: Sequence[Recipient] = (),
+) -> EmailMultiAlternatives:
     """The multipart message, ready to be transmitted; `message_id` is its RFC 5322 Message-ID."""
     message = EmailMultiAlternatives(
         subject=content.subject,
         body=content.text,
-        to=[str(Address(_one_line(recipient.name), addr_spec=recipient.address))],
+        to=[_mailbox(recipient)],
+        cc=[_mailbox(each) for each in cc],
+        bcc=[_mailbox(each) for each in bcc],
         headers={
             "Message-ID": message_id,
             "Auto-Submitted": "auto-generated",
@@ -71,6 +80,10 @@ def _render(template: str, data: dict[str, Any], *, escape: bool) -> str:
         return str(compiled.render(Context(data, autoescape=escape)))
     except VariableDoesNotExist as error:  # its own text holds the whole context, with the secret of a link in it
         raise LookupError(f"{template} uses {error.params[0]!r}, which is not there") from None
+
+
+def _mailbox(recipient: Recipient) -> str:
+    return str(Address(_one_line(recipient.name), addr_spec=recipient.address))
 
 
 def _one_line(text: str) -> str:

@@ -1,5 +1,6 @@
 """Writes down how an attempt ended, and decides what that means for the message."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import assert_never
@@ -8,23 +9,17 @@ import structlog
 from django.db import transaction
 from django.utils import timezone
 
-from mailer import email, retry, suppression
+from mailer import email, pacing, retry, suppression
 from mailer.conf import options
-from mailer.models import DeliveryAttempt, Message, State
+from mailer.masking import mask
+from mailer.models import ACCEPTED, REFUSED, Message, State
 from mailer.models import Outcome as Recorded
 from mailer.outcomes import Accepted, Outcome, OutcomeUnknown, PermanentRefusal, TransientRefusal, TransportDown
 from mailer.publishing import next_sweep, publish_on_commit
 
 log = structlog.get_logger("mailer.delivery")
 
-RECORDED_AS: dict[type[Outcome], Recorded] = {
-    Accepted: Recorded.ACCEPTED,
-    TransientRefusal: Recorded.REFUSED_FOR_NOW,
-    PermanentRefusal: Recorded.REFUSED_FOR_GOOD,
-    TransportDown: Recorded.TRANSPORT_DOWN,
-    OutcomeUnknown: Recorded.UNCERTAIN,
-}
-COUNTED = (Recorded.REFUSED_FOR_NOW, Recorded.UNCERTAIN)
+COUNTED = (Recorded.REFUSED_FOR_NOW, Recorded.PARTLY_ACCEPTED, Recorded.UNCERTAIN)
 """Attempts that count against the limit; one that met a server that was down says nothing about the message."""
 
 
@@ -35,42 +30,60 @@ class Verdict:
     state: State
     reason: str
     due_at: datetime | None = None
+    publish: bool = True
+    """Whether a worker is to be woken; else the sweep does it in its time."""
 
 
-def settle(message: Message, outcome: Outcome) -> None:
+def settle(message: Message, outcome: Outcome, *, ms: int | None = None) -> None:
     """Records the outcome of the message's newest attempt (`message.attempts`), and moves the message on.
 
     Both writes name the attempt. If another process has settled it meanwhile, as it does when a worker outlives its lease,
-    the attempt still learns its outcome, and the message stays as it is. Raises UnknownKind, and takes back
-    what it wrote.
+    the attempt still learns its outcome, and the message stays as it is. `ms` is how long the conversation took. Raises
+    UnknownKind, and takes back what it wrote.
     """
     now = timezone.now()
-    with transaction.atomic():
-        attempt = _close_attempt(message, outcome, now)
+    with transaction.atomic(savepoint=False):  # the caller may have a transaction, and nobody catches what this raises
+        _close_attempt(message, outcome, now)
+        _note_answers(message, outcome)
         verdict = decide(message, outcome, now)
         moved = _apply(message, verdict, now)
-        if moved and isinstance(outcome, PermanentRefusal) and outcome.address_unknown:
-            suppression.suppress(message, _said(outcome))
-    _tell(message, outcome, verdict, ms=attempt.milliseconds, moved=moved)
+        _suppress_unknown_addresses(message, outcome)
+    _tell(message, outcome, verdict, ms=ms, moved=moved)
 
 
 def decide(message: Message, outcome: Outcome, now: datetime) -> Verdict:
     """What becomes of the message, from the outcome, the kind's own policy, and the attempts so far."""
     match outcome:
+        case Accepted() if for_now := [r for r in outcome.refused.values() if isinstance(r, TransientRefusal)]:
+            return _retry(message, for_now[0], now)
         case Accepted():
-            return Verdict(State.SENT, "")
+            return _accepted(message, "")
         case _ if _was_accepted_before(message):
-            return Verdict(State.SENT, f"an earlier attempt was accepted after all; then: {_said(outcome)}")
+            return _accepted(message, f"an earlier attempt was accepted after all; then: {_said(outcome)}")
         case PermanentRefusal():
             return Verdict(State.FAILED, f"refused for good: {_said(outcome)}")
         case OutcomeUnknown() if email.find(message.kind).when_uncertain is email.WhenUncertain.HOLD:
             return Verdict(State.HELD, f"it may have arrived, and a copy would do harm: {outcome.text}")
         case TransportDown():  # no fault of the message's: it is due, and waits for a transport that works
-            return Verdict(State.RETRYING, _said(outcome), due_at=now)
+            return Verdict(State.RETRYING, _said(outcome), due_at=now, publish=_is_way_open())
         case TransientRefusal() | OutcomeUnknown():
             return _retry(message, outcome, now)
         case _:
             assert_never(outcome)
+
+
+def _accepted(message: Message, reason: str) -> Verdict:
+    """No server will hear of this message again, but it is only sent if everybody got it."""
+    if refused := [address for address, answer in message.answers.items() if answer == REFUSED]:
+        everybody = len(message.answers)
+        return Verdict(
+            State.FAILED, f"refused for good for {len(refused)} of {everybody} recipients, accepted for the rest"
+        )
+    return Verdict(State.SENT, reason)
+
+
+def _is_way_open() -> bool:
+    return isinstance(pacing.find_route(), pacing.Route)
 
 
 def _was_accepted_before(message: Message) -> bool:
@@ -97,19 +110,68 @@ def _said(outcome: Outcome) -> str:
     return f"{outcome.code} {outcome.text}".strip()
 
 
-def _close_attempt(message: Message, outcome: Outcome, now: datetime) -> DeliveryAttempt:
+def _close_attempt(message: Message, outcome: Outcome, now: datetime) -> None:
     """What a server said overwrites what a sweep assumed, and never the other way round."""
-    attempts = message.delivery_attempts.filter(number=message.attempts)
-    attempts.filter(outcome__in=(Recorded.PENDING, Recorded.UNCERTAIN)).update(
-        outcome=RECORDED_AS[type(outcome)], finished_at=now, code=outcome.code, response=outcome.text
+    open_ones = (Recorded.PENDING, Recorded.UNCERTAIN)
+    message.delivery_attempts.filter(number=message.attempts, outcome__in=open_ones).update(
+        outcome=_recorded_as(outcome), finished_at=now, code=outcome.code, response=_whole_response(outcome)
     )
-    return attempts.get()
+
+
+def _recorded_as(outcome: Outcome) -> Recorded:
+    match outcome:
+        case Accepted():
+            return Recorded.PARTLY_ACCEPTED if outcome.refused else Recorded.ACCEPTED
+        case TransientRefusal():
+            return Recorded.REFUSED_FOR_NOW
+        case PermanentRefusal():
+            return Recorded.REFUSED_FOR_GOOD
+        case TransportDown():
+            return Recorded.TRANSPORT_DOWN
+        case OutcomeUnknown():
+            return Recorded.UNCERTAIN
+        case _:
+            assert_never(outcome)
+
+
+def _whole_response(outcome: Outcome) -> str:
+    return "; ".join(
+        [outcome.text, *(f"not for {mask(a)}: {_said(refusal)}" for a, refusal in _refused(outcome).items())]
+    )
+
+
+def _refused(outcome: Outcome) -> Mapping[str, TransientRefusal | PermanentRefusal]:
+    return getattr(outcome, "refused", {})
+
+
+def _note_answers(message: Message, outcome: Outcome) -> None:
+    """Remembers who of several recipients has had an answer, so that nobody gets the message twice and nobody is forgotten.
+
+    Under a lock: the answer to an earlier attempt may come in at the same moment.
+    """
+    if not _refused(outcome) and not message.answers:
+        return
+    answers = {a: REFUSED for a, refusal in _refused(outcome).items() if isinstance(refusal, PermanentRefusal)}
+    if isinstance(outcome, Accepted):
+        answers |= dict.fromkeys(outcome.recipients, ACCEPTED)
+    row = Message.objects.select_for_update().get(pk=message.pk)
+    message.answers = row.answers | answers
+    Message.objects.filter(pk=message.pk).update(answers=message.answers)
+
+
+def _suppress_unknown_addresses(message: Message, outcome: Outcome) -> None:
+    if isinstance(outcome, PermanentRefusal) and outcome.address_unknown and not outcome.refused:
+        suppression.suppress(message.recipient, _said(outcome), message)
+    for address, refusal in _refused(outcome).items():
+        if isinstance(refusal, PermanentRefusal) and refusal.address_unknown:
+            suppression.suppress(address, _said(refusal), message)
 
 
 def _apply(message: Message, verdict: Verdict, now: datetime) -> bool:
     changes: dict[str, object] = {"reason": verdict.reason, "claimed_until": None}
     if verdict.due_at is not None:
-        changes |= {"due_at": verdict.due_at, "publish_at": next_sweep(verdict.due_at, now)}
+        publish_at = next_sweep(verdict.due_at, now) if verdict.publish else verdict.due_at
+        changes |= {"due_at": verdict.due_at, "publish_at": publish_at}
     row = Message.objects.filter(pk=message.pk)
     if verdict.state is State.SENT:  # true for ever, so it counts unless a newer attempt is under way
         row = row.exclude(state=State.SENDING, attempts__gt=message.attempts)
@@ -117,7 +179,7 @@ def _apply(message: Message, verdict: Verdict, now: datetime) -> bool:
         row = row.filter(attempts=message.attempts)
     if not row.move(verdict.state, **changes):
         return False
-    if verdict.due_at is not None:
+    if verdict.due_at is not None and verdict.publish:
         message.due_at = verdict.due_at
         publish_on_commit(message)
     return True
@@ -128,6 +190,8 @@ def _tell(message: Message, outcome: Outcome, verdict: Verdict, *, ms: int | Non
     line = log.bind(**message.log_fields(), attempt=message.attempts)
     said = {"code": outcome.code, "text": outcome.text, "ms": ms}
     match outcome:
+        case Accepted() if outcome.refused:
+            line.warning("accepted for some recipients", refused=len(outcome.refused), **said)
         case Accepted():
             line.info("accepted", **said)
         case OutcomeUnknown():
@@ -138,6 +202,8 @@ def _tell(message: Message, outcome: Outcome, verdict: Verdict, *, ms: int | Non
             line.warning("refused", **said)
     if not moved:
         line.warning("outcome came after the lease; the message was settled without it")
+    elif not verdict.publish:
+        line.info("waits for the transport")
     elif verdict.due_at is not None:
         line.info(
             "retry at", due_at=verdict.due_at.isoformat(timespec="seconds"), seconds=_seconds_until(verdict.due_at)

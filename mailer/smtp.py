@@ -6,6 +6,7 @@ import smtplib
 import socket
 import ssl
 import time
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -37,12 +38,19 @@ class _Remembering:
     """Whether the whole payload of the newest message went out."""
     verdict: tuple[int, bytes] | None = None
     """The reply to it, once it was seen."""
+    refused: dict[str, tuple[int, bytes]]
+    """Those of its recipients who were refused while others were accepted; Django forgets them."""
     _in_data = False
     sock: socket.socket | None
 
     def __init__(self, *args: Any, deadline: float, **options: Any) -> None:
         self.deadline = deadline
+        self.refused = {}
         super().__init__(*args, **options)
+
+    def sendmail(self, *args: Any, **options: Any) -> dict[str, tuple[int, bytes]]:
+        self.refused = super().sendmail(*args, **options)  # type: ignore[misc]
+        return self.refused
 
     def data(self, msg: Any) -> tuple[int, bytes]:
         self.payload_sent, self.verdict, self._in_data = False, None, True
@@ -99,7 +107,7 @@ class EmailBackend(smtp.EmailBackend):
         """Forgets the message before this one; the conversation about the next one ends by `deadline` (monotonic)."""
         self.deadline = deadline
         if self.connection and self.connection.sock:
-            self.connection.payload_sent, self.connection.verdict = False, None
+            self.connection.payload_sent, self.connection.verdict, self.connection.refused = False, None, {}
             self.connection.deadline = deadline
 
     @property
@@ -113,14 +121,18 @@ class EmailBackend(smtp.EmailBackend):
         code, text = (self.connection and self.connection.verdict) or (250, b"")
         return str(code), _text(text)
 
+    @property
+    def refused(self) -> dict[str, TransientRefusal | PermanentRefusal]:
+        """The recipients for whom the newest message was not accepted, though it was for others."""
+        replies = self.connection.refused if self.connection else {}
+        return {address: _of_recipient(*reply) for address, reply in replies.items()}
+
 
 def translate(error: OSError, *, payload_sent: bool) -> Refusal:
     """What an error of the conversation means (every error of smtplib is an OSError)."""
     match error:
         case smtplib.SMTPRecipientsRefused():
-            # One recipient is refused for good only if all are; a mixture is worth another attempt.
-            code, text = min(error.recipients.values(), key=lambda reply: reply[0])
-            return _by_code(code, text)
+            return _all_refused(error.recipients)
         case smtplib.SMTPAuthenticationError():
             return _down(error.smtp_code, error.smtp_error, misconfigured=error.smtp_code >= 500)
         case smtplib.SMTPNotSupportedError():
@@ -138,6 +150,20 @@ def translate(error: OSError, *, payload_sent: bool) -> Refusal:
     if payload_sent:
         return OutcomeUnknown(f"the payload was sent, then {_name(error)}")
     return TransportDown("", _name(error), misconfigured=isinstance(error, ssl.SSLCertVerificationError))
+
+
+def _all_refused(replies: dict[str, tuple[int, bytes]]) -> Refusal:
+    """The message is refused for good only if that is so for each recipient; a mixture is worth another attempt."""
+    refusal = _by_code(*min(replies.values(), key=lambda reply: reply[0]))
+    if len(replies) == 1 or not isinstance(refusal, TransientRefusal | PermanentRefusal):
+        return refusal
+    each = {address: _of_recipient(*reply) for address, reply in replies.items()}
+    return replace(refusal, refused={a: r for a, r in each.items() if isinstance(r, PermanentRefusal)})
+
+
+def _of_recipient(code: int, raw: bytes | str) -> TransientRefusal | PermanentRefusal:
+    refusal = _by_code(code, raw)
+    return refusal if isinstance(refusal, PermanentRefusal) else TransientRefusal(str(code), _text(raw))
 
 
 def _by_code(code: int, raw: bytes | str) -> Refusal:

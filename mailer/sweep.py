@@ -1,5 +1,6 @@
 """Finds what fell between two chairs: due messages that nobody picked up, and claims of workers that are gone."""
 
+import math
 from datetime import timedelta
 
 import structlog
@@ -10,15 +11,17 @@ from django.utils import timezone
 from mailer import pacing
 from mailer.conf import options
 from mailer.email import UnknownKind
-from mailer.models import SETTLED, Message
+from mailer.models import SETTLED, Message, Queue
 from mailer.outcomes import OutcomeUnknown
-from mailer.publishing import publish
+from mailer.publishing import publish, queue_lengths
 from mailer.settlement import settle
 
 log = structlog.get_logger("mailer.sweep")
 
 BATCH = 500
 """How many messages one sweep handles, so that it ends before the next one begins."""
+AHEAD = timedelta(seconds=10)
+"""Where a rate is configured, tasks for this long a time are enough: more would only find that it is not their turn."""
 
 
 def sweep() -> None:
@@ -30,18 +33,47 @@ def sweep() -> None:
 
 
 def publish_overdue() -> int:
-    """Hands over messages whose due time has come (again). Returns how many the broker took.
+    """Hands over messages whose due time has come (again), the most urgent first. Returns how many the broker took.
 
-    Each one waits twice as long as before for its next hand-over: when the workers are slow, or a message kills every one
-    that picks it up, more tasks for the same rows would only make it worse.
+    The queues are filled up, and never beyond that: however long the backlog and however slow the workers, the broker
+    holds tasks for a small part of it. One message of each queue goes all the same, should the queue be somebody else's.
     """
     route = pacing.find_route()
     if isinstance(route, pacing.Paused):
         return 0
-    limit = BATCH if route.probing is None else 1
+    if route.probing is not None:
+        return _hand_over_a_probe()
+    lengths = queue_lengths()
+    if lengths is None:
+        return 0
+    room = _capacity()
+    published = 0
+    for queue, length in lengths.items():
+        room = max(room - length, 0)
+        handed_over = _hand_over(queue, max(room, 1))
+        room = max(room - handed_over, 0)
+        published += handed_over
+    return published
+
+
+def _capacity() -> int:
+    rate = options().rate_per_second
+    return BATCH if rate is None else min(BATCH, max(math.ceil(rate * AHEAD.total_seconds()), 1))
+
+
+def _hand_over_a_probe() -> int:
+    return next((1 for queue in Queue if _hand_over(queue, 1)), 0)
+
+
+def _hand_over(queue: Queue, limit: int) -> int:
+    """Hands over that many overdue messages of a queue at the most. Returns how many the broker took.
+
+    Each one waits twice as long as before for its next hand-over: when the workers are slow, or a message kills every one
+    that picks it up, more tasks for the same rows would only make it worse.
+    """
     now = timezone.now()
     with transaction.atomic():
-        overdue = list(Message.objects.overdue(now).select_for_update(skip_locked=True)[:limit])
+        overdue = list(Message.objects.overdue(queue, now).select_for_update(skip_locked=True)[:limit])
         for handovers in {message.handovers for message in overdue}:
             these = [message.pk for message in overdue if message.handovers == handovers]
             Message.objects.filter(pk__in=these).update(handovers=handovers + 1, publish_at=now + _pause(handovers))

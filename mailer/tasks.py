@@ -6,7 +6,7 @@ import structlog
 from celery import Task, shared_task
 from django.db import InterfaceError, OperationalError
 
-from mailer import delivery
+from mailer import delivery, pacing
 from mailer import sweep as sweeping
 from mailer.conf import options
 from mailer.publishing import DELIVER_TASK
@@ -16,7 +16,7 @@ log = structlog.get_logger("mailer.tasks")
 DATABASE_AWAY = (OperationalError, InterfaceError)
 
 
-TIME_LIMIT = round(2 * options().claim_lease.total_seconds())
+TIME_LIMIT = round((max(pacing.LONGEST_WAIT.values()) + 2 * options().claim_lease).total_seconds())
 """A worker process that is still busy with one message then is beyond help (prefork pool only; seconds)."""
 
 

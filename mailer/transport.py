@@ -2,7 +2,11 @@
 
 import threading
 import time
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import replace
+from email.utils import parseaddr
+from typing import Any
 
 import structlog
 from anymail.exceptions import AnymailError
@@ -30,13 +34,16 @@ def aliases() -> list[str]:
     return [alias for alias in (PRIMARY, FALLBACK) if alias in mailers]
 
 
-def transmit(message: EmailMessage, alias: str = PRIMARY) -> Outcome:
-    """Sends one message through `MAILERS[alias]` and says what became of it.
+def transmit(message: EmailMessage, alias: str = PRIMARY, *, leave_out: Collection[str] = ()) -> Outcome:
+    """Sends one message through `MAILERS[alias]` and says what became of it. Raises nothing: an outcome is never lost.
 
-    Raises nothing: an outcome is never lost.
+    It does not go to the recipients in `leave_out`, who have had their answer in an earlier attempt. Addresses come and go
+    as `envelope_form` has them.
     """
     deadline = time.monotonic() + options().conversation_limit.total_seconds()
     backend, is_fresh = _connection(alias)
+    if leave_out:
+        _leave_out(leave_out, message, keep_headers=isinstance(backend, smtp.EmailBackend))
     outcome = _converse(backend, message, deadline)
     if isinstance(outcome, TransportDown) and not is_fresh:
         close(alias)  # an idle connection that the server had closed; it says nothing about the server
@@ -44,7 +51,33 @@ def transmit(message: EmailMessage, alias: str = PRIMARY) -> Outcome:
         outcome = _converse(backend, message, deadline)
     if not isinstance(outcome, Accepted):
         close(alias)  # after an error Django's backend would keep the dead connection
-    return replace(outcome, text=mask(outcome.text.replace("\0", "\ufffd")))  # PostgreSQL takes every character but NUL
+    return _presentable(outcome)
+
+
+def _leave_out(addresses: Collection[str], message: EmailMessage, *, keep_headers: bool) -> None:
+    """Takes recipients off the envelope. They stay in the headers, so that a reader sees who else got the message, unless
+    the transport makes the envelope from those (a provider's API)."""
+    for header, field in ("To", "to"), ("Cc", "cc"), ("Bcc", "bcc"):
+        everybody = getattr(message, field)
+        if keep_headers and field != "bcc" and everybody:
+            message.extra_headers.setdefault(header, ", ".join(everybody))
+        setattr(message, field, [entry for entry in everybody if envelope_form(entry) not in addresses])
+
+
+def envelope_form(recipient: str) -> str:
+    """The bare address of `Ann <ann@Bücher.example>` in one spelling, whoever wrote it: servers answer in their own."""
+    local, _, domain = parseaddr(recipient)[1].rpartition("@")
+    with suppress(UnicodeError):  # then it will not have been transmitted either
+        domain = domain.encode("idna").decode()
+    return f"{local}@{domain.lower()}"
+
+
+def _presentable[O: Outcome](outcome: O) -> O:
+    """Without addresses in the text, and without NUL, the one character that PostgreSQL does not take."""
+    changes: dict[str, Any] = {"text": mask(outcome.text.replace("\0", "\ufffd"))}
+    if isinstance(outcome, Accepted | TransientRefusal | PermanentRefusal):
+        changes["refused"] = {envelope_form(a): _presentable(refusal) for a, refusal in outcome.refused.items()}
+    return replace(outcome, **changes)
 
 
 def close(alias: str) -> None:
@@ -109,7 +142,13 @@ def _open_connection(backend: BaseEmailBackend) -> None:
 
 
 def _accepted(backend: BaseEmailBackend, message: EmailMessage) -> Accepted:
+    refused: Mapping[str, TransientRefusal | PermanentRefusal]
     if isinstance(backend, smtp.EmailBackend):
-        return Accepted(*backend.reply)
-    status = getattr(message, "anymail_status", None)
-    return Accepted("", f"provider's message id {status.message_id}" if status and status.message_id else "")
+        code, text = backend.reply
+        refused = backend.refused
+    else:
+        code, text = "", provider_api.message_id(message)
+        refused = provider_api.refused(message)
+    answered = {envelope_form(address) for address in refused}
+    recipients = tuple(r for r in map(envelope_form, message.recipients()) if r not in answered)
+    return Accepted(code, text, recipients, refused)

@@ -64,6 +64,8 @@ class Script:
     always: dict[Phase, str] = field(default_factory=dict)
     sometimes: dict[Phase, tuple[float, str]] = field(default_factory=dict)
     rng: random.Random = field(default_factory=random.Random)
+    to: dict[str, str] = field(default_factory=dict)
+    """What it answers to RCPT for an address, before all others."""
 
     def reply(self, phase: Phase) -> str | None:
         if waiting := self.once.get(phase):
@@ -184,7 +186,7 @@ class Sink:
     async def handle_RCPT(  # noqa: N802
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
-        reply = await self.scripted("RCPT")
+        reply = self.script.to.get(address) or await self.scripted("RCPT")
         if reply is not None:
             return await self.answer(server, reply)
         envelope.rcpt_tos.append(address)

@@ -7,14 +7,16 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
-from django.urls import URLPattern, path
+from django.urls import URLPattern, path, reverse
 from django.utils import timezone
+from django.utils.html import format_html_join
 from django.utils.timesince import timesince
 
 from mailer import outbox
 from mailer.desk.emails import TestEmail
 from mailer.desk.forms import TestEmailForm
-from mailer.models import DeliveryAttempt, Message, MessageQuerySet, Suppression, TransportState
+from mailer.email import ReferenceGone, UnknownKind
+from mailer.models import SETTLED, DeliveryAttempt, Message, MessageQuerySet, Suppression, TransportState
 
 
 class ReadOnly:
@@ -53,16 +55,36 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):
     search_help_text = "The whole address of recipient or user, the Message-ID, or a part of the subject."
     date_hierarchy = "created_at"
     show_full_result_count = False  # a count of a million rows for a number that nobody reads
-    actions = ["send_again", "drop", "confirm_arrival"]
+    actions = ["send_again", "drop", "confirm_arrival", "resend"]
     inlines = [AttemptInline]
+    readonly_fields = ["resent_as"]
     fieldsets = [
         (
             None,
-            {"fields": [("state", "queue"), "reason", ("recipient", "user"), "subject", ("kind", "message_id_header")]},
+            {
+                "fields": [
+                    ("state", "queue"),
+                    "reason",
+                    ("recipient", "user"),
+                    "subject",
+                    ("kind", "message_id_header"),
+                    ("resent_from", "resent_as"),
+                ]
+            },
         ),
         ("Times", {"fields": [("created_at", "due_at", "expires_at", "settled_at")]}),
-        ("Details", {"fields": ["attempts", "arguments", "claimed_until", "publish_at"], "classes": ["collapse"]}),
+        (
+            "Details",
+            {"fields": ["attempts", "answers", "arguments", "claimed_until", "publish_at"], "classes": ["collapse"]},
+        ),
     ]
+
+    @admin.display(description="resent as")
+    def resent_as(self, message: Message) -> str:
+        links = (
+            (reverse("admin:mailer_message_change", args=[copy.pk]), str(copy)) for copy in message.resent_as.all()
+        )
+        return format_html_join(", ", '<a href="{}">{}</a>', links) or "-"
 
     @admin.display(description="reason")
     def short_reason(self, message: Message) -> str:
@@ -84,6 +106,19 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):
     def has_decide_permission(self, request: HttpRequest) -> bool:
         """Who may change messages may take these decisions, though the form itself stays read-only."""
         return request.user.has_perm("mailer.change_message")
+
+    @admin.action(description="Send settled messages once more, as new ones", permissions=["decide"])
+    def resend(self, request: HttpRequest, queryset: MessageQuerySet) -> None:
+        """For the customer who deleted her receipt: the old message keeps its story, the new one has a link to it."""
+        done = 0
+        for message in queryset.filter(state__in=SETTLED):
+            try:
+                outbox.resend(message)
+            except (ReferenceGone, UnknownKind) as error:
+                self.message_user(request, f"Message {message.pk} cannot be made again: {error}.", messages.ERROR)
+            else:
+                done += 1
+        self._tell(request, queryset, done, "enqueued as new messages")
 
     def get_urls(self) -> list[URLPattern]:
         test_page = self.admin_site.admin_view(self.send_test_email)

@@ -4,6 +4,16 @@ from django.conf import settings
 
 from config.celery import app
 from mailer.models import Queue
+from tests.environment import new_directory
+from tests.smtp_sink import Sink
+from tests.stack import Stack
+
+ENQUEUE = """
+from mailer import outbox
+from mailer.desk.emails import TestEmail
+for number in range({number}):
+    outbox.enqueue(TestEmail(f"person-{{number}}@example.com", "a test"))
+"""
 
 
 def test_beat_asks_for_tasks_and_queues_that_exist() -> None:
@@ -13,3 +23,13 @@ def test_beat_asks_for_tasks_and_queues_that_exist() -> None:
     for entry in schedule.values():
         assert entry["task"] in app.tasks
         assert entry["options"]["queue"] in Queue.values
+
+
+def test_a_worker_keeps_its_database_connection_from_task_to_task(sink: Sink) -> None:
+    with Stack(new_directory("connections"), sink) as stack:
+        stack.start("worker")
+        stack.run(ENQUEUE.format(number=30))
+        stack.wait_for(lambda: len(sink.received) == 30, "all mails")
+        [statistics] = stack.sql("SELECT sessions FROM pg_stat_database WHERE datname = current_database()")
+
+    assert statistics["sessions"] < 15  # two of the worker's, and those of the commands around it; not one for each mail

@@ -93,6 +93,26 @@ def test_failed_messages_can_be_sent_again_and_others_cannot(operator: Client, u
     assert sent.state == State.SENT
 
 
+def test_settled_messages_can_be_sent_once_more_as_new_ones(operator: Client, user: User, smtp: Sink) -> None:
+    sent, waiting, orphan = (outbox.enqueue(Plain(user)) for _ in range(3))
+    delivery.deliver(sent.pk)
+    Message.objects.filter(pk=orphan.pk).update(state=State.FAILED, arguments={"account": 0})
+
+    page = act(operator, "resend", sent, waiting, orphan)
+
+    assert "1 enqueued as new messages; 2 could not be" in page
+    assert f"Message {orphan.pk} cannot be made again: user 0 exists no more." in page
+    copy = Message.objects.get(resent_from=sent)
+    assert copy.arguments == sent.arguments
+    assert copy.message_id_header != sent.message_id_header
+    assert f'href="{page_of(copy)}"' in operator.get(page_of(sent)).content.decode()
+    assert f'href="{page_of(sent)}"' in operator.get(page_of(copy)).content.decode()
+    delivery.deliver(copy.pk)
+    assert [received.recipients for received in smtp.received] == [["ann@example.com"]] * 2
+    sent.refresh_from_db()
+    assert (sent.state, sent.attempts) == (State.SENT, 1)
+
+
 def test_waiting_messages_can_be_dropped(operator: Client, user: User) -> None:
     message = outbox.enqueue(Plain(user))
 

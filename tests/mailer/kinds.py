@@ -1,5 +1,6 @@
 """Kinds of e-mail that only the tests know."""
 
+import dataclasses
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -51,3 +52,16 @@ class Fleeting(Plain):
 
     def expires_at(self) -> datetime:
         return timezone.now()
+
+
+class Shared(Plain):
+    """To several people."""
+
+    copies: list[str] = dataclasses.field(default_factory=list)
+    hidden: list[str] = dataclasses.field(default_factory=list)
+
+    def cc(self) -> list[Recipient]:
+        return [Recipient(address, name="A colleague") for address in self.copies]
+
+    def bcc(self) -> list[Recipient]:
+        return [Recipient(address) for address in self.hidden]

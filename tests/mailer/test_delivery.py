@@ -346,6 +346,7 @@ def test_a_claim_that_outlived_its_lease_is_settled_as_uncertain_and_sent_again(
     assert deliver(message).state == State.SENT
 
 
+@pytest.mark.django_db(transaction=True)  # as a sweep, which has no transaction around it
 def test_an_abandoned_kind_that_is_not_known_here_keeps_nobody_else_waiting(user: User) -> None:
     messages = [outbox.enqueue(Plain(user)) for _ in range(2)]
     for message in messages:

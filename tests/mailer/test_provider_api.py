@@ -60,7 +60,7 @@ def provider(settings: Settings) -> Iterator[Callable[[Answer], Outcome]]:
 @pytest.mark.parametrize(
     ("answer", "outcome"),
     [
-        ((200, {}, ACCEPTED), Accepted("", "provider's message id abc-123")),
+        ((200, {}, ACCEPTED), Accepted("", "provider's message id abc-123", ("ann@example.com",))),
         ((401, {}, "bad token"), TransportDown("401", '"bad token"', misconfigured=True)),
         ((403, {}, "sender"), TransportDown("403", '"sender"', misconfigured=True)),
         ((408, {}, "slow"), OutcomeUnknown('"slow"', "408")),

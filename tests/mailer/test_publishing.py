@@ -2,31 +2,25 @@
 
 import base64
 import json
+import os
 import time
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
 import pytest
 import redis
 from django.db import transaction
+from django.db.models import F
 from django.utils import timezone
 
 from accounts.models import User
 from mailer import delivery, outbox, publishing, sweep
-from mailer.models import Message
+from mailer.models import Message, Queue
 from tests.mailer.kinds import Plain
 from tests.servers import Valkey
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-def broker(valkey: Valkey) -> Iterator[redis.Redis]:
-    with redis.Redis(unix_socket_path=str(valkey.socket)) as client:
-        client.flushall()
-        yield client
-        client.flushall()
 
 
 def published(broker: redis.Redis, queue: str = "default") -> list[dict[str, Any]]:
@@ -151,16 +145,22 @@ def test_a_broker_that_is_away_costs_no_hand_over(user: User, broker: redis.Redi
     assert (message.handovers, message.publish_at <= timezone.now()) == (0, True)
 
 
-def test_the_sweep_hands_over_the_most_urgent_first(user: User, broker: redis.Redis) -> None:
+def test_the_sweep_hands_over_the_most_urgent_first(
+    user: User, broker: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for queue in ("bulk", "default", "critical"):
         outbox.enqueue(Plain(user))
         Message.objects.filter(publish_at__gt=timezone.now()).update(queue=queue, publish_at=timezone.now())
 
-    assert list(Message.objects.overdue(timezone.now()).values_list("queue", flat=True)) == [
-        "critical",
-        "default",
-        "bulk",
-    ]
+    handed_over: list[str] = []
+
+    def publish(message: Message) -> bool:
+        handed_over.append(message.queue)
+        return True
+
+    monkeypatch.setattr(sweep, "publish", publish)
+    assert sweep.publish_overdue() == 3
+    assert handed_over == ["critical", "default", "bulk"]
 
 
 def test_old_settled_messages_are_purged_and_waiting_ones_are_not(user: User) -> None:
@@ -172,3 +172,68 @@ def test_old_settled_messages_are_purged_and_waiting_ones_are_not(user: User) ->
 
     assert sweep.purge() == 1
     assert set(Message.objects.values_list("pk", flat=True)) == {waiting.pk, young.pk}
+
+
+def test_a_name_server_that_does_not_answer_holds_up_nobody(
+    user: User, broker: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing bounds the look-up of a host's name but the patience of the one who asks."""
+    monkeypatch.setattr(publishing.courier, "_thread", ThreadPoolExecutor(1))
+
+    def never_answered(producer: object) -> None:
+        time.sleep(2)
+
+    with pytest.raises(TimeoutError):
+        publishing.courier.ask(never_answered)  # the thread is busy with it from now on
+    began = time.monotonic()
+    for _ in range(5):
+        outbox.enqueue(Plain(user))
+
+    assert time.monotonic() - began < 0.5
+    assert Message.objects.filter(publish_at__lte=timezone.now()).count() == 5
+
+
+def test_a_fork_has_a_thread_of_its_own(user: User, broker: redis.Redis) -> None:
+    outbox.enqueue(Plain(user))  # from now on the parent has one
+    child = os.fork()
+    if child == 0:
+        try:
+            sizes = publishing.queue_lengths()
+            os._exit(0 if sizes is not None and sizes[Queue.DEFAULT] == 1 else 1)
+        except BaseException:
+            os._exit(2)
+
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_backlog_fills_the_queues_and_no_more_however_slow_the_workers_are(
+    user: User, broker: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "BATCH", 20)
+    rows = [
+        Message(kind="tests.Plain", arguments={"account": user.pk}, recipient=user.email, message_id_header=f"<{n}@x>")
+        for n in range(200)
+    ]
+    Message.objects.bulk_create(rows)
+    tasks = 0
+    for _ in range(60):  # sweeps; between two of them the workers take five tasks, and every pause has passed
+        tasks += sweep.publish_overdue()
+        assert sum(publishing.queue_lengths().values()) <= 20 + 1  # type: ignore[union-attr]
+        done = {entry["read"][0][0] for entry in published(broker)[:5]}
+        broker.ltrim(f"default\x06\x16{publishing.PRIORITY}", 0, -6)
+        Message.objects.filter(pk__in=done).update(state="sent")
+        Message.objects.update(publish_at=F("publish_at") - timedelta(seconds=10))
+
+    delivered = Message.objects.filter(state="sent").count()
+    assert delivered >= 150
+    assert tasks <= 2 * delivered
+
+
+def test_tasks_of_others_in_a_queue_slow_the_mail_down_and_do_not_stop_it(user: User, broker: redis.Redis) -> None:
+    outbox.enqueue(Plain(user))
+    outbox.enqueue(Plain(user))
+    broker.delete(f"default\x06\x16{publishing.PRIORITY}")
+    broker.lpush("default", *["{}"] * 600)
+    Message.objects.update(publish_at=timezone.now())
+
+    assert [sweep.publish_overdue(), sweep.publish_overdue(), sweep.publish_overdue()] == [1, 1, 0]

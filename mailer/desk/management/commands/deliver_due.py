@@ -1,3 +1,4 @@
+from datetime import timedelta
 from typing import Any
 
 from django.core.management.base import BaseCommand
@@ -14,7 +15,7 @@ class Command(BaseCommand):
         due = Message.objects.waiting().filter(due_at__lte=timezone.now()).by_urgency().values_list("pk", flat=True)
         message_ids = list(due)
         for message_id in message_ids:
-            deliver(message_id)
+            deliver(message_id, longest_wait=timedelta(days=1))
         self.stdout.write(
             f"{len(message_ids)} due messages were tried; manage.py mail_status tells what became of them."
         )
