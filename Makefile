@@ -6,7 +6,7 @@ SETTINGS_FOR_MYPY = ENV_FILES= DEBUG=1 DATABASE_URL=postgres://lint.invalid/none
 	EMAIL_URL=smtp://lint.invalid
 
 .DEFAULT_GOAL := help
-.PHONY: help setup start restart stop ctl test faults lint lock
+.PHONY: help setup start restart stop ctl test faults bench lint lock
 
 help: ## This list.
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 18
@@ -32,6 +32,9 @@ test: setup ## The tests; ARGS go to pytest: make test ARGS='tests/mailer -k ret
 
 faults: setup ## Hundreds of sign-ups under each fault, with a table; SIGN_UPS, SEED and ARGS narrow it.
 	@$(PYTHON_IN_VENV) -m pytest -m faults -s -p no:randomly tests/faults $(ARGS)
+
+bench: setup ## What things cost, with a million rows; minutes.
+	@ROWS=1000000 $(PYTHON_IN_VENV) -m pytest -s -p no:randomly -m bench $(ARGS)
 
 lint: setup ## ruff, mypy and the direction of imports.
 	@$(PYTHON_IN_VENV) -m ruff check

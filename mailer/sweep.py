@@ -73,7 +73,8 @@ def _hand_over(queue: Queue, limit: int) -> int:
     """
     now = timezone.now()
     with transaction.atomic():
-        overdue = list(Message.objects.overdue(queue, now).select_for_update(skip_locked=True)[:limit])
+        rows = Message.objects.overdue(queue, now).only("kind", "queue", "due_at", "handovers")
+        overdue = list(rows.select_for_update(skip_locked=True)[:limit])
         for handovers in {message.handovers for message in overdue}:
             these = [message.pk for message in overdue if message.handovers == handovers]
             Message.objects.filter(pk__in=these).update(handovers=handovers + 1, publish_at=now + _pause(handovers))

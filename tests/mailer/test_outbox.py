@@ -1,14 +1,20 @@
-"""The public door: keys."""
+"""The public door: keys, delays, cancelling, sending once more."""
+
+from datetime import timedelta
 
 import pytest
+import redis
+import time_machine
 from django.db import transaction
 from django.utils import timezone
 
 from accounts.models import User
-from mailer import outbox
+from mailer import delivery, outbox, sweep
+from mailer.email import ReferenceGone
 from mailer.models import Message, State
 from tests.at_once import at_once
 from tests.mailer.kinds import Plain
+from tests.smtp_sink import Sink
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -67,3 +73,54 @@ def test_a_message_can_be_cancelled_until_it_is_claimed(user: User) -> None:
     assert not outbox.cancel(message)
     message.refresh_from_db()
     assert (message.state, message.reason) == (State.CANCELLED, "changed my mind")
+
+
+def test_a_delay_is_time_to_take_it_back(user: User, smtp: Sink) -> None:
+    message = outbox.enqueue(Plain(user), delay=timedelta(seconds=30))
+    with time_machine.travel(timezone.now() + timedelta(seconds=25)):
+        delivery.deliver(message.pk)
+        assert outbox.cancel(message, reason="undone")
+    with time_machine.travel(timezone.now() + timedelta(seconds=31)):
+        delivery.deliver(message.pk)
+        assert sweep.publish_overdue() == 0
+
+    assert smtp.received == []
+
+
+def test_a_message_that_is_due_in_weeks_waits_in_the_database_and_goes_then(
+    user: User, smtp: Sink, broker: redis.Redis
+) -> None:
+    message = outbox.enqueue(Plain(user), delay=timedelta(weeks=3))
+    for days in (0, 7, 20):
+        with time_machine.travel(timezone.now() + timedelta(days=days)):
+            assert sweep.publish_overdue() == 0
+            delivery.deliver(message.pk)
+    assert (broker.keys("default*"), smtp.received) == ([], [])
+
+    with time_machine.travel(timezone.now() + timedelta(weeks=3, seconds=1)):
+        assert sweep.publish_overdue() == 1
+        delivery.deliver(message.pk)
+
+    assert len(smtp.received) == 1
+
+
+def test_the_same_again_is_a_message_of_its_own_that_names_the_first(user: User, smtp: Sink) -> None:
+    first = outbox.enqueue(Plain(user, "a value"), key="welcome:1")
+    delivery.deliver(first.pk)
+
+    second = outbox.resend(first)
+    delivery.deliver(second.pk)
+
+    first.refresh_from_db()
+    second.refresh_from_db()
+    assert (first.state, second.state, second.resent_from) == (State.SENT, State.SENT, first)
+    assert (second.arguments, second.key) == (first.arguments, "")
+    assert len({received.parsed["Message-ID"] for received in smtp.received}) == 2
+
+
+def test_the_same_again_about_a_row_that_is_gone_is_refused(user: User) -> None:
+    message = outbox.enqueue(Plain(user))
+    user.delete()
+
+    with pytest.raises(ReferenceGone, match="exists no more"):
+        outbox.resend(message)
