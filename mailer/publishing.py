@@ -45,19 +45,26 @@ class Breaker:
     """Remembers that the broker is away or slow, so that not every request has to find it out for itself."""
 
     def __init__(self) -> None:
-        self._closed_again_at = 0.0
+        self._try_again_at = 0.0
+        self._is_away = False
         self._lock = threading.Lock()
 
     def is_open(self) -> bool:
-        """Whether the broker is known to be away."""
-        return time.monotonic() < self._closed_again_at
+        """Whether the broker was away a moment ago, so that it is not worth asking."""
+        return time.monotonic() < self._try_again_at
 
     def trip(self) -> bool:
-        """Opens the breaker; True for the one thread that is to tell of it."""
+        """The broker did not answer. True if that is news."""
         with self._lock:
-            first = not self.is_open()
-            self._closed_again_at = time.monotonic() + BREAK
-            return first
+            was_away, self._is_away = self._is_away, True
+            self._try_again_at = time.monotonic() + BREAK
+            return not was_away
+
+    def reset(self) -> bool:
+        """The broker answered. True if that is news."""
+        with self._lock:
+            was_away, self._is_away = self._is_away, False
+            return was_away
 
 
 class Courier:
@@ -121,9 +128,8 @@ def publish(message: Message) -> bool:
         )
 
     try:
-        courier.ask(send)
-    except BROKER_AWAY as error:
-        _trip(error)
+        _ask(send)
+    except BROKER_AWAY:
         return False
     took = time.monotonic() - started
     log.info("published", **message.log_fields(), countdown=round(countdown, 1), ms=round(took * 1000))
@@ -135,10 +141,22 @@ def queue_lengths() -> Mapping[Queue, int] | None:
     if breaker.is_open():
         return None
     try:
-        return courier.ask(lambda producer: {queue: _length(producer, queue) for queue in Queue})
-    except BROKER_AWAY as error:
-        _trip(error)
+        return _ask(lambda producer: {queue: _length(producer, queue) for queue in Queue})
+    except BROKER_AWAY:
         return None
+
+
+def _ask[Answer](question: Callable[[Producer], Answer]) -> Answer:
+    """Asks the broker, and tells the breaker how it went; the log hears of it when it goes and when it is back."""
+    try:
+        answer = courier.ask(question)
+    except BROKER_AWAY as error:
+        if breaker.trip():
+            log.warning("broker away or slow; the sweep takes over", error=type(error).__name__)
+        raise
+    if breaker.reset():
+        log.info("broker back")
+    return answer
 
 
 def _length(producer: Producer, queue: Queue) -> int:
@@ -156,11 +174,6 @@ def _with_producer[Answer](question: Callable[[Producer], Answer]) -> Answer:
             return question(producer)
     except (*connection.connection_errors, *connection.channel_errors) as error:  # the client library's own
         raise OperationalError(str(error)) from error
-
-
-def _trip(error: Exception) -> None:
-    if breaker.trip():
-        log.warning("broker away or slow; the sweep takes over", error=type(error).__name__)
 
 
 def _publish_or_leave_to_sweep(message: Message) -> None:

@@ -48,14 +48,11 @@ def test_a_backlog_before_a_slow_server_does_not_multiply_the_tasks() -> None:
         sink.script.sometimes["BODY"] = (1.0, SLOW)  # a second for each mail
         stack.start("worker", "beat")
         time.sleep(120)
-        tasks = len(re.findall(r"mailer\.tasks\.deliver_message\[\S+ received", stack.log("worker")))
         published = sum(map(int, re.findall(r"swept .*published=(\d+)", stack.log("worker"))))
-        print(
-            f"\n{BACKLOG} due, {len(sink.received)} sent in 120 s, {published} handed over, {tasks} received by the worker"
-        )
+        print(f"\n{BACKLOG} due, {len(sink.received)} sent in 120 s, {published} tasks made")
 
     assert len(sink.received) > 100
-    assert published <= 500 + 2 * len(sink.received) + 240
+    assert published <= 500 + 2 * len(sink.received)
 
 
 def megabytes_of(processes: list[int]) -> float:
