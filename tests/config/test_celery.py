@@ -32,4 +32,6 @@ def test_a_worker_keeps_its_database_connection_from_task_to_task(sink: Sink) ->
         stack.wait_for(lambda: len(sink.received) == 30, "all mails")
         [statistics] = stack.sql("SELECT sessions FROM pg_stat_database WHERE datname = current_database()")
 
-    assert statistics["sessions"] < 15  # two of the worker's, and those of the commands around it; not one for each mail
+    assert (
+        statistics["sessions"] < 15
+    )  # two of the worker's, and those of the commands around it; not one for each mail
