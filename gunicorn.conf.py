@@ -1,6 +1,7 @@
 """gunicorn reads this file because of its name and place: `gunicorn config.wsgi`."""
 
 import os
+from typing import Any
 
 from config.settings import LOGGING, TRUSTED_PROXIES  # reads .env too, so WEB_PORT may stand there
 
@@ -20,3 +21,10 @@ forwarder_headers = ""  # gunicorn would let those proxies set SCRIPT_NAME and P
 accesslog = None  # config/access_log.py writes a line a request, with the route instead of the path
 logconfig_dict = LOGGING
 control_socket_disable = True  # it would lie in $HOME, shared by every gunicorn of the user
+
+
+def post_worker_init(worker: Any) -> None:
+    """Once Django is there, in each process."""
+    from mailer.publishing import courier
+
+    courier.warm_up()

@@ -81,6 +81,10 @@ class Courier:
         """Begins anew, with a thread that starts when it is needed."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="publishing")
 
+    def warm_up(self) -> None:
+        """Connects without waiting for it: the first hand-over of a process takes longest, and somebody waits for that."""
+        self._thread.submit(_with_producer, lambda producer: producer.connection.default_channel)
+
     def ask[Answer](self, question: Callable[[Producer], Answer]) -> Answer:
         """What `question` answers, with a producer of the pool. Raises TimeoutError after PATIENCE, or what it raises."""
         asked = self._thread.submit(_with_producer, question)

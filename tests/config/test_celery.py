@@ -27,9 +27,9 @@ def test_beat_asks_for_tasks_and_queues_that_exist() -> None:
 
 def test_a_worker_keeps_its_database_connection_from_task_to_task(sink: Sink) -> None:
     with Stack(new_directory("connections"), sink) as stack:
-        stack.start("worker")
-        stack.run(ENQUEUE.format(number=30))
-        stack.wait_for(lambda: len(sink.received) == 30, "all mails")
+        stack.start("worker", "beat")
+        stack.run(ENQUEUE.format(number=100))
+        stack.wait_for(lambda: len(sink.received) == 100, "all mails")
         [statistics] = stack.sql("SELECT sessions FROM pg_stat_database WHERE datname = current_database()")
 
     assert (
