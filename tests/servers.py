@@ -2,12 +2,40 @@
 
 import contextlib
 import os
+import resource
+import secrets
 import signal
+import socket
 import subprocess
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import redis
+
 from local import servers
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on.
+
+    It lies below the ports that systems hand to clients: one of those could take it while its server is down, and a client
+    that knocks there would now and then be connected to itself.
+    """
+    while True:
+        port = 20_000 + secrets.randbelow(10_000)  # not `random`, whose seed parallel runs share
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+def wait_until(condition: Callable[[], object], what: str, *, seconds: float = 15) -> None:
+    """Waits until a condition holds. Raises TimeoutError, and says what was waited for, when it never does."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {seconds} s for {what}")
+        time.sleep(0.05)
 
 
 class Server:
@@ -26,7 +54,12 @@ class Server:
         command = self._command()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(  # type: ignore[call-overload]
-                command.argv, cwd=command.directory, stdout=log, stderr=log, **command.identity
+                command.argv,
+                cwd=command.directory,
+                stdout=log,
+                stderr=log,
+                restore_signals=False,  # it goes on when its disk is full, as it does where that is no signal
+                **command.identity,
             )
         self._await()
 
@@ -38,7 +71,7 @@ class Server:
         self.process = None
 
     @contextlib.contextmanager
-    def frozen(self):  # type: ignore[no-untyped-def]
+    def frozen(self) -> Iterator[None]:
         """Stops it in its tracks: connections are taken, and nobody answers."""
         assert self.process is not None
         os.kill(self.process.pid, signal.SIGSTOP)
@@ -68,13 +101,46 @@ class Postgres(Server):
 
 
 class Valkey(Server):
-    """Valkey with its append-only file."""
+    """Valkey with its append-only file, on a unix socket; `settings` as for the command."""
 
-    def __init__(self, directory: Path) -> None:
-        self.socket = directory / "s.sock"
+    def __init__(self, directory: Path, **settings: str) -> None:
+        self.directory, self.socket = directory, directory / "s.sock"
         super().__init__(
             directory,
-            lambda: servers.valkey_command(directory, self.socket),
+            lambda: servers.valkey_command(directory, self.socket, **settings),
             lambda: servers.await_valkey(self.socket),
         )
         self.url = servers.valkey_url(self.socket)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process needs to find it."""
+        return {"REDIS_URL": self.url}
+
+    def client(self) -> redis.Redis:
+        """A connection past whatever stands between it and the processes."""
+        return redis.Redis(unix_socket_path=str(self.socket), decode_responses=True)
+
+    def forget(self) -> None:
+        """Removes the file of one that is stopped: it will come back empty."""
+        for file in self.directory.glob("appendonlydir/*"):
+            file.unlink()
+
+    @contextlib.contextmanager
+    def out_of_memory(self) -> Iterator[None]:
+        """Refuses whatever would need memory, and answers everything else."""
+        with self.client() as client:
+            client.config_set("maxmemory", 1)
+            yield
+            client.config_set("maxmemory", 0)
+
+    @contextlib.contextmanager
+    def disk_full(self) -> Iterator[None]:
+        """Lets no file of it grow (Linux only), so it refuses every write, and answers everything else."""
+        assert self.process is not None
+        limits = resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, (1, limits[1]))
+        try:
+            yield
+        finally:
+            resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, limits)

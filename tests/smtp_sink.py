@@ -144,6 +144,10 @@ class Sink:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
+        for conversation in self._conversations:
+            if conversation.transport is not None:
+                self.hang_up_on(conversation)  # its client may still wait for an answer
+        await asyncio.sleep(0)  # in which the loop lets go of them
 
     def _conversation(self) -> SMTP:
         conversation = _Conversation(

