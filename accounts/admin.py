@@ -1,13 +1,20 @@
-"""Users as Django's admin knows them, with an address instead of a user name, and their verifications, read-only."""
+"""Users as Django's admin knows them, with an address instead of a user name; their links and sessions, read-only."""
 
 from typing import Any
 
 from django.contrib import admin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
-from django.contrib.auth.forms import AdminUserCreationForm
+from django.contrib.auth.forms import AdminPasswordChangeForm, AdminUserCreationForm
+from django.db import transaction
 from django.http import HttpRequest
+from django.utils import timezone
 
-from accounts.models import EmailVerification, User
+from accounts import email_change
+from accounts.forms import StaffLogInForm
+from accounts.models import EmailChange, EmailVerification, Session, User
+from accounts.sessions import end_sessions
+
+admin.site.login_form = StaffLogInForm
 
 POWERS = ("is_staff", "is_superuser", "groups", "user_permissions")
 
@@ -18,9 +25,21 @@ class CreateUserForm(AdminUserCreationForm):
         fields = ("email",)
 
 
+class ChangePasswordForm(AdminPasswordChangeForm):
+    """Whoever was in there with the old password is out. Django gives an administrator who changes her own a new session."""
+
+    def save(self, commit: bool = True) -> User:
+        with transaction.atomic():
+            user: User = super().save(commit)
+            end_sessions(user)
+            email_change.stop_all(user)
+        return user
+
+
 @admin.register(User)
 class UserAdmin(DjangoUserAdmin):
     add_form = CreateUserForm
+    change_password_form = ChangePasswordForm
     ordering = ("-date_joined",)
     list_display = ("email", "name", "is_verified", "is_staff", "is_active", "date_joined")
     list_filter = ("is_staff", "is_active", ("email_verified_at", admin.EmptyFieldListFilter), "language")
@@ -28,7 +47,7 @@ class UserAdmin(DjangoUserAdmin):
     readonly_fields = ("email_verified_at", "date_joined", "last_login")
     fieldsets = [
         (None, {"fields": ["email", "password"]}),
-        ("Person", {"fields": ["name", "language", "email_verified_at", "date_joined", "last_login"]}),
+        ("Person", {"fields": ["name", "language", "time_zone", "email_verified_at", "date_joined", "last_login"]}),
         ("Permissions", {"fields": ["is_active", "is_staff", "is_superuser", "groups", "user_permissions"]}),
     ]
     add_fieldsets = [(None, {"fields": ["email", "usable_password", "password1", "password2"]})]
@@ -44,8 +63,12 @@ class UserAdmin(DjangoUserAdmin):
         return fields if request.user.is_superuser else (*fields, *POWERS)
 
     def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
-        if "email" in form.changed_data:
+        if change and "email" in form.changed_data:
+            obj.was_verified |= obj.is_verified
             obj.email_verified_at = None  # nobody has proved the new one
+            end_sessions(obj, but=request.session.session_key)
+            # Those as well that could be taken back: what an administrator decided, an older mail must not undo.
+            obj.email_changes.filter(stopped_at=None).update(stopped_at=timezone.now())
         super().save_model(request, obj, form, change)
 
     @admin.display(description="verified", boolean=True, ordering="email_verified_at")
@@ -53,15 +76,8 @@ class UserAdmin(DjangoUserAdmin):
         return user.is_verified
 
 
-@admin.register(EmailVerification)
-class EmailVerificationAdmin(admin.ModelAdmin):
-    """Read-only: the code in the link is derived from these rows."""
-
-    list_display = ("id", "address", "created_at", "expires_at", "used_at", "superseded_at")
-    list_filter = ("created_at", ("used_at", admin.EmptyFieldListFilter))
-    search_fields = ("address__exact", "id__exact")
-    fields = ("id", "user", "address", "created_at", "expires_at", "used_at", "superseded_at")
-    readonly_fields = fields
+class ReadOnlyAdmin(admin.ModelAdmin):
+    """For looking at rows that the application alone writes."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -71,3 +87,47 @@ class EmailVerificationAdmin(admin.ModelAdmin):
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
+
+
+@admin.register(EmailVerification)
+class EmailVerificationAdmin(ReadOnlyAdmin):
+    """Read-only: the code in the link is derived from these rows."""
+
+    list_display = ("id", "address", "created_at", "expires_at", "used_at", "superseded_at")
+    list_filter = ("created_at", ("used_at", admin.EmptyFieldListFilter))
+    search_fields = ("address__exact", "id__exact")
+    fields = ("id", "user", "address", "created_at", "expires_at", "used_at", "superseded_at")
+    readonly_fields = fields
+
+
+@admin.register(EmailChange)
+class EmailChangeAdmin(ReadOnlyAdmin):
+    """Read-only, as above."""
+
+    list_display = ("id", "old_address", "new_address", "created_at", "expires_at", "confirmed_at", "stopped_at")
+    list_filter = (
+        "created_at",
+        ("confirmed_at", admin.EmptyFieldListFilter),
+        ("stopped_at", admin.EmptyFieldListFilter),
+    )
+    search_fields = ("old_address__exact", "new_address__exact", "id__exact")
+    fields = ("id", "user", "old_address", "new_address", "created_at", "expires_at", "confirmed_at", "stopped_at")
+    readonly_fields = fields
+
+
+@admin.register(Session)
+class SessionAdmin(ReadOnlyAdmin):
+    """A list and no page of a session: its key, which is the primary key, would let whoever reads it in."""
+
+    list_display = ("user", "browser", "network", "logged_in_at", "expire_date")
+    list_display_links = None
+    list_filter = ("logged_in_at",)
+    list_select_related = ("user",)
+    search_fields = ("user__email__exact",)
+    ordering = ("-logged_in_at",)
+
+    def get_queryset(self, request: HttpRequest) -> Any:
+        return super().get_queryset(request).exclude(user=None)
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return obj is None and super().has_view_permission(request)

@@ -1,14 +1,49 @@
 """What people type: each form cleans it to what the use cases take."""
 
-from typing import Any
+from functools import cache
+from typing import Any, ClassVar
+from zoneinfo import available_timezones
 
 from django import forms
-from django.contrib.auth.forms import AuthenticationForm, SetPasswordMixin, UsernameField
+from django.conf import settings
+from django.contrib.admin.forms import AdminAuthenticationForm
+from django.contrib.auth.forms import AuthenticationForm, PasswordChangeForm, SetPasswordMixin, UsernameField
+from django.contrib.auth.hashers import make_password
 from django.core.exceptions import ValidationError
+from django.forms.utils import flatatt
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString, mark_safe
 from django.utils.translation import gettext_lazy as _
 
+from accounts import login_alerts, throttling
 from accounts.addresses import canonical
 from accounts.models import User
+from accounts.network import UNKNOWN, network_of
+
+REGIONS = ("Africa", "America", "Antarctica", "Asia", "Atlantic", "Australia", "Europe", "Indian", "Pacific")
+
+
+@cache
+def time_zones() -> list[tuple[str, str]]:
+    """Every zone that is named after a city; the empty one is the site's own."""
+    cities = sorted(zone for zone in available_timezones() if zone.partition("/")[0] in REGIONS)
+    return [("", settings.TIME_ZONE), *((zone, zone.replace("_", " ")) for zone in cities)]
+
+
+class ZoneSelect(forms.Select):
+    """A select of hundreds of options, rendered once: Django would render a template for each of them on each page, which
+    takes 40 ms."""
+
+    def render(self, name: str, value: Any, attrs: Any = None, renderer: Any = None) -> SafeString:
+        attributes = flatatt(self.build_attrs(self.attrs, {"name": name, **(attrs or {})}))
+        chosen = format_html('value="{}"', value or "")
+        options = mark_safe(_zone_options().replace(chosen, f"{chosen} selected", 1))  # noqa: S308 - both are escaped
+        return format_html("<select{}>{}</select>", attributes, options)
+
+
+@cache
+def _zone_options() -> SafeString:
+    return format_html_join("\n", '<option value="{}">{}</option>', time_zones())
 
 
 class AddressField(forms.CharField):
@@ -38,21 +73,101 @@ class SignUpForm(SetPasswordMixin, forms.Form):
         return self.cleaned_data
 
 
-class ResendForm(forms.Form):
-    """The address that waits for its link."""
+class AddressForm(forms.Form):
+    """One address: for the link once more, for another password, or in the place of a mistyped one."""
 
     email = AddressField()
+
+
+def knows_password(user: User, password: str) -> bool:
+    """Whether it is the user's password; a browser that is logged in must not be a place to guess it at leisure."""
+    if not throttling.may_guess(user.email, UNKNOWN):
+        return False
+    if user.check_password(password):
+        return True
+    login_alerts.count(user.email, UNKNOWN)
+    return False
+
+
+class ChangePasswordForm(PasswordChangeForm):
+    """Django's, with the guesses counted."""
+
+    def clean_old_password(self) -> str:
+        old_password: str = self.cleaned_data["old_password"]
+        if not knows_password(self.user, old_password):
+            raise ValidationError(self.error_messages["password_incorrect"], code="password_incorrect")
+        return old_password
+
+
+class PasswordForm(forms.Form):
+    """The password of the account, once more, before something that matters."""
+
+    password = forms.CharField(
+        label=_("Password"),
+        strip=False,
+        max_length=4096,
+        widget=forms.PasswordInput(attrs={"autocomplete": "current-password"}),
+    )
+
+    def __init__(self, *args: Any, user: User, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.user = user
+
+    def clean_password(self) -> str:
+        password: str = self.cleaned_data["password"]
+        if not knows_password(self.user, password):
+            raise ValidationError(_("This is not your password."), code="wrong")
+        return password
+
+
+class EmailChangeForm(PasswordForm):
+    """Another address, and the password."""
+
+    email = AddressField()
+    field_order = ("email", "password")
+
+    def clean_email(self) -> str:
+        email: str = self.cleaned_data["email"]
+        if email == self.user.email:
+            raise ValidationError(_("This is your address already."), code="same")
+        return email
+
+
+class ProfileForm(forms.ModelForm):
+    """How to address a person, and how to tell her the time."""
+
+    time_zone = forms.ChoiceField(label=_("Time zone"), required=False, choices=time_zones, widget=ZoneSelect)
+
+    class Meta:
+        model = User
+        fields = ("name", "language", "time_zone")
+        labels: ClassVar = {"name": _("Name"), "language": _("Language")}
+        widgets: ClassVar = {"name": forms.TextInput(attrs={"autocomplete": "name"})}
 
 
 class LogInForm(AuthenticationForm):
     """Address and password; an account with an unverified address is told so, once the password was right."""
 
     UNVERIFIED = "unverified"
+    LONGEST_PASSWORD = 4096
+    """Characters; a longer one would only keep the hasher busy."""
 
     username = UsernameField(
         label=_("E-mail address"),
         widget=forms.EmailInput(attrs={"autocomplete": "username", "autocapitalize": "none", "autofocus": True}),
     )
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.fields["password"].max_length = self.LONGEST_PASSWORD  # type: ignore[attr-defined]
+
+    def clean(self) -> dict[str, Any]:
+        """As Django does, unless this network has guessed too often: then it works as long, and no password is right."""
+        address = self.cleaned_data.get("username")
+        if address and self.request and not throttling.may_guess(address, network_of(self.request)):
+            make_password(self.cleaned_data.get("password"))
+            raise self.get_invalid_login_error()
+        return super().clean()
 
     def clean_username(self) -> str:
         typed: str = self.cleaned_data["username"]
@@ -65,3 +180,10 @@ class LogInForm(AuthenticationForm):
         super().confirm_login_allowed(user)
         if not user.is_verified:
             raise ValidationError(_("Please confirm your e-mail address first."), code=self.UNVERIFIED)
+
+
+class StaffLogInForm(LogInForm, AdminAuthenticationForm):
+    """The admin's own door, with the same limit on guesses."""
+
+    def confirm_login_allowed(self, user: Any) -> None:
+        AdminAuthenticationForm.confirm_login_allowed(self, user)

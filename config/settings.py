@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.csp import CSP
 from environs import Env, EnvError, EnvValidationError, validate
+from limits import parse_many
 
 from config import email_url, logging, redis_url
 from config.split_url import split
@@ -54,6 +55,16 @@ def parse_keys(value: str) -> list[str]:
     return keys
 
 
+@env.parser_for("limits")
+def parse_limits(value: str) -> str:
+    """One or several limits, as in `10/minute; 60/hour`."""
+    try:
+        parse_many(value)
+    except ValueError:
+        raise EnvError("write limits as in 10/minute; 60/hour") from None
+    return value
+
+
 env.add_parser("redis_url", redis_url.parse)
 env.add_parser("email_url", email_url.parse)
 
@@ -79,6 +90,7 @@ fallback_transport: email_url.Mailer | None = (
 DEFAULT_FROM_EMAIL: str = env.str("DEFAULT_FROM_EMAIL", **in_debug("Postcommit <hello@postcommit.example>"))
 FLOWER_BASIC_AUTH: str = env.basic_auth("FLOWER_BASIC_AUTH", "")
 FLOWER_URL: str = env.str("FLOWER_URL", "")
+ACCOUNTS_MAIL_PER_NETWORK: str = env.limits("ACCOUNTS_MAIL_PER_NETWORK", "60/hour")
 VERIFICATION_DELAY: float = env.float("VERIFICATION_DELAY", 5.0, validate=validate.Range(min=0, max=86_400))
 MAILER_SWEEP_EVERY: float = env.float("MAILER_SWEEP_EVERY", 5.0, validate=validate.Range(min=0.1))
 LOG_LEVEL: str = env.str("LOG_LEVEL", "INFO", validate=validate.OneOf(["DEBUG", "INFO", "WARNING", "ERROR"]))
@@ -101,7 +113,6 @@ INSTALLED_APPS = [
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
-    "django.contrib.sessions",
     "django.contrib.messages",
     "whitenoise.runserver_nostatic",
     "django.contrib.staticfiles",
@@ -172,6 +183,9 @@ AUTH_PASSWORD_VALIDATORS = [
         "NumericPasswordValidator",
     )
 ]
+PASSWORD_RESET_TIMEOUT = 3600
+SESSION_ENGINE = "accounts.sessions"
+RATE_LIMITS_URL, RATE_LIMITS_OPTIONS = broker.limits_url, broker.limits_options
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "home"
 LOGOUT_REDIRECT_URL = "home"
@@ -241,6 +255,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": MAILER_SWEEP_EVERY,
         # Late sweeps are the next one's work; but the clocks of beat and worker may differ, so they get a minute at least.
         "options": {"queue": "critical", "priority": 0, "expires": max(12 * MAILER_SWEEP_EVERY, 60.0)},
+    },
+    "purge-accounts": {
+        "task": "accounts.tasks.purge",
+        "schedule": 3600.0,
+        "options": {"queue": "bulk", "expires": 3600.0},
     },
     "purge": {
         "task": "mailer.tasks.purge",

@@ -3,6 +3,7 @@
 import uuid
 from datetime import datetime, timedelta
 from email.utils import parseaddr
+from typing import Any
 
 import structlog
 from django.conf import settings
@@ -100,6 +101,11 @@ def requeue(messages: MessageQuerySet, *, reason: str) -> int:
         "handovers": 0,
     }
     return _moved(messages, State.QUEUED, reason=reason, publish=True, **changes)
+
+
+def messages_of(user: Any, address: str) -> MessageQuerySet:
+    """The messages about this user, and those to her address, that are not settled yet."""
+    return Message.objects.filter(Q(user=user) | Q(recipient=address), state__in=UNSETTLED)
 
 
 def drop(messages: MessageQuerySet, *, reason: str) -> int:

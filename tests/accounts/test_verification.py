@@ -13,14 +13,18 @@ from django.urls import reverse
 from django.utils import timezone
 from pytest_django import Settings
 
-from accounts import signup, verification
+from accounts import links, verification
 from accounts.models import EmailVerification, User
 from accounts.verification import LinkState
 from tests.at_once import at_once
 
 
+def code_of(link: EmailVerification) -> str:
+    return links.code(links.VERIFY, links.row_of_verification(link))
+
+
 def path_of(link: EmailVerification) -> str:
-    return reverse("verify", args=[link.pk, verification.code_of(link)])
+    return reverse("verify", args=[link.pk, code_of(link)])
 
 
 @pytest.fixture
@@ -42,7 +46,9 @@ def test_get_shows_a_button_and_changes_nothing(client: Client, link: EmailVerif
 
 
 def test_post_verifies_once(client: Client, link: EmailVerification) -> None:
-    first, second = client.post(path_of(link)), client.post(path_of(link))
+    link.user.set_password("a password 1")
+    link.user.save()
+    first, second = (client.post(path_of(link), {"password": "a password 1"}) for _ in range(2))
 
     assert (first.status_code, second.status_code) == (200, 410)
     assert second.context["state"] == "used"
@@ -53,7 +59,7 @@ def test_post_verifies_once(client: Client, link: EmailVerification) -> None:
 
 @pytest.mark.django_db(transaction=True)
 def test_of_many_posts_at_the_same_time_one_verifies(link: EmailVerification) -> None:
-    results, failures = at_once([partial(verification.complete, link.pk, verification.code_of(link))] * 20)
+    results, failures = at_once([partial(verification.complete, link.pk, code_of(link), password=None)] * 20)
 
     assert failures == []
     assert Counter(result.state for result in results) == {LinkState.SPENT_NOW: 1, LinkState.USED: 19}
@@ -78,9 +84,9 @@ def test_a_newer_link_supersedes_the_older_one(client: Client, link: EmailVerifi
     assert (response.status_code, response.context["state"]) == (410, "superseded")
 
 
-@pytest.mark.parametrize("spoil", ["code", "id", "empty", "other row", "upper case"])
+@pytest.mark.parametrize("spoil", ["code", "id", "empty", "other row", "upper case", "=3D", ">", "cut off"])
 def test_a_link_that_was_never_sent_is_unknown(client: Client, link: EmailVerification, spoil: str) -> None:
-    code = verification.code_of(link)
+    code = code_of(link)
     other = EmailVerification.objects.create(
         user=User.objects.create_user("bob@example.com"), address="bob@example.com"
     )
@@ -90,6 +96,9 @@ def test_a_link_that_was_never_sent_is_unknown(client: Client, link: EmailVerifi
         "empty": (link.pk, "x"),
         "other row": (other.pk, code),
         "upper case": (link.pk, code.upper()),
+        "=3D": (link.pk, f"=3D{code}"),
+        ">": (link.pk, f"{code}>"),
+        "cut off": (link.pk, code[:-1]),
     }[spoil]
 
     for response in (client.get(path := reverse("verify", args=[pk, code])), client.post(path)):
@@ -104,12 +113,12 @@ def test_a_link_does_not_verify_an_address_that_the_user_no_longer_has(client: C
 
 
 def test_the_code_stands_in_no_table_and_changes_with_the_key(link: EmailVerification, settings: Settings) -> None:
-    code = verification.code_of(link)
+    code = code_of(link)
     link.refresh_from_db()
     assert all(code not in str(value) for value in vars(link).values())
 
     settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS = "another" * 10, [settings.SECRET_KEY]
-    assert verification.code_of(link) != code
+    assert code_of(link) != code
     assert verification.follow(link.pk, code).state is LinkState.OPEN
 
     settings.SECRET_KEY_FALLBACKS = []
@@ -121,7 +130,7 @@ def test_the_link_in_the_mail_is_built_from_the_sites_address_alone(
 ) -> None:
     settings.SITE_URL = "https://shop.example"
 
-    assert verification.url_of(link) == f"https://shop.example{path_of(link)}"
+    assert links.to_verify(link) == f"https://shop.example{path_of(link)}"
 
 
 @pytest.mark.django_db(transaction=True)
@@ -130,10 +139,10 @@ def test_verifying_and_asking_for_a_new_link_at_the_same_time_do_not_block_each_
     for _ in range(10):
         link = verification.begin(user)
         EmailVerification.objects.update(created_at=timezone.now() - timedelta(minutes=2))
-        code = verification.code_of(link)
+        code = code_of(link)
         actions: list[Callable[[], object]] = [
-            partial(verification.complete, link.pk, code),
-            partial(signup.resend_link, user.email),
+            partial(verification.complete, link.pk, code, password=None),
+            partial(verification.open_link, user),
         ]
         everything_that_failed += at_once(actions)[1]
         User.objects.update(email_verified_at=None)

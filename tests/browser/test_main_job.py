@@ -65,6 +65,9 @@ def test_from_sign_up_to_verified_and_on_record(running: Running, new_page: Call
     with inbox.context.expect_page() as opened:
         inbox.frame_locator("iframe").get_by_role("link", name="Verify my address").click()
     reader = opened.value
+    reader.get_by_label("The password that you chose here").fill(
+        "correct horse 9 battery"
+    )  # another browser, as on a phone
     reader.get_by_role("button", name="Verify my address").click()
     expect(reader.get_by_role("heading", level=1)).to_have_text("Your address is verified")
     reader.goto(reader.url)

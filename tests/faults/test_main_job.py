@@ -10,7 +10,7 @@ import requests
 
 from tests.environment import new_directory
 from tests.smtp_sink import CUT, HANG, SLOW, Sink
-from tests.stack import Stack
+from tests.stack import PASSWORD, Stack
 
 
 @pytest.fixture
@@ -37,7 +37,10 @@ def test_from_sign_up_to_verified_by_plain_http(stack: Stack) -> None:
         assert stack.sql("SELECT email_verified_at FROM accounts_user") == [{"email_verified_at": None}]
         token = {"csrfmiddlewaretoken": browser.cookies["csrftoken"]}
         assert page.status_code == 200
-        assert browser.post(link, token, timeout=10).status_code == 200
+        assert (
+            "This is not the password" in browser.post(link, token, timeout=10).text
+        )  # it is not the browser of before
+        assert browser.post(link, token | {"password": PASSWORD}, timeout=10).status_code == 200
         assert browser.post(link, token, timeout=10).status_code == 410
     assert stack.sql("SELECT email_verified_at IS NOT NULL AS verified FROM accounts_user") == [{"verified": True}]
 

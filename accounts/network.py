@@ -1,0 +1,55 @@
+"""Where a request comes from, as far as that can be believed."""
+
+import re
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+
+from django.conf import settings
+from django.http import HttpRequest
+
+Address = IPv4Address | IPv6Address
+
+UNKNOWN = "unknown"
+WITH_PORT = re.compile(r"([\d.]+):\d+|\[(.+)\](?::\d+)?")
+"""As some proxies write an address."""
+
+
+def network_of(request: HttpRequest) -> str:
+    """The network that a request comes from: one IPv4 address, or the /64 that an IPv6 subscriber has to herself.
+
+    X-Forwarded-For is read from its end, for as long as the addresses in it are TRUSTED_PROXIES: what stands before the first
+    stranger was written by that stranger. `UNKNOWN` on a unix socket, where there is no address.
+    """
+    hops = [request.META.get("REMOTE_ADDR", "")]
+    hops += reversed([hop.strip() for hop in request.META.get("HTTP_X_FORWARDED_FOR", "").split(",")])
+    believed = UNKNOWN
+    for hop in hops:
+        address = _address(hop)
+        if address is None:
+            break
+        believed = str(ip_network((address, 32 if address.version == 4 else 64), strict=False))
+        if not _is_trusted(address):
+            break
+    return believed
+
+
+def rough(network: str) -> str:
+    """The network as somebody may be told of it in a mail: near enough to recognise, and nobody's very address."""
+    if network == UNKNOWN:
+        return network
+    exact = ip_network(network)
+    return str(exact.supernet(new_prefix=24 if exact.version == 4 else 48))
+
+
+def _address(hop: str) -> Address | None:
+    if match := WITH_PORT.fullmatch(hop):
+        hop = match[1] or match[2]
+    try:
+        address = ip_address(hop)
+    except ValueError:
+        return None
+    return (address.version == 6 and address.ipv4_mapped) or address
+
+
+def _is_trusted(address: Address) -> bool:
+    proxies = (proxy.strip() for proxy in settings.TRUSTED_PROXIES)
+    return any(proxy == "*" or address in ip_network(proxy, strict=False) for proxy in proxies)

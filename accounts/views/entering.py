@@ -1,0 +1,67 @@
+"""Logging in."""
+
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth.views import LoginView
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+
+from accounts.forms import LogInForm
+from accounts.models import User
+from accounts.network import network_of, rough
+from accounts.sessions import describe
+from accounts.views.common import ADDRESS_IN_SESSION, PAGE_WITH_FORM
+
+BROWSERS = ("Edg", "OPR", "Firefox", "Chrome", "Safari")
+"""In this order: each one's User-Agent names those behind it as well."""
+NAMES = {"Edg": "Edge", "OPR": "Opera"}
+SYSTEMS = ("Android", "iPhone", "iPad", "Windows", "Mac OS", "Linux")
+
+
+class LogInView(LoginView):
+    template_name = "accounts/login.html"
+    authentication_form = LogInForm
+    redirect_authenticated_user = True
+    http_method_names = PAGE_WITH_FORM
+
+    def get_redirect_url(self, *args: Any) -> str:
+        """Where `next` leads; not back to this very page, which sends those who are logged in to `next`."""
+        url: str = super().get_redirect_url(*args)
+        return "" if url.partition("?")[0] == self.request.path else url
+
+    def form_valid(self, form: Any) -> HttpResponse:
+        with transaction.atomic():
+            if not User.objects.select_for_update().filter(pk=form.get_user().pk).exists():
+                return redirect("login")  # the account was deleted since its password was looked at
+            response = super().form_valid(form)
+        describe(self.request.session, browser=browser_of(self.request), network=rough(network_of(self.request)))
+        remember_language(response, form.get_user())
+        return response
+
+    def form_invalid(self, form: Any) -> HttpResponse:
+        if not form.has_error("__all__", code=LogInForm.UNVERIFIED):
+            return super().form_invalid(form)
+        self.request.session[ADDRESS_IN_SESSION] = form.cleaned_data["username"]
+        return self.render_to_response(self.get_context_data(form=form, is_unverified=True))
+
+
+def browser_of(request: HttpRequest) -> str:
+    """ "Firefox, Windows": enough to recognise one's own, out of words of ours alone."""
+    agent = request.headers.get("User-Agent", "")
+    browser = next((name for name in BROWSERS if name in agent), "")
+    system = next((name for name in SYSTEMS if name in agent), "")
+    return ", ".join(part for part in (NAMES.get(browser, browser), system) if part)
+
+
+def remember_language(response: HttpResponse, user: User) -> None:
+    """Shows the pages in the language that the user chose, in this browser."""
+    response.set_cookie(
+        settings.LANGUAGE_COOKIE_NAME,
+        user.language,
+        max_age=365 * 86_400,
+        httponly=True,
+        secure=settings.SESSION_COOKIE_SECURE,
+        samesite="Lax",
+    )

@@ -1,0 +1,139 @@
+"""What a person decides about her own account."""
+
+from dataclasses import replace
+from typing import cast
+from uuid import UUID
+
+from django.contrib import messages
+from django.contrib.auth import logout
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.utils import timezone, translation
+from django.utils.translation import gettext as _
+from django.views.decorators.cache import never_cache
+from django.views.decorators.debug import sensitive_post_parameters
+from django.views.decorators.http import require_POST
+
+from accounts import deletion, email_change, login_alerts, throttling
+from accounts.email_change import ChangeState
+from accounts.forms import EmailChangeForm, PasswordForm, ProfileForm
+from accounts.models import User
+from accounts.network import network_of
+from accounts.sessions import end_sessions
+from accounts.views.common import LONGEST_PASSWORD, page_of_link, page_with_form
+from accounts.views.entering import remember_language
+
+
+@page_with_form
+@login_required
+@never_cache
+def profile(request: HttpRequest) -> HttpResponse:
+    user = _user(request)
+    form = ProfileForm(request.POST or None, instance=user)
+    if not form.is_valid():
+        context = {
+            "form": form,
+            "sessions": user.sessions.filter(expire_date__gt=timezone.now()).order_by("-logged_in_at"),
+            "session_key": request.session.session_key,
+        }
+        return render(request, "accounts/profile.html", context)
+    form.save()
+    with translation.override(user.language):
+        messages.success(request, _("Saved."))
+    response = redirect("profile")
+    remember_language(response, user)
+    return response
+
+
+@require_POST
+@login_required
+def end_other_sessions(request: HttpRequest) -> HttpResponse:
+    end_sessions(_user(request), but=request.session.session_key)
+    messages.success(request, _("You are logged out everywhere else."))
+    return redirect("profile")
+
+
+@page_with_form
+@sensitive_post_parameters()
+@login_required
+@never_cache
+def delete_account(request: HttpRequest) -> HttpResponse:
+    form = PasswordForm(request.POST or None, user=_user(request))
+    if not form.is_valid():
+        return render(request, "accounts/delete_account.html", {"form": form})
+    user = form.user
+    logout(request)
+    if deletion.delete(user):
+        messages.success(request, _("Your account is deleted."))
+    return redirect("home")
+
+
+@page_with_form
+@sensitive_post_parameters()
+@login_required
+@never_cache
+def change_email(request: HttpRequest) -> HttpResponse:
+    form = EmailChangeForm(request.POST or None, user=_user(request))
+    if not form.is_valid():
+        return render(request, "accounts/email_change.html", {"form": form})
+    email = form.cleaned_data["email"]
+    may_mail = throttling.may_mail("email change", email, network_of(request))
+    if not email_change.request(form.user, email, may_mail=may_mail):
+        return redirect("email_change")
+    return render(request, "accounts/email_change_sent.html", {"address": email})
+
+
+@page_with_form
+@never_cache
+def confirm_change(request: HttpRequest, change_id: UUID, code: str) -> HttpResponse:
+    """GET shows a button, POST gives the account its new address; who is not logged in to it is asked for its password."""
+    change = email_change.look_to_confirm(change_id, code)
+    is_mine = change.user_id is not None and request.user.pk == change.user_id
+    if request.method == "POST" and change.state is ChangeState.OPEN:
+        change = _confirm(request, change, change_id, code, is_mine=is_mine)
+    return _page_of_change(request, change, "confirm", is_mine=is_mine)
+
+
+def _confirm(
+    request: HttpRequest, change: email_change.Change, change_id: UUID, code: str, *, is_mine: bool
+) -> email_change.Change:
+    if is_mine:
+        return email_change.confirm(change_id, code, password=None)
+    network = network_of(request)
+    if not throttling.may_guess(change.old_address, network):
+        return replace(change, state=ChangeState.NOT_THE_OWNER)
+    password = request.POST.get("password", "")[:LONGEST_PASSWORD]
+    confirmed = email_change.confirm(change_id, code, password=password)
+    if confirmed.state is ChangeState.NOT_THE_OWNER and password:
+        login_alerts.count(change.old_address, network)
+    return confirmed
+
+
+@page_with_form
+@never_cache
+def stop_change(request: HttpRequest, change_id: UUID, code: str) -> HttpResponse:
+    """GET shows a button, POST stops the change or takes it back."""
+    act = email_change.stop if request.method == "POST" else email_change.look_to_stop
+    return _page_of_change(request, act(change_id, code), "stop")
+
+
+STATUS_OF_CHANGE = {
+    ChangeState.OPEN: 200,
+    ChangeState.NOT_THE_OWNER: 200,
+    ChangeState.REVERSIBLE: 200,
+    ChangeState.DONE: 200,
+    ChangeState.UNKNOWN: 404,
+}
+
+
+def _page_of_change(
+    request: HttpRequest, change: email_change.Change, purpose: str, *, is_mine: bool = False
+) -> HttpResponse:
+    context = {"state": change.state.value, "change": change, "purpose": purpose, "is_mine": is_mine}
+    status = STATUS_OF_CHANGE.get(change.state, 410)
+    return page_of_link(request, "accounts/email_change_link.html", context, status)
+
+
+def _user(request: HttpRequest) -> User:
+    return cast(User, request.user)

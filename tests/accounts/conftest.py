@@ -1,0 +1,15 @@
+"""What the tests of the accounts share."""
+
+import pytest
+import redis
+
+from accounts import throttling
+from tests.servers import Valkey
+
+
+@pytest.fixture(autouse=True)
+def nothing_counted_yet(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits count over tests otherwise."""
+    monkeypatch.setattr(throttling, "counter", throttling.Counter())
+    with redis.Redis(unix_socket_path=str(valkey.socket)) as client:
+        client.flushall()

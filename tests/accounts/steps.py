@@ -1,0 +1,78 @@
+"""What people do in these tests, through the pages and their mailboxes."""
+
+import re
+from typing import Any
+
+from django.core import mail
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+
+from accounts.models import User
+from mailer.delivery import deliver
+from mailer.models import Message
+
+ANN = "ann@example.com"
+PASSWORD = "correct horse 9 battery"
+NEW_PASSWORD = "quite another 7 horses"
+LINK = re.compile(r"http://localhost:8000(/accounts/(?:verify|password-reset|email-change)/\S+/)")
+
+
+def member(email: str = ANN, password: str = PASSWORD) -> User:
+    """Somebody who signed up and verified the address."""
+    return User.objects.create_user(
+        email, password, name="Ann", email_verified_at=timezone.now(), was_verified=True, language="en"
+    )
+
+
+def log_in(email: str = ANN, password: str = PASSWORD, **headers: str) -> Client:
+    """A browser of its own, which logs in if the password is right."""
+    client = Client(headers=headers)
+    client.post(reverse("login"), {"username": email, "password": password})
+    return client
+
+
+def sign_up(client: Client, email: str = ANN, password: str = PASSWORD) -> Any:
+    return client.post(reverse("signup"), {"email": email, "password1": password, "password2": password}, follow=True)
+
+
+def is_in(client: Client) -> bool:
+    """Whether this browser is logged in."""
+    return client.get(reverse("profile")).status_code == 200
+
+
+def deliver_all() -> None:
+    """What the worker does, without the wait of a first link."""
+    Message.objects.waiting().update(due_at=timezone.now())
+    for message in Message.objects.waiting().order_by("pk"):
+        deliver(message.pk)
+
+
+def link_to(address: str) -> str:
+    """The path of the link in the newest mail to an address."""
+    body = next(str(sent.body) for sent in reversed(mail.outbox) if address in sent.to[0])
+    return LINK.findall(body)[0]  # type: ignore[no-any-return]
+
+
+def link_to_reset(email: str = ANN) -> str:
+    """The path of the link that comes when somebody forgot the password of this account."""
+    Client().post(reverse("password_reset"), {"email": email})
+    deliver_all()
+    return link_to(email)
+
+
+def choose(client: Client, link: str, password: str = NEW_PASSWORD) -> Any:
+    """Follows a link to another password and sends the form."""
+    page = client.get(link, follow=True)
+    return client.post(page.request["PATH_INFO"], {"new_password1": password, "new_password2": password})
+
+
+def mails_to(address: str) -> list[tuple[str, str]]:
+    """Kind and state of every message to an address."""
+    rows = Message.objects.filter(recipient=address).order_by("pk").values_list("kind", "state")
+    return [(kind.removeprefix("accounts."), str(state)) for kind, state in rows]
+
+
+def text_of(page: Any) -> str:
+    """The page without what differs each time."""
+    return re.sub(r'name="csrfmiddlewaretoken" value="\w+"', "", page.content.decode())

@@ -1,0 +1,159 @@
+"""A mistyped address, corrected on the page that comes after the sign-up."""
+
+import pytest
+import time_machine
+from django.test import Client
+from django.urls import reverse
+
+from accounts.models import EmailVerification, User
+from tests.accounts.steps import (
+    ANN,
+    PASSWORD,
+    deliver_all,
+    is_in,
+    link_to,
+    log_in,
+    mails_to,
+    member,
+    sign_up,
+)
+
+pytestmark = pytest.mark.django_db
+
+TYPO = "ann@exampel.com"
+
+
+def correct(client: Client, email: str = ANN):  # type: ignore[no-untyped-def]
+    return client.post(reverse("correct_address"), {"email": email}, follow=True)
+
+
+def test_before_its_mail_left_the_mistyped_address_hears_nothing(client: Client) -> None:
+    page = sign_up(client, TYPO)
+    assert reverse("correct_address") in page.content.decode()
+    assert TYPO in client.get(reverse("correct_address")).content.decode()
+
+    answer = correct(client)
+    deliver_all()
+
+    assert answer.redirect_chain == [(reverse("check_inbox"), 302)]
+    assert ANN in answer.content.decode()
+    assert (mails_to(TYPO), mails_to(ANN)) == ([("VerifyAddress", "cancelled")], [("VerifyAddress", "sent")])
+    assert [user.email for user in User.objects.all()] == [ANN]
+    assert client.post(link_to(ANN)).context["state"] == "spent_now"  # without the password: it is the same browser
+    assert is_in(log_in(password=PASSWORD))
+
+
+def test_after_its_mail_left_its_link_is_dead(client: Client) -> None:
+    sign_up(client, TYPO)
+    deliver_all()
+    dead = link_to(TYPO)
+
+    correct(client)
+
+    for answer in (client.get(dead), client.post(dead), Client().post(dead, {"password": PASSWORD})):
+        assert (answer.status_code, answer.context["state"]) == (404, "unknown")
+    assert [user.email for user in User.objects.all()] == [ANN]
+
+
+def test_a_known_address_that_was_typed_first_keeps_its_account_and_the_password_goes_on(client: Client) -> None:
+    bob = member("bob@example.com", "the password of Bob 1")
+    sign_up(client, bob.email)
+
+    correct(client)
+    deliver_all()
+    client.post(link_to(ANN))
+
+    assert is_in(log_in(password=PASSWORD))
+    assert is_in(log_in("bob@example.com", "the password of Bob 1"))
+    assert mails_to("bob@example.com") == [("AccountExists", "sent")]
+
+
+def test_correcting_to_a_known_address_looks_the_same(client: Client) -> None:
+    member()
+    other = Client()
+    sign_up(client, TYPO)
+    sign_up(other, "typo@exampel.com")
+
+    known, unknown = correct(client), correct(other, "new@example.com")
+
+    assert known.content.decode().replace(ANN, "new@example.com") == unknown.content.decode()
+    assert not is_in(log_in(password="something else"))
+    assert User.objects.get(email=ANN).is_verified
+
+
+def test_the_same_address_again_changes_nothing(client: Client) -> None:
+    sign_up(client)
+    before = list(EmailVerification.objects.values())
+
+    assert correct(client, "Ann@EXAMPLE.com").redirect_chain == [(reverse("check_inbox"), 302)]
+
+    assert list(EmailVerification.objects.values()) == before
+    assert mails_to(ANN) == [("VerifyAddress", "queued")]
+
+
+def test_there_and_back_again(client: Client) -> None:
+    with time_machine.travel("2026-11-21 12:00Z", tick=False) as clock:
+        sign_up(client)
+        correct(client, TYPO)
+        clock.shift(61)
+        correct(client)
+        deliver_all()
+
+        assert [user.email for user in User.objects.all()] == [ANN]
+        assert mails_to(ANN) == [("VerifyAddress", "cancelled"), ("VerifyAddress", "sent")]
+        assert client.post(link_to(ANN)).context["state"] == "spent_now"
+
+
+def test_a_bad_address_is_answered_beside_its_field(client: Client) -> None:
+    sign_up(client, TYPO)
+
+    answer = correct(client, "ann@")
+
+    assert (answer.status_code, list(answer.context["form"].errors)) == (200, ["email"])
+    assert User.objects.get().email == TYPO
+
+
+def test_who_did_not_sign_up_here_is_asked_to(client: Client) -> None:
+    for answer in (client.get(reverse("correct_address")), client.post(reverse("correct_address"), {"email": ANN})):
+        assert answer["Location"] == reverse("signup")
+
+
+def test_another_browser_deletes_no_account(client: Client) -> None:
+    sign_up(client)
+    other = Client()
+    sign_up(other)  # the account is there already: this browser did not make it
+
+    correct(other, "evil@example.com")
+
+    assert sorted(User.objects.values_list("email", flat=True)) == [ANN, "evil@example.com"]
+    deliver_all()
+    assert client.post(link_to(ANN)).context["state"] == "spent_now"
+
+
+def test_after_the_address_is_verified_there_is_nothing_left_to_correct(client: Client) -> None:
+    sign_up(client)
+    deliver_all()
+    client.post(link_to(ANN))
+
+    assert correct(client, "other@example.com").redirect_chain == [(reverse("signup"), 302)]
+    assert "sign_up" not in client.session
+    assert [user.email for user in User.objects.all()] == [ANN]
+
+
+@pytest.mark.parametrize("mark", ["verified", "verified once", "staff", "superuser"])
+def test_an_account_that_matters_is_not_corrected_away(client: Client, mark: str) -> None:
+    sign_up(client)
+    match mark:
+        case "verified":
+            deliver_all()
+            Client().post(link_to(ANN), {"password": PASSWORD})
+        case "verified once":
+            User.objects.update(was_verified=True)
+        case "staff":
+            User.objects.update(is_staff=True)
+        case "superuser":
+            User.objects.update(is_superuser=True)
+
+    correct(client, "other@example.com")
+
+    assert sorted(User.objects.values_list("email", flat=True)) == [ANN, "other@example.com"]

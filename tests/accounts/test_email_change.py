@@ -1,0 +1,372 @@
+"""Another address: who may want one, who hears of it, and who can stop it."""
+
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+
+import pytest
+import time_machine
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+
+from accounts import deletion, email_change, links, verification
+from accounts.email_change import ChangeState
+from accounts.models import EmailChange, User
+from accounts.verification import LinkState
+from tests.accounts.steps import (
+    ANN,
+    NEW_PASSWORD,
+    PASSWORD,
+    choose,
+    deliver_all,
+    is_in,
+    link_to,
+    log_in,
+    mails_to,
+    member,
+    sign_up,
+    text_of,
+)
+from tests.at_once import at_once
+
+pytestmark = pytest.mark.django_db
+
+NEW = "ann@new.example"
+
+
+def ask(client: Client, address: str = NEW, password: str = PASSWORD):  # type: ignore[no-untyped-def]
+    return client.post(reverse("email_change"), {"email": address, "password": password})
+
+
+def wish(user: User, address: str = NEW) -> EmailChange:
+    email_change.request(user, address)
+    return EmailChange.objects.latest("created_at")
+
+
+def code_to_confirm(change: EmailChange) -> str:
+    return links.code(links.CONFIRM_CHANGE, links.row_of_change(change))
+
+
+def code_to_stop(change: EmailChange) -> str:
+    return links.code(links.STOP_CHANGE, links.row_of_change(change))
+
+
+def confirm(change: EmailChange) -> ChangeState:
+    return email_change.confirm(change.pk, code_to_confirm(change), password=None).state
+
+
+def stop(change: EmailChange) -> ChangeState:
+    return email_change.stop(change.pk, code_to_stop(change)).state
+
+
+@pytest.mark.parametrize(
+    ("address", "password", "field"),
+    [(NEW, "wrong", "password"), (NEW, "", "password"), (ANN, PASSWORD, "email"), ("ann@", PASSWORD, "email")],
+)
+def test_a_wish_needs_the_password_and_another_address(address: str, password: str, field: str) -> None:
+    member()
+    answer = ask(log_in(), address, password)
+
+    assert answer.status_code == 200
+    assert list(answer.context["form"].errors) == [field]
+    assert EmailChange.objects.count() == 0
+
+
+def test_the_new_address_confirms_and_the_old_one_hears_of_it_twice() -> None:
+    member()
+    browser = log_in()
+    ask(browser, "Ann@New.EXAMPLE")
+    deliver_all()
+    assert (mails_to(ANN), mails_to(NEW)) == ([("AddressChangeRequested", "sent")], [("ConfirmNewAddress", "sent")])
+
+    link = link_to(NEW)
+    for _ in range(2):
+        page = browser.get(link)
+        assert (page.status_code, page["Referrer-Policy"]) == (200, "strict-origin")
+        assert "no-store" in page["Cache-Control"]
+    assert User.objects.get().email == ANN
+    answers = [Client().post(link, {"password": PASSWORD}) for _ in range(2)]  # no need to be logged in there
+    deliver_all()
+
+    assert [(answer.status_code, answer.context["state"]) for answer in answers] == [(200, "done"), (410, "used")]
+    assert mails_to(ANN)[1:] == [("AddressChanged", "sent")]
+    assert is_in(browser)
+    assert is_in(log_in(NEW))
+    assert not is_in(log_in(ANN))
+
+
+def test_the_old_address_can_stop_it(client: Client) -> None:
+    member()
+    ask(log_in())
+    deliver_all()
+    way_in, way_out = link_to(NEW), link_to(ANN)
+    assert client.get(way_out).status_code == 200
+
+    answers = [client.post(way_out), client.post(way_out), client.get(way_in), client.post(way_in)]
+
+    assert [(answer.status_code, answer.context["state"]) for answer in answers] == [
+        (200, "done"),
+        *[(410, "stopped")] * 3,
+    ]
+    user = User.objects.get()
+    assert (user.email, user.check_password(PASSWORD)) == (ANN, True)
+
+
+def test_a_stranger_at_a_mistyped_new_address_gets_nothing_by_pressing_the_button() -> None:
+    member()
+    ask(log_in())
+    deliver_all()
+    link, stranger = link_to(NEW), Client()
+
+    assert "password" in stranger.get(link).content.decode()
+    for data in ({}, {"password": "a guess"}):
+        answer = stranger.post(link, data)
+        assert (answer.status_code, answer.context["state"]) == (200, "wrong_password")
+    assert User.objects.get().email == ANN
+    for _ in range(10):
+        stranger.post(link, {"password": "a guess"})
+    assert stranger.post(link, {"password": PASSWORD}).context["state"] == "wrong_password"  # she guessed too often
+    assert log_in().post(link).context["state"] == "wrong_password"  # and nobody else is let in from there
+    assert User.objects.get().email == ANN
+
+
+def test_the_old_address_can_take_it_back_for_a_week(client: Client) -> None:
+    member()
+    with time_machine.travel("2026-11-21 12:00Z", tick=False) as clock:
+        attacker, elsewhere = log_in(), log_in()
+        ask(attacker)
+        deliver_all()
+        attacker.post(link_to(NEW))
+        deliver_all()
+        clock.shift(timedelta(days=6, hours=23))
+        assert client.get(link_to(ANN)).context["state"] == "reversible"
+        assert is_in(attacker)
+
+        answer = attacker.post(link_to(ANN))  # even in her own browser
+
+        assert (answer.status_code, answer.context["state"]) == (200, "done")
+        user = User.objects.get()
+        assert (user.email, user.is_verified, user.has_usable_password()) == (ANN, True, False)
+        assert user.sessions.count() == 0  # not only the hash in them that fits no more
+        assert (is_in(attacker), is_in(elsewhere)) == (False, False)
+        assert not any(is_in(log_in(address)) for address in (ANN, NEW))
+        deliver_all()
+        assert mails_to(ANN)[-1] == ("ResetPassword", "sent")
+        choose(client, link_to(ANN))
+        assert is_in(log_in(password=NEW_PASSWORD))
+
+
+def test_after_a_week_it_stays(client: Client) -> None:
+    change = wish(member())
+    with time_machine.travel("2026-11-21 12:00Z", tick=False) as clock:
+        EmailChange.objects.update(expires_at=timezone.now() + timedelta(hours=1))
+        assert confirm(change) is ChangeState.DONE
+        clock.shift(timedelta(days=7))
+        path = reverse("email_change_stop", args=[change.pk, code_to_stop(change)])
+        for answer in (client.get(path), client.post(path)):
+            assert (answer.status_code, answer.context["state"]) == (410, "expired")
+
+    assert User.objects.get().email == NEW
+
+
+def test_a_second_change_does_not_take_the_way_back_from_the_first_address() -> None:
+    first = wish(user := member())
+    confirm(first)
+    second = wish(user, "evil@example.com")
+    confirm(second)
+    third = wish(user, "evil@example.net")
+
+    assert stop(first) is ChangeState.DONE
+
+    user.refresh_from_db()
+    assert (user.email, user.has_usable_password()) == (ANN, False)
+    assert [stop(later) for later in (first, second, third)] == [ChangeState.STOPPED] * 3
+    assert confirm(third) is ChangeState.STOPPED
+    assert User.objects.get().email == ANN
+
+
+def test_the_second_address_can_take_back_what_came_after_it() -> None:
+    confirm(first := wish(user := member()))
+    confirm(second := wish(user, "evil@example.com"))
+
+    assert stop(second) is ChangeState.DONE
+    assert User.objects.get().email == NEW
+    assert stop(first) is ChangeState.DONE
+    assert User.objects.get().email == ANN
+
+
+def test_an_account_that_nobody_verified_does_not_bar_the_way_back(client: Client) -> None:
+    confirm(change := wish(user := member()))
+    sign_up(client)  # with the old address; whoever has the link in the mail to it knows better whose it is
+
+    path = reverse("email_change_stop", args=[change.pk, code_to_stop(change)])
+    assert client.get(path).context["state"] == "reversible"
+    assert client.post(path).context["state"] == "done"
+
+    assert [each.pk for each in User.objects.all()] == [user.pk]
+    assert User.objects.get().email == ANN
+    deliver_all()
+    assert ("VerifyAddress", "cancelled") in mails_to(ANN)
+
+
+def test_the_verified_account_of_another_one_is_not_touched_by_the_way_back(client: Client) -> None:
+    confirm(change := wish(member()))
+    member()
+
+    path = reverse("email_change_stop", args=[change.pk, code_to_stop(change)])
+    for answer in (client.get(path), client.post(path)):
+        assert (answer.status_code, answer.context["state"]) == (410, "taken")
+    assert sorted(User.objects.values_list("email", flat=True)) == [ANN, NEW]
+
+
+def test_an_address_that_is_taken_gets_no_mail_and_the_page_does_not_say_so() -> None:
+    member()
+    member("bob@example.com")
+    browser = log_in()
+
+    free, taken = ask(browser), ask(browser, "bob@example.com")
+    deliver_all()
+
+    assert text_of(taken).replace("bob@example.com", NEW) == text_of(free)
+    assert mails_to("bob@example.com") == [("ConfirmNewAddress", "cancelled")]
+
+
+def test_an_address_that_was_taken_meanwhile_is_not_taken_away(client: Client) -> None:
+    change = wish(member())
+    sign_up(client, NEW)
+
+    path = reverse("email_change_confirm", args=[change.pk, code_to_confirm(change)])
+    for answer in (client.get(path), client.post(path)):
+        assert (answer.status_code, answer.context["state"]) == (410, "taken")
+    assert User.objects.get(email=ANN).check_password(PASSWORD)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_two_accounts_that_want_the_same_address_one_gets_it() -> None:
+    for round_ in range(5):
+        wishes = [wish(member(f"{name}{round_}@example.com"), f"same{round_}@example.com") for name in ("ann", "bob")]
+
+        states, failures = at_once([partial(confirm, change) for change in wishes])
+
+        assert failures == []
+        assert sorted(states) == [ChangeState.DONE, ChangeState.TAKEN]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_twenty_who_confirm_at_the_same_time_one_wins() -> None:
+    change = wish(member())
+    path = reverse("email_change_confirm", args=[change.pk, code_to_confirm(change)])
+
+    statuses, failures = at_once([lambda: Client().post(path, {"password": PASSWORD}).status_code] * 20)
+
+    assert failures == []
+    assert Counter(statuses) == {200: 1, 410: 19}
+    assert mails_to(ANN) == [("AddressChangeRequested", "queued"), ("AddressChanged", "queued")]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_whoever_is_first_confirming_and_stopping_at_the_same_time_leave_the_old_address() -> None:
+    for round_ in range(10):
+        change = wish(member(f"ann{round_}@example.com"), f"evil{round_}@example.com")
+
+        (states, failures) = at_once([partial(confirm, change), partial(stop, change)])
+
+        assert failures == []
+        change.refresh_from_db()
+        assert (change.user.email, stop(change)) == (change.old_address, ChangeState.STOPPED)
+        assert change.user.has_usable_password() is (change.confirmed_at is None)
+        assert Counter(states)[ChangeState.DONE] == (1 if change.confirmed_at is None else 2)
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("act", [confirm, stop])
+def test_a_link_and_the_end_of_its_account_at_the_same_time_are_no_error(
+    act: Callable[[EmailChange], ChangeState],
+) -> None:
+    for round_ in range(10):
+        change = wish(user := member(f"ann{round_}@example.com"))
+        ending: list[Callable[[], object]] = [partial(act, change), partial(deletion.delete, user)]
+
+        _, failures = at_once(ending)
+
+        assert failures == []
+        assert act(change) is ChangeState.UNKNOWN
+
+
+def test_a_newer_wish_takes_the_place_of_the_older_one() -> None:
+    older = wish(user := member())
+    newer = wish(user, "ann@newer.example")
+
+    assert confirm(older) is stop(older) is ChangeState.STOPPED
+    assert confirm(newer) is ChangeState.DONE
+
+
+def test_a_link_expires_after_a_day() -> None:
+    change = wish(member())
+    with time_machine.travel(change.created_at + timedelta(hours=24, seconds=1)):
+        assert confirm(change) is stop(change) is ChangeState.EXPIRED
+
+    assert User.objects.get().email == ANN
+
+
+@pytest.mark.parametrize("spoil", ["other purpose", "upper case", "=3D", ">", "id", "other row", "cut off"])
+@pytest.mark.parametrize("purpose", ["confirm", "stop"])
+def test_a_link_that_was_never_sent_is_unknown(client: Client, purpose: str, spoil: str) -> None:
+    change = wish(member())
+    other = wish(member("bob@example.com"), "bob@new.example")
+    codes = {"confirm": code_to_confirm(change), "stop": code_to_stop(change)}
+    code = codes[purpose]
+    pk, code = {
+        "other purpose": (change.pk, codes["stop" if purpose == "confirm" else "confirm"]),
+        "upper case": (change.pk, code.upper()),
+        "=3D": (change.pk, f"=3D{code}"),
+        ">": (change.pk, f"{code}>"),
+        "id": (uuid.uuid4(), code),
+        "other row": (other.pk, code),
+        "cut off": (change.pk, code[:-1]),
+    }[spoil]
+
+    for answer in (client.get(path := reverse(f"email_change_{purpose}", args=[pk, code])), client.post(path)):
+        assert (answer.status_code, answer.context["state"]) == (404, "unknown")
+        assert ANN not in answer.content.decode()
+    assert sorted(User.objects.values_list("email", flat=True)) == [ANN, "bob@example.com"]
+
+
+def test_a_change_ends_the_links_that_were_sent_before_it(client: Client) -> None:
+    change = wish(user := member())
+    verifying = verification.begin(user)
+    resetting = links.to_reset_password(user).removeprefix("http://localhost:8000")
+
+    confirm(change)
+
+    assert choose(client, resetting).status_code == 410
+    code = links.code(links.VERIFY, links.row_of_verification(verifying))
+    assert verification.complete(verifying.pk, code, password=PASSWORD).state is LinkState.SUPERSEDED
+
+
+def test_a_confirmed_address_is_verified_even_if_the_old_one_was_not() -> None:
+    change = wish(User.objects.create_user(ANN, PASSWORD))
+
+    confirm(change)
+
+    user = User.objects.get()
+    assert (user.email, user.is_verified, user.was_verified) == (NEW, True, True)
+
+
+def test_a_wish_ends_with_the_address_that_it_was_made_for() -> None:
+    change = wish(member())
+    User.objects.update(email="given-by-admin@example.com")
+
+    assert confirm(change) is ChangeState.STOPPED
+    assert User.objects.get().email == "given-by-admin@example.com"
+
+
+def test_the_new_address_of_a_deactivated_account_gets_no_mail() -> None:
+    wish(member())
+    User.objects.update(is_active=False)
+    deliver_all()
+
+    assert mails_to(NEW) == [("ConfirmNewAddress", "cancelled")]

@@ -1,0 +1,188 @@
+"""Wrong passwords: the owner of the account hears of them, once a day, and a network that guesses on gets nowhere."""
+
+import re
+from typing import Any, cast
+
+import pytest
+import redis
+import time_machine
+from django.core import mail
+from django.core.mail import EmailMultiAlternatives
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+
+from accounts.models import User
+from mailer.delivery import deliver
+from mailer.models import Message, State
+from tests.accounts.test_throttling import everything_in
+from tests.servers import Valkey
+
+PASSWORD = "correct horse 9 battery"
+HERE, THERE = "192.0.2.77", "198.51.100.1"
+
+
+@pytest.fixture
+def owner(db: None) -> User:
+    return User.objects.create_user(
+        "ann@example.com", PASSWORD, name="Ann", email_verified_at=timezone.now(), was_verified=True
+    )
+
+
+def log_in(
+    password: str, *, address: str = "ann@example.com", peer: str = HERE, page: str = "login", **meta: Any
+) -> Any:
+    return Client(REMOTE_ADDR=peer, **meta).post(reverse(page), {"username": address, "password": password})
+
+
+def is_in(response: Any) -> bool:
+    return bool(response.status_code == 302)
+
+
+def deliver_all() -> list[tuple[str, str]]:
+    for message in Message.objects.order_by("pk"):
+        deliver(message.pk)
+    return [(m.recipient, m.state) for m in Message.objects.order_by("pk")]
+
+
+def test_five_wrong_passwords_bring_one_mail(owner: User) -> None:
+    with time_machine.travel("2026-11-22 12:34:56Z", tick=False) as clock:
+        for _ in range(4):
+            log_in("wrong")
+        assert not Message.objects.exists()
+        for _ in range(10):
+            log_in("wrong")
+        for _ in range(20):  # and so on, all day
+            clock.shift(3600)
+            for _ in range(6):
+                log_in("wrong", peer=THERE)
+        clock.move_to("2026-11-22 12:35:56Z")
+        assert deliver_all() == [("ann@example.com", State.SENT)]
+        clock.move_to("2026-11-23 12:40Z")
+        for _ in range(5):
+            log_in("wrong")
+
+    assert Message.objects.count() == 2
+    assert Message.objects.earliest("pk").kind == "accounts.LogInAlert"
+
+
+def test_wrong_passwords_far_apart_are_no_alarm(owner: User) -> None:
+    with time_machine.travel("2026-11-22 12:00Z", tick=False) as clock:
+        for _ in range(20):
+            log_in("wrong")
+            clock.shift(60 * 4)
+
+    assert not Message.objects.exists()
+
+
+def test_networks_are_counted_together_for_the_alarm(owner: User) -> None:
+    for n in range(5):
+        log_in("wrong", peer=f"192.0.2.{n}")
+
+    assert Message.objects.count() == 1
+
+
+@pytest.mark.parametrize(
+    ("peer", "told", "untold"),
+    [(HERE, "192.0.2.0/24", "192.0.2.77"), ("2001:db8:1:2:3::4", "2001:db8:1::/48", "2001:db8:1:2")],
+)
+def test_the_mail_tells_when_and_roughly_whence_and_nothing_that_was_typed(
+    owner: User, peer: str, told: str, untold: str
+) -> None:
+    typed = {"HTTP_USER_AGENT": "Firefox <b>agent-of-evil</b>", "HTTP_REFERER": "https://evil.example/"}
+    with time_machine.travel("2026-11-22 12:34:56Z", tick=False):
+        for _ in range(5):
+            log_in("typed-by-evil", address="Ann@EXAMPLE.com", peer=peer, **typed)
+        deliver_all()
+
+    [alert] = mail.outbox
+    whole = alert.message().as_string() + str(alert.body) + str(cast(EmailMultiAlternatives, alert).alternatives)
+    assert told in whole
+    assert "12:34" in whole
+    assert reverse("password_reset") in whole
+    stored = str(list(Message.objects.values()))
+    for word in ("evil", "Firefox", "EXAMPLE", untold):
+        assert word not in whole
+        assert word not in stored
+
+
+@pytest.mark.parametrize("account", [None, "unverified", "inactive"])
+def test_nobody_else_gets_one_and_only_the_worker_knows(db: None, account: str | None) -> None:
+    if account:
+        verified = None if account == "unverified" else timezone.now()
+        User.objects.create_user(
+            "ann@example.com", PASSWORD, email_verified_at=verified, is_active=account != "inactive"
+        )
+    for _ in range(5):
+        log_in("wrong")
+
+    assert deliver_all() == [("ann@example.com", State.CANCELLED)]
+    assert mail.outbox == []
+
+
+def test_after_ten_guesses_no_password_is_right_from_there(owner: User) -> None:
+    with time_machine.travel("2026-11-22 12:00Z", tick=False) as clock:
+        wrong = [log_in("wrong") for _ in range(11)]
+        right = log_in(PASSWORD)
+        assert not is_in(right)
+        assert {without_tokens(page) for page in wrong} == {without_tokens(right)}
+
+        assert is_in(log_in(PASSWORD, peer=THERE))
+        clock.shift(60 * 15 + 1)
+        assert is_in(log_in(PASSWORD))
+
+
+def test_nine_guesses_leave_the_door_open(owner: User) -> None:
+    for _ in range(9):
+        log_in("wrong")
+
+    assert is_in(log_in(PASSWORD))
+
+
+def test_guesses_are_counted_for_each_account(owner: User) -> None:
+    for _ in range(15):
+        log_in("wrong", address="bob@example.com")
+
+    assert is_in(log_in(PASSWORD))
+
+
+def test_a_neighbour_in_the_same_ipv6_64_is_the_same_network(owner: User) -> None:
+    for n in range(10):
+        log_in("wrong", peer=f"2001:db8:1:2::{n}")
+
+    assert not is_in(log_in(PASSWORD, peer="2001:db8:1:2:ffff::1"))
+    assert is_in(log_in(PASSWORD, peer="2001:db8:1:3::1"))
+
+
+def test_the_admin_has_the_same_lock(db: None) -> None:
+    User.objects.create_superuser("ann@example.com", PASSWORD)
+    for _ in range(10):
+        log_in("wrong", page="admin:login")
+
+    assert not is_in(log_in(PASSWORD, page="admin:login"))
+    assert is_in(log_in(PASSWORD, page="admin:login", peer=THERE))
+
+
+def test_the_admin_lets_in_staff_alone(owner: User) -> None:
+    assert not is_in(log_in(PASSWORD, page="admin:login"))
+    User.objects.update(is_staff=True, email_verified_at=None)  # an administrator wrote the address
+    assert is_in(log_in(PASSWORD, page="admin:login"))
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("page", ["login", "admin:login"])
+def test_a_password_in_the_wrong_field_stays_nowhere(
+    valkey: Valkey, caplog: pytest.LogCaptureFixture, page: str
+) -> None:
+    for n in range(12):
+        log_in("ann@example.com", address="My-Secret-Pass9!", peer=f"192.0.2.{n}", page=page)
+
+    with redis.Redis(unix_socket_path=str(valkey.socket)) as client:
+        stored = everything_in(client)
+    assert "secret" not in stored.lower()
+    assert "secret" not in caplog.text.lower()
+    assert not Message.objects.exists()
+
+
+def without_tokens(response: Any) -> str:
+    return re.sub(r'(csrfmiddlewaretoken" value|nonce)="[^"]+"', "", response.content.decode())

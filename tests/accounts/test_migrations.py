@@ -1,0 +1,89 @@
+"""A database of the release before, brought to this one, with old processes that still write into it."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.db.migrations.executor import MigrationExecutor
+from django.utils import timezone
+
+from accounts.models import EmailVerification, User
+from mailer.models import Message, State
+
+BEFORE = [("accounts", "0002_email_verification"), ("mailer", "0001_outbox")]
+
+
+def migrate(targets: list[tuple[str, str]]) -> Any:
+    """Returns the models as they were written down in those migrations."""
+    executor = MigrationExecutor(connection)
+    executor.migrate(targets)
+    return executor.loader.project_state(targets).apps
+
+
+def newest() -> list[tuple[str, str]]:
+    return [
+        node for node in MigrationExecutor(connection).loader.graph.leaf_nodes() if node[0] in ("accounts", "mailer")
+    ]
+
+
+@pytest.fixture
+def before(transactional_db: None) -> Iterator[Any]:
+    yield migrate(BEFORE)
+    migrate(newest())
+
+
+def message(models: Any, state: State, number: int, user: Any) -> Any:
+    return models.get_model("mailer", "Message").objects.create(
+        kind="accounts.VerifyAddress",
+        user=user,
+        recipient="ann@example.com",
+        message_id_header=f"<{number}@example.com>",
+        state=state,
+        claimed_until=timezone.now() if state is State.SENDING else None,
+    )
+
+
+def test_everything_that_was_there_stays_and_who_was_verified_is_marked(before: Any) -> None:
+    old_user = before.get_model("accounts", "User")
+    verified = old_user.objects.create(email="ann@example.com", password="x", email_verified_at=timezone.now())
+    waiting = old_user.objects.create(email="bob@example.com", password="x")
+    open_, used = (
+        before.get_model("accounts", "EmailVerification").objects.create(user=user, address=user.email, used_at=used_at)
+        for user, used_at in ((waiting, None), (verified, timezone.now()))
+    )
+    old = {state: message(before, state, number, verified).pk for number, state in enumerate(State)}
+    attempt = before.get_model("mailer", "DeliveryAttempt").objects.create(
+        message_id=old[State.SENT], number=1, transport="transport", outcome="accepted"
+    )
+
+    migrate(newest())
+
+    assert list(User.objects.order_by("email").values_list("pk", "was_verified", "time_zone", "is_active")) == [
+        (verified.pk, True, "", True),
+        (waiting.pk, False, "", True),
+    ]
+    assert EmailVerification.objects.get(pk=open_.pk).is_open
+    assert EmailVerification.objects.get(pk=used.pk).secret == used.secret
+    assert {State(row.state): row.pk for row in Message.objects.all()} == old
+    assert {(row.user_id, str(row.answers), row.resent_from_id) for row in Message.objects.all()} == {
+        (verified.pk, "{}", None)
+    }
+    assert Message.objects.get(pk=old[State.SENT]).delivery_attempts.get().pk == attempt.pk
+
+
+def test_a_process_of_the_release_before_goes_on_writing(before: Any) -> None:
+    migrate(newest())
+
+    user = before.get_model("accounts", "User").objects.create(email="ann@example.com", password="x")
+    before.get_model("accounts", "EmailVerification").objects.create(user=user, address=user.email)
+    message(before, State.QUEUED, 1, user)
+    user.name = "Ann"
+    user.save()
+    before.get_model("mailer", "TransportState").objects.create(alias="transport")
+
+    migrated = User.objects.get()
+    assert (migrated.name, migrated.time_zone, migrated.was_verified) == ("Ann", "", False)
+    assert Message.objects.get().answers == {}
+    assert migrated.email_verifications.get().expires_at > timezone.now() + timedelta(hours=23)

@@ -1,0 +1,82 @@
+"""How a person is addressed, in which language, and by which clock."""
+
+import pytest
+from django.core import mail
+from django.test import Client
+from django.urls import reverse
+
+from accounts import email_change
+from accounts.models import User
+from tests.accounts.steps import deliver_all, log_in, member
+
+pytestmark = pytest.mark.django_db
+
+
+def save(client: Client, **data: str):  # type: ignore[no-untyped-def]
+    return client.post(reverse("profile"), {"name": "Ann", "language": "en", "time_zone": ""} | data)
+
+
+def test_a_person_decides_how_she_is_written_to() -> None:
+    member()
+    browser = log_in()
+
+    answer = save(browser, name="Ann Example", language="th", time_zone="Asia/Bangkok")
+
+    assert (answer.status_code, answer["Location"]) == (302, reverse("profile"))
+    user = User.objects.get()
+    assert (user.name, user.language, user.time_zone) == ("Ann Example", "th", "Asia/Bangkok")
+    assert '<html lang="th"' in browser.get(reverse("profile")).content.decode()
+
+    email_change.request(user, "new@example.com")
+    deliver_all()
+    written = next(sent for sent in mail.outbox if "new@example.com" in sent.to[0])
+    assert written.to == ["Ann Example <new@example.com>"]
+    assert "+07" in str(written.body)
+
+
+def test_the_language_is_remembered_from_the_log_in_on() -> None:
+    member()
+    User.objects.update(language="th")
+
+    browser = log_in()
+
+    assert browser.cookies["django_language"].value == "th"
+    browser.post(reverse("logout"))
+    assert '<html lang="th"' in browser.get(reverse("login")).content.decode()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("time_zone", "Mars/Olympus"), ("time_zone", "../../etc/passwd"), ("language", "xx"), ("name", "x" * 151)],
+)
+def test_what_nobody_can_choose_is_answered_beside_its_field(field: str, value: str) -> None:
+    before = member()
+
+    answer = save(log_in(), **{field: value})
+
+    assert (answer.status_code, list(answer.context["form"].errors)) == (200, [field])
+    after = User.objects.get()
+    assert (after.name, after.language, after.time_zone) == (before.name, before.language, before.time_zone)
+
+
+def test_the_profile_changes_nothing_but_itself() -> None:
+    member()
+
+    save(log_in(), email="evil@example.com", is_staff="on", password="evil", email_verified_at="")
+
+    user = User.objects.get()
+    assert (user.email, user.is_staff, user.is_verified) == ("ann@example.com", False, True)
+    assert user.check_password("correct horse 9 battery")
+
+
+def test_a_name_is_text_and_not_html_and_no_header() -> None:
+    member()
+    browser = log_in()
+    save(browser, name="<b>Ann</b>\r\nBcc: evil@example.com")
+
+    assert "<b>Ann</b>" not in browser.get(reverse("profile")).content.decode()
+    email_change.request(User.objects.get(), "new@example.com")
+    deliver_all()
+    for sent in mail.outbox:
+        assert "\n" not in sent.to[0]
+        assert (len(sent.to), sent.bcc) == (1, [])

@@ -1,0 +1,122 @@
+"""Where somebody is logged in: what she sees of it, and how she ends it."""
+
+from datetime import timedelta
+
+import pytest
+import time_machine
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+
+from accounts import sessions
+from accounts.models import Session
+from tests.accounts.steps import is_in, log_in, member
+
+pytestmark = pytest.mark.django_db
+
+FIREFOX = "Mozilla/5.0 (Windows NT 10.0; Win64; x64; rv:150.0) Gecko/20100101 Firefox/150.0"
+EDGE = "Mozilla/5.0 (X11; Linux) AppleWebKit/537.36 Chrome/150.0 Safari/537.36 Edg/150.0"
+SAFARI = "Mozilla/5.0 (iPhone; CPU iPhone OS 20_0 like Mac OS X) AppleWebKit/605.1.15 Version/20.0 Safari/604.1"
+
+
+@pytest.mark.parametrize(
+    ("agent", "shown"),
+    [
+        (FIREFOX, "Firefox, Windows"),
+        (EDGE, "Edge, Linux"),
+        (SAFARI, "Safari, iPhone"),
+        ("curl/8 <script>alert(1)</script>", ""),
+        ("", ""),
+    ],
+)
+def test_a_browser_is_told_in_words_of_ours_alone(agent: str, shown: str) -> None:
+    user = member()
+    browser = log_in(user_agent=agent)
+
+    page = browser.get(reverse("profile")).content.decode()
+
+    session = user.sessions.get()
+    assert (session.browser, session.network) == (shown, "127.0.0.0/24")
+    assert session.logged_in_at is not None
+    assert (shown or "Unknown browser") in page
+    assert "127.0.0.0/24" in page
+    assert "127.0.0.1" not in page
+    assert "alert(1)" not in page
+    assert "Mozilla" not in page
+    assert session.session_key not in page
+
+
+def test_the_list_holds_her_own_sessions_as_long_as_they_last() -> None:
+    with time_machine.travel(timezone.now() - timedelta(days=15)):
+        member()
+        log_in(user_agent=EDGE)  # two weeks, and it is over
+    member("bob@example.com")
+    log_in("bob@example.com", user_agent=SAFARI)
+    here = log_in(user_agent=FIREFOX)
+    Client().get(reverse("signup"))
+
+    listed = here.get(reverse("profile")).context["sessions"]
+
+    assert [session.browser for session in listed] == ["Firefox, Windows"]
+
+
+def test_to_log_out_everywhere_else_leaves_this_browser_and_other_people() -> None:
+    member()
+    member("bob@example.com")
+    here, there, bob = log_in(), log_in(), log_in("bob@example.com")
+
+    assert here.get(reverse("end_sessions")).status_code == 405
+    answer = here.post(reverse("end_sessions"))
+
+    assert answer["Location"] == reverse("profile")
+    assert (is_in(here), is_in(there), is_in(bob)) == (True, False, True)
+
+
+def test_a_stranger_ends_no_session(client: Client) -> None:
+    member()
+    browser = log_in()
+
+    assert reverse("login") in client.post(reverse("end_sessions"))["Location"]
+    assert is_in(browser)
+
+
+def test_what_it_says_of_a_session_survives_later_requests() -> None:
+    user = member()
+    browser = log_in(user_agent=FIREFOX)
+    before = user.sessions.get()
+    with time_machine.travel(timezone.now() + timedelta(hours=1)):
+        browser.post(reverse("password_reset"), {"email": "ann@example.com"})  # writes into the session
+
+    after = user.sessions.get()
+    assert (after.browser, after.logged_in_at) == ("Firefox, Windows", before.logged_in_at)
+    assert after.session_data != before.session_data
+
+
+def test_logging_out_and_logging_in_leave_no_session_behind(client: Client) -> None:
+    user = member()
+    browser = log_in()
+    browser.post(reverse("logout"))
+    assert user.sessions.count() == 0
+
+    browser.post(reverse("login"), {"username": user.email, "password": "wrong"})
+    assert Session.objects.exclude(user=None).count() == 0
+
+
+def test_the_browser_of_a_user_who_is_gone_is_asked_to_log_in() -> None:
+    user = member()
+    browser = log_in()
+
+    user.delete()
+
+    assert Session.objects.count() == 0
+    assert browser.get(reverse("profile")).status_code == 302
+    assert browser.get(reverse("home")).status_code == 200
+    assert browser.post(reverse("end_sessions")).status_code == 302
+
+
+def test_ending_sessions_tells_how_many() -> None:
+    user = member()
+    here, _, _ = log_in(), log_in(), log_in()
+
+    assert sessions.end_sessions(user, but=here.session.session_key) == 2
+    assert sessions.end_sessions(user) == 1

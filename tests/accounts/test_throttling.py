@@ -1,0 +1,289 @@
+"""How often one may ask for mail: counted in Redis, in a table while Redis is away, and never told."""
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+import redis
+import time_machine
+from django.test import Client
+from django.urls import reverse
+from limits import parse
+from pytest_django import Settings
+from structlog.testing import capture_logs
+
+from accounts import throttling
+from accounts.models import Hit, User
+from mailer.models import Message
+from tests.at_once import at_once
+from tests.servers import Valkey
+
+NOON = "2026-11-22 12:00Z"
+HERE, THERE = "192.0.2.7/32", "198.51.100.1/32"
+
+
+def ask(address: str = "ann@example.com", purpose: str = "verify", network: str = HERE) -> bool:
+    return throttling.may_mail(purpose, address, network)
+
+
+@pytest.fixture
+def table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis is away, and for long."""
+    monkeypatch.setattr(throttling.counter, "_try_redis_at", float("inf"))
+
+
+@pytest.fixture(params=["Redis", "table"])
+def store(request: pytest.FixtureRequest) -> str:
+    """Both of them count alike."""
+    if request.param == "table":
+        request.getfixturevalue("table")
+    return str(request.param)
+
+
+@pytest.fixture
+def clock() -> Iterator[Any]:
+    with time_machine.travel(NOON, tick=False) as clock:
+        yield clock
+
+
+@pytest.mark.django_db
+def test_one_address_gets_one_mail_a_minute_and_three_an_hour_for_a_purpose(
+    store: str, settings: Settings, clock: Any
+) -> None:
+    settings.ACCOUNTS_MAIL_PER_NETWORK = "1000/hour"
+    allowed = []
+    for second in range(0, 3700, 21):
+        if ask():
+            allowed.append(second)
+        clock.shift(21)
+
+    assert allowed == [0, 63, 126, 3612, 3675]
+    assert (Hit.objects.count() > 0) == (store == "table")
+
+
+@pytest.mark.django_db
+def test_one_address_gets_five_mails_an_hour_of_all_kinds(store: str, clock: Any) -> None:
+    kinds = ["verify", "reset", "email change"] * 3
+    answers = []
+    for kind in kinds:
+        answers.append(ask(purpose=kind))
+        clock.shift(61)
+
+    assert answers == [True] * 5 + [False] * 4
+    assert ask("bob@example.com")
+
+
+@pytest.mark.django_db
+def test_windows_move_instead_of_beginning_anew(store: str, clock: Any) -> None:
+    limit = parse("2/hour")
+    hit = partial(throttling.counter.hit, limit, "key")
+
+    clock.shift(3590)
+    assert hit()
+    clock.shift(20)  # another hour of the clock
+    assert [hit(), hit()] == [True, False]
+    clock.shift(3581)
+    assert [hit(), hit()] == [True, False]
+
+
+@pytest.mark.django_db
+def test_what_is_refused_is_not_counted(store: str, clock: Any) -> None:
+    assert ask()
+    for _ in range(20):
+        clock.shift(2.5)
+        assert not ask()
+    clock.shift(11)
+
+    assert ask()
+
+
+@pytest.mark.django_db
+def test_looking_counts_nothing(store: str) -> None:
+    limit = parse("1/hour")
+
+    assert all(throttling.counter.would_allow(limit, "key") for _ in range(5))
+    assert throttling.counter.hit(limit, "key")
+    assert not throttling.counter.would_allow(limit, "key")
+
+
+@pytest.mark.django_db
+def test_one_network_causes_so_many_mails_and_no_more(store: str, settings: Settings, clock: Any) -> None:
+    settings.ACCOUNTS_MAIL_PER_NETWORK = "3/minute; 4/hour"
+
+    assert [ask(f"{n}@example.com") for n in range(5)] == [True] * 3 + [False] * 2
+    assert ask("5@example.com", network=THERE)
+    clock.shift(61)
+    assert [ask(f"{n}@example.com") for n in range(6, 9)] == [True, False, False]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("peers", "sent"),
+    [
+        (["2001:db8:1:2::1", "2001:db8:1:2::2", "2001:db8:1:2:ffff:ffff:ffff:ffff"], 2),
+        (["2001:db8:1:2::1", "2001:db8:1:3::1", "2001:db8:1:4::1"], 3),
+        (["192.0.2.1", "192.0.2.2", "192.0.2.3"], 3),
+        (["192.0.2.1", "::ffff:192.0.2.1", "192.0.2.1"], 2),
+    ],
+)
+def test_a_network_is_an_ipv4_address_or_an_ipv6_64(settings: Settings, peers: list[str], sent: int) -> None:
+    settings.ACCOUNTS_MAIL_PER_NETWORK = "2/hour"
+
+    for n, peer in enumerate(peers):
+        Client(REMOTE_ADDR=peer).post(reverse("resend"), {"email": f"{n}@example.com"})
+
+    assert Message.objects.count() == sent
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("page", ["resend", "password_reset", "signup"])
+def test_the_caller_always_sees_the_same(page: str, store: str, user: User) -> None:
+    password = {"password1": "correct horse 9 battery", "password2": "correct horse 9 battery"}
+    answers = set()
+    for _ in range(4):
+        for address in ("ann@example.com", "bob@example.com"):
+            response = Client().post(reverse(page), {"email": address} | password, follow=True)
+            answers.add((str(response.redirect_chain), response.content.decode().replace(address, "…")))
+
+    assert len(answers) == 1
+    assert Message.objects.count() == 2
+
+
+@pytest.mark.django_db
+def test_a_purpose_has_its_own_minute(store: str) -> None:
+    for page in ("resend", "password_reset", "resend", "password_reset"):
+        Client().post(reverse(page), {"email": "ann@example.com"})
+
+    assert sorted(Message.objects.values_list("kind", flat=True)) == [
+        "accounts.ResetPassword",
+        "accounts.VerifyAddressAgain",
+    ]
+
+
+def everything_in(server: redis.Redis) -> str:
+    """All keys and values, as text."""
+    read: dict[bytes, Callable[[Any], Any]] = {
+        b"list": lambda key: server.lrange(key, 0, -1),
+        b"set": server.smembers,
+        b"zset": lambda key: server.zrange(key, 0, -1),
+        b"hash": server.hgetall,
+        b"string": server.get,
+    }
+    keys: Any = server.keys("*")
+    kinds: Any = [server.type(key) for key in keys]
+    return str([(key, read[kind](key)) for key, kind in zip(keys, kinds, strict=True)])
+
+
+@pytest.mark.django_db(transaction=True)
+def test_no_store_holds_an_address(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    def use_everything() -> None:
+        for page in ("resend", "password_reset"):
+            Client().post(reverse(page), {"email": "secret.ann@hidden.example"})
+        for _ in range(6):
+            Client().post(reverse("login"), {"username": "secret.ann@hidden.example", "password": "typed-password"})
+
+    use_everything()
+    monkeypatch.setattr(throttling.counter, "_try_redis_at", float("inf"))
+    use_everything()
+
+    with redis.Redis(unix_socket_path=str(valkey.socket)) as client:
+        stored = everything_in(client)
+    assert "LIMITS:" in stored
+    hits = str(list(Hit.objects.values()))
+    assert Hit.objects.exists()
+    for secret in ("secret", "ann@", "hidden", "typed-password", "127.0.0.1"):
+        assert secret not in stored.replace("127.0.0.1:", "") + hits
+
+
+@pytest.mark.django_db
+def test_keys_cannot_be_found_by_hashing_addresses(settings: Settings) -> None:
+    before = throttling._hashed("mail", "ann@example.com")
+    settings.SECRET_KEY = "another" * 10
+
+    assert throttling._hashed("mail", "ann@example.com") != before
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_fifty_at_the_same_time_five_get_through(store: str) -> None:
+    limit = parse("5/hour")
+
+    answers, failures = at_once([lambda: throttling.counter.hit(limit, "key")] * 50)
+
+    assert (failures, sorted(answers)) == ([], [False] * 45 + [True] * 5)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_fifty_requests_at_the_same_time_one_causes_a_mail(store: str) -> None:
+    answers, failures = at_once(
+        [lambda: Client().post(reverse("resend"), {"email": "ann@example.com"}).status_code] * 50
+    )
+
+    assert (failures, set(answers)) == ([], {302})
+    assert Message.objects.count() == 1
+
+
+@pytest.mark.django_db
+def test_while_redis_is_stopped_the_table_counts(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(throttling, "BREAK", 0.3)
+    assert ask()
+    valkey.stop()
+    try:
+        with capture_logs() as lines:
+            assert [timed(ask)[0] for _ in range(3)] == [True, False, False]
+    finally:
+        valkey.start()
+    assert Hit.objects.exists()
+    assert [line["event"] for line in lines] == ["Redis away; the database counts"]
+
+    Hit.objects.all().delete()
+    time.sleep(0.35)
+    assert ask("bob@example.com")
+    assert not Hit.objects.exists()
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("how", ["stopped", "frozen"])
+def test_without_redis_one_request_waits_shortly_and_the_next_ones_not_at_all(valkey: Valkey, how: str) -> None:
+    assert throttling.counter.hit(parse("5/hour"), "key")
+
+    if how == "frozen":
+        with valkey.frozen():
+            waited = [timed(partial(ask, f"{n}@example.com"))[1] for n in range(10)]
+    else:
+        valkey.stop()
+        try:
+            waited = [timed(partial(ask, f"{n}@example.com"))[1] for n in range(10)]
+        finally:
+            valkey.start()
+
+    assert waited[0] < throttling.PATIENCE + 0.15
+    assert sorted(waited[1:])[5] < 0.05
+
+
+@pytest.mark.django_db
+def test_a_process_that_starts_without_redis_is_as_quick(valkey: Valkey) -> None:
+    throttling._redis.cache_clear()
+    with valkey.frozen():
+        allowed, waited = timed(ask)
+
+    assert allowed
+    assert waited < throttling.PATIENCE + 0.15
+
+
+@pytest.mark.django_db
+def test_hits_that_no_window_reaches_are_purged(table: None, clock: Any) -> None:
+    ask()
+    clock.shift(timedelta(days=1, seconds=1))
+    ask("bob@example.com")
+
+    kept = Hit.objects.filter(at__gt=time.time() - 1).count()
+    assert throttling.purge() > 0
+    assert Hit.objects.count() == kept > 0
+
+
+def timed[Answer](action: Callable[[], Answer]) -> tuple[Answer, float]:
+    started = time.perf_counter()
+    return action(), time.perf_counter() - started
