@@ -16,6 +16,7 @@ from accounts.sessions import end_sessions
 
 admin.site.login_form = StaffLogInForm
 
+OWNED = (EmailVerification, EmailChange, Session)
 POWERS = ("is_staff", "is_superuser", "groups", "user_permissions")
 
 
@@ -54,8 +55,20 @@ class UserAdmin(DjangoUserAdmin):
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Nobody but an administrator changes an administrator: a new password would be enough to become one."""
-        allowed = super().has_change_permission(request, obj)
-        return allowed and (request.user.is_superuser or not (obj and obj.is_superuser))
+        return super().has_change_permission(request, obj) and self._is_below(request, obj)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return super().has_delete_permission(request, obj) and self._is_below(request, obj)
+
+    def _is_below(self, request: HttpRequest, obj: User | None) -> bool:
+        """Staff may have more power than she who changes them; so only an administrator, or they themselves, may."""
+        mine = request.user.is_superuser or obj is None or obj == request.user
+        return bool(mine or not (obj and (obj.is_staff or obj.is_superuser)))
+
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
+        """What hangs on an account goes with it, though nobody may delete it by itself."""
+        rows, counts, forbidden, protected = super().get_deleted_objects(objs, request)
+        return rows, counts, forbidden - {str(model._meta.verbose_name) for model in OWNED}, protected
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         """Only an administrator hands out power, to herself or to others."""
@@ -69,7 +82,13 @@ class UserAdmin(DjangoUserAdmin):
             end_sessions(obj, but=request.session.session_key)
             # Those as well that could be taken back: what an administrator decided, an older mail must not undo.
             obj.email_changes.filter(stopped_at=None).update(stopped_at=timezone.now())
-        super().save_model(request, obj, form, change)
+        if not change:
+            super().save_model(request, obj, form, change)
+            return
+        # Only what was changed: a whole row would undo what its owner did since the page was opened, such as a reset.
+        own = {field.name for field in obj._meta.concrete_fields}
+        marks = {"email_verified_at", "was_verified"} if "email" in form.changed_data else set()
+        obj.save(update_fields=own & set(form.changed_data) | marks)
 
     @admin.display(description="verified", boolean=True, ordering="email_verified_at")
     def is_verified(self, user: User) -> bool:
@@ -128,6 +147,10 @@ class SessionAdmin(ReadOnlyAdmin):
 
     def get_queryset(self, request: HttpRequest) -> Any:
         return super().get_queryset(request).exclude(user=None)
+
+    # Django would filter by any field, and so tell a session's key, one character at a time.
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
+        return lookup.partition("__")[0] == "logged_in_at"
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return obj is None and super().has_view_permission(request)

@@ -120,9 +120,6 @@ def stop(change_id: UUID, code: str) -> Change:
 def _give_back(change: EmailChange) -> bool:
     """Back to the old address, however often it was changed since: whoever took it could else go one further."""
     user = change.user
-    squatter = User.objects.filter(verification.NEVER_VERIFIED, email=change.old_address).first()
-    if squatter:  # the link in the mail to the old address shows whose it is
-        verification.withdraw(squatter.pk)
     if not _move(user, change.old_address):
         return False
     user.set_unusable_password()
@@ -135,6 +132,9 @@ def _give_back(change: EmailChange) -> bool:
 
 def _move(user: User, address: str) -> bool:
     """Gives the user a proven address. False if another account has got it since it was looked for."""
+    squatter = User.objects.filter(verification.NEVER_VERIFIED, email=address).exclude(pk=user.pk).first()
+    if squatter:  # the link in the mail to the address shows whose it is
+        verification.withdraw(squatter.pk)
     try:
         with transaction.atomic():
             User.objects.filter(pk=user.pk).update(email=address, email_verified_at=timezone.now(), was_verified=True)
@@ -150,7 +150,7 @@ def _state_to_confirm(change: EmailChange) -> ChangeState:
         return ChangeState.STOPPED
     if not change.is_open:
         return ChangeState.EXPIRED
-    taken = User.objects.filter(email=change.new_address).exists()
+    taken = User.objects.filter(email=change.new_address).exclude(verification.NEVER_VERIFIED).exists()
     return ChangeState.TAKEN if taken else ChangeState.OPEN
 
 

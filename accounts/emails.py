@@ -5,6 +5,7 @@ in the worker, where nobody can measure it, and the mail is cancelled if there i
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any, ClassVar, Self
@@ -207,7 +208,8 @@ class ConfirmNewAddress(Email):
     change: EmailChange
 
     def recipient(self) -> Recipient:
-        return recipient_of(self.change.user, self.change.new_address)
+        # Without the name, which its owner chose: nobody has proved yet that the mail may go there.
+        return replace(recipient_of(self.change.user, self.change.new_address), name="")
 
     def user(self) -> User:
         return self.change.user
@@ -216,7 +218,7 @@ class ConfirmNewAddress(Email):
         return {"link": links.to_confirm_change(self.change), "expires_at": self.change.expires_at}
 
     def is_wanted(self) -> bool:
-        taken = User.objects.filter(email=self.change.new_address).exists()
+        taken = User.objects.filter(email=self.change.new_address).exclude(verifying.NEVER_VERIFIED).exists()
         return self.change.is_open and self.change.user.is_active and not taken
 
     def expires_at(self) -> datetime:

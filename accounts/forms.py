@@ -10,6 +10,7 @@ from django.contrib.admin.forms import AdminAuthenticationForm
 from django.contrib.auth.forms import AuthenticationForm, PasswordChangeForm, SetPasswordMixin, UsernameField
 from django.contrib.auth.hashers import make_password
 from django.core.exceptions import ValidationError
+from django.core.validators import MaxLengthValidator
 from django.forms.utils import flatatt
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
@@ -19,6 +20,7 @@ from accounts import login_alerts, throttling
 from accounts.addresses import canonical
 from accounts.models import User
 from accounts.network import UNKNOWN, network_of
+from accounts.password_length import LONGEST_PASSWORD
 
 REGIONS = ("Africa", "America", "Antarctica", "Asia", "Atlantic", "Australia", "Europe", "Indian", "Pacific")
 
@@ -105,7 +107,7 @@ class PasswordForm(forms.Form):
     password = forms.CharField(
         label=_("Password"),
         strip=False,
-        max_length=4096,
+        max_length=LONGEST_PASSWORD,
         widget=forms.PasswordInput(attrs={"autocomplete": "current-password"}),
     )
 
@@ -149,8 +151,6 @@ class LogInForm(AuthenticationForm):
     """Address and password; an account with an unverified address is told so, once the password was right."""
 
     UNVERIFIED = "unverified"
-    LONGEST_PASSWORD = 4096
-    """Characters; a longer one would only keep the hasher busy."""
 
     username = UsernameField(
         label=_("E-mail address"),
@@ -159,7 +159,7 @@ class LogInForm(AuthenticationForm):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.fields["password"].max_length = self.LONGEST_PASSWORD  # type: ignore[attr-defined]
+        self.fields["password"].validators.append(MaxLengthValidator(LONGEST_PASSWORD))
 
     def clean(self) -> dict[str, Any]:
         """As Django does, unless this network has guessed too often: then it works as long, and no password is right."""

@@ -4,6 +4,7 @@ The caller is never told: an answer that changes with the number of tries would 
 limit that nobody sees is one that nobody can measure. Keys are hashes, so neither store holds an address.
 """
 
+import re
 import time
 from collections.abc import Callable
 from functools import cache
@@ -30,6 +31,10 @@ MAIL_OF_A_PURPOSE = parse_many("1/minute; 3/hour")
 """To one address, for one purpose."""
 MAIL_OF_ALL_KINDS = parse_many("5/hour")
 """To one address."""
+RESET = "reset"
+"""The one purpose that stands apart: nobody may keep an owner from it by asking for mail of other kinds."""
+SUBADDRESS = re.compile(r"\+.*(?=@)")
+"""`ann+shop@…` and `ann+bank@…` are one mailbox nearly everywhere (RFC 5233)."""
 WRONG_PASSWORDS = parse("5 per 15 minutes")
 """For one account; then its owner hears of it …"""
 LOGIN_ALERTS = parse("1/day")
@@ -139,10 +144,12 @@ def count_mail(purpose: str, address: str, network: str | None) -> None:
 
 def _limits_of_mail(purpose: str, address: str, network: str | None) -> list[tuple[RateLimitItem, tuple[str]]]:
     of_network = parse_many(settings.ACCOUNTS_MAIL_PER_NETWORK) if network else []
+    of_all_kinds = [] if purpose == RESET else MAIL_OF_ALL_KINDS
+    address = SUBADDRESS.sub("", address)
     return [
         *((limit, _hashed("mail", "network", network or "")) for limit in of_network),
         *((limit, _hashed("mail", purpose, address)) for limit in MAIL_OF_A_PURPOSE),
-        *((limit, _hashed("mail", address)) for limit in MAIL_OF_ALL_KINDS),
+        *((limit, _hashed("mail", address)) for limit in of_all_kinds),
     ]
 
 

@@ -183,6 +183,7 @@ AUTH_PASSWORD_VALIDATORS = [
         "NumericPasswordValidator",
     )
 ]
+AUTH_PASSWORD_VALIDATORS.append({"NAME": "accounts.password_length.MaximumLengthValidator"})
 PASSWORD_RESET_TIMEOUT = 3600
 SESSION_ENGINE = "accounts.sessions"
 RATE_LIMITS_URL, RATE_LIMITS_OPTIONS = broker.limits_url, broker.limits_options

@@ -104,8 +104,8 @@ def requeue(messages: MessageQuerySet, *, reason: str) -> int:
 
 
 def messages_of(user: Any, address: str) -> MessageQuerySet:
-    """The messages about this user, and those to her address, that are not settled yet."""
-    return Message.objects.filter(Q(user=user) | Q(recipient=address), state__in=UNSETTLED)
+    """The messages about this user, and those to her address that are about nobody, that are not settled yet."""
+    return Message.objects.filter(Q(user=user) | Q(user=None, recipient=address), state__in=UNSETTLED)
 
 
 def drop(messages: MessageQuerySet, *, reason: str) -> int:

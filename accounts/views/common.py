@@ -9,9 +9,6 @@ from django.views.decorators.http import require_http_methods
 ADDRESS_IN_SESSION = "address_to_confirm"
 """What the person typed last, known or not; pages repeat it to her."""
 
-LONGEST_PASSWORD = 4096
-"""Characters; a longer one would only keep the hasher busy."""
-
 PAGE_WITH_FORM = ["get", "head", "post"]
 """For Django's own views, which would take PUT for POST."""
 page_with_form = require_http_methods([method.upper() for method in PAGE_WITH_FORM])

@@ -30,7 +30,7 @@ def request_reset(request: HttpRequest) -> HttpResponse:
     if not form.is_valid():
         return render(request, "accounts/password_reset.html", {"form": form})
     email = form.cleaned_data["email"]
-    if throttling.may_mail("reset", email, network_of(request)):
+    if throttling.may_mail(throttling.RESET, email, network_of(request)):
         passwords.request_reset(email)
     request.session[ADDRESS_IN_SESSION] = email
     return redirect("check_inbox")

@@ -20,8 +20,9 @@ from accounts.email_change import ChangeState
 from accounts.forms import EmailChangeForm, PasswordForm, ProfileForm
 from accounts.models import User
 from accounts.network import network_of
+from accounts.password_length import LONGEST_PASSWORD
 from accounts.sessions import end_sessions
-from accounts.views.common import LONGEST_PASSWORD, page_of_link, page_with_form
+from accounts.views.common import page_of_link, page_with_form
 from accounts.views.entering import remember_language
 
 
@@ -38,7 +39,8 @@ def profile(request: HttpRequest) -> HttpResponse:
             "session_key": request.session.session_key,
         }
         return render(request, "accounts/profile.html", context)
-    form.save()
+    # Not form.save(), which writes the whole row, and would undo a reset of the password that came in between.
+    User.objects.filter(pk=user.pk).update(**form.cleaned_data)
     with translation.override(user.language):
         messages.success(request, _("Saved."))
     response = redirect("profile")

@@ -13,8 +13,9 @@ from django.views.decorators.http import require_safe
 from accounts import login_alerts, signup, throttling, verification
 from accounts.forms import AddressForm, SignUpForm
 from accounts.network import network_of
+from accounts.password_length import LONGEST_PASSWORD
 from accounts.verification import LinkState
-from accounts.views.common import ADDRESS_IN_SESSION, LONGEST_PASSWORD, page_of_link, page_with_form
+from accounts.views.common import ADDRESS_IN_SESSION, page_of_link, page_with_form
 
 SIGN_UP_IN_SESSION = "sign_up"
 """What this browser signed up with: the password's hash, and the account, if it was it that made it."""

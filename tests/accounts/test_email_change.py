@@ -236,7 +236,7 @@ def test_an_address_that_is_taken_gets_no_mail_and_the_page_does_not_say_so() ->
 
 def test_an_address_that_was_taken_meanwhile_is_not_taken_away(client: Client) -> None:
     change = wish(member())
-    sign_up(client, NEW)
+    member(NEW)
 
     path = reverse("email_change_confirm", args=[change.pk, code_to_confirm(change)])
     for answer in (client.get(path), client.post(path)):

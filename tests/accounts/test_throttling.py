@@ -66,7 +66,7 @@ def test_one_address_gets_one_mail_a_minute_and_three_an_hour_for_a_purpose(
 
 @pytest.mark.django_db
 def test_one_address_gets_five_mails_an_hour_of_all_kinds(store: str, clock: Any) -> None:
-    kinds = ["verify", "reset", "email change"] * 3
+    kinds = ["verify", "welcome", "email change"] * 3
     answers = []
     for kind in kinds:
         answers.append(ask(purpose=kind))

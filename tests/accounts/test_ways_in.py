@@ -1,0 +1,174 @@
+"""Ways into somebody else's account that stood open once."""
+
+import pytest
+from django.contrib.auth.models import Permission
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+
+from accounts import deletion, email_change, links, passwords, signup, throttling, verification
+from accounts.models import EmailChange, Session, User
+from mailer.models import Message, State
+from tests.accounts.steps import ANN, NEW_PASSWORD, PASSWORD, deliver_all, is_in, log_in, member, sign_up
+from tests.smtp_sink import Sink
+
+pytestmark = pytest.mark.django_db
+
+
+def staff(*permissions: str, email: str = "staff@example.com") -> Client:
+    user = member(email)
+    user.is_staff = True
+    user.save()
+    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
+    browser = Client()
+    browser.force_login(user)
+    return browser
+
+
+def test_saving_the_profile_does_not_undo_a_reset_that_came_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    user, browser = member(), log_in()
+    user.refresh_from_db()
+    token = links.reset_tokens.make_token(user)
+
+    def reset_meanwhile(form: object) -> dict[str, str]:
+        assert passwords.reset(user.pk, token, NEW_PASSWORD)
+        return {}
+
+    monkeypatch.setattr("accounts.forms.ProfileForm.clean", reset_meanwhile)
+    browser.post(reverse("profile"), {"name": "Ann", "language": "en", "time_zone": ""})
+
+    assert User.objects.get().check_password(NEW_PASSWORD)
+
+
+def test_an_administrators_form_writes_what_was_changed_and_nothing_else() -> None:
+    user = member()
+    admin = Client()
+    admin.force_login(User.objects.create_superuser("root@example.com", "x"))
+    page = reverse("admin:accounts_user_change", args=[user.pk])
+    form = admin.get(page).context["adminform"].form.initial
+    data = {name: value for name, value in form.items() if value not in (None, False) and name != "password"}
+    data |= {"name": "Anna", "groups": [], "user_permissions": []}
+
+    assert admin.post(page, data).status_code == 302
+
+    user.refresh_from_db()
+    assert (user.name, user.email, user.check_password(PASSWORD)) == ("Anna", ANN, True)
+
+
+def test_a_session_key_cannot_be_guessed_through_the_admins_filters() -> None:
+    browser = staff("view_session")
+    key = Session.objects.get().session_key
+
+    answer = browser.get(reverse("admin:accounts_session_changelist"), {"session_key__startswith": key[0]})
+
+    assert answer.status_code in (302, 400)
+
+
+def test_staff_has_no_power_over_other_staff() -> None:
+    browser = staff("view_user", "change_user", "delete_user")
+    colleague = member("colleague@example.com")
+    colleague.is_staff = True
+    colleague.save()
+
+    for page in ("change", "delete"):
+        assert (
+            browser.post(reverse(f"admin:accounts_user_{page}", args=[colleague.pk]), {"post": "yes"}).status_code
+            == 403
+        )
+    assert browser.post(reverse("admin:auth_user_password_change", args=[colleague.pk])).status_code == 403
+    assert browser.get(reverse("admin:accounts_user_change", args=[member().pk])).status_code == 200
+
+
+def test_an_administrator_deletes_a_person_with_all_that_hangs_on_her() -> None:
+    user = member()
+    log_in()
+    email_change.request(user, "new@example.com")
+    admin = Client()
+    admin.force_login(User.objects.create_superuser("root@example.com", "x"))
+
+    answer = admin.post(reverse("admin:accounts_user_delete", args=[user.pk]), {"post": "yes"})
+
+    assert answer.status_code == 302
+    assert not User.objects.filter(pk=user.pk).exists()
+
+
+def test_the_admins_own_page_for_passwords_leads_to_ours() -> None:
+    assert staff().get("/admin/password_change/").headers["Location"] == reverse("password_change")
+
+
+def test_nobody_can_keep_an_owner_from_a_reset_by_asking_for_other_mail() -> None:
+    for _ in range(5):
+        throttling.may_mail("email change", ANN, None)
+        throttling.counter.hit(throttling.MAIL_OF_ALL_KINDS[0], *throttling._hashed("mail", ANN))
+
+    assert not throttling.allows_mail("verify", ANN, None)
+    assert throttling.may_mail(throttling.RESET, ANN, None)
+
+
+def test_subaddresses_are_one_mailbox_to_the_limits() -> None:
+    assert [throttling.may_mail("verify", f"ann+{n}@example.com", None) for n in range(3)] == [True, False, False]
+
+
+def test_a_stranger_who_withdraws_an_account_cancels_nobody_elses_mail() -> None:
+    owner = member("old@example.com")
+    email_change.request(owner, "free@example.com")
+    stranger = Client()
+    sign_up(stranger, "free@example.com")
+
+    stranger.post(reverse("correct_address"), {"email": "elsewhere@example.com"})
+
+    waiting = Message.objects.get(kind="accounts.ConfirmNewAddress")
+    assert (waiting.recipient, waiting.state) == ("free@example.com", State.QUEUED)
+
+
+def test_an_account_that_was_never_verified_keeps_nobody_from_an_address() -> None:
+    owner = member()
+    email_change.request(owner, "wanted@example.com")
+    signup.sign_up("wanted@example.com", "a squatter's 1", language="en")
+    change = EmailChange.objects.get()
+
+    code = links.code(links.CONFIRM_CHANGE, links.row_of_change(change))
+    assert email_change.confirm(change.pk, code, password=None).state is email_change.ChangeState.DONE
+
+    assert User.objects.get().email == "wanted@example.com"
+
+
+def test_a_mail_to_an_unproven_address_bears_no_words_of_the_sender(smtp: Sink) -> None:
+    owner = member()
+    User.objects.update(name="You won 900 EUR")
+    email_change.request(owner, "stranger@example.com")
+    deliver_all()
+
+    received = next(r for r in smtp.received if r.recipients == ["stranger@example.com"])
+    assert "900" not in received.source.decode()
+
+
+def test_a_password_that_is_too_long_is_refused_where_it_is_chosen_and_where_it_is_typed() -> None:
+    browser = Client()
+    answer = sign_up(browser, ANN, "x1" * 2100)
+    assert "4096" in answer.content.decode()
+    assert User.objects.count() == 0
+
+    member()
+    assert not is_in(log_in(password="x1" * 50_000))
+
+
+def test_a_deleted_account_stays_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
+    user, browser = member(), log_in()
+
+    def delete_meanwhile(form: object) -> dict[str, str]:
+        assert deletion.delete(user)
+        return {}
+
+    monkeypatch.setattr("accounts.forms.ProfileForm.clean", delete_meanwhile)
+    browser.post(reverse("profile"), {"name": "Ann", "language": "en", "time_zone": ""})
+
+    assert User.objects.count() == 0
+
+
+def test_a_link_made_for_an_address_is_no_use_to_a_verified_account() -> None:
+    user = member()
+    link = verification.begin(user)
+
+    assert not verification.disown(link.pk, links.code("accounts.verification", f"{link.pk}"))
+    assert User.objects.filter(email_verified_at__lte=timezone.now()).exists()
