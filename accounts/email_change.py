@@ -14,7 +14,7 @@ from accounts import links, verification
 from accounts.emails import AddressChanged, AddressChangeRequested, ConfirmNewAddress, ResetPassword
 from accounts.models import EmailChange, User
 from accounts.sessions import end_sessions
-from mailer import outbox
+from mailer import outbox, streams
 
 log = structlog.get_logger("accounts")
 
@@ -98,6 +98,7 @@ def confirm(change_id: UUID, code: str, *, password: str | None) -> Change:
         if not _move(change.user, change.new_address):
             return _described(change, ChangeState.TAKEN)
         EmailChange.objects.filter(pk=change.pk).update(confirmed_at=timezone.now())
+        streams.follow(change.old_address, change.new_address)
         verification.supersede(change.user)
         outbox.enqueue(AddressChanged(change))
     log.info("address changed", user=change.user_id, change=str(change.pk))

@@ -44,7 +44,7 @@ def configure(*, level: str, as_json: bool) -> dict[str, Any]:
         cache_logger_on_first_use=False,
     )
     rendering: list[Processor] = (
-        [structlog.processors.format_exc_info, Masking(structlog.processors.JSONRenderer())]
+        [structlog.processors.format_exc_info, Masking(structlog.processors.JSONRenderer(ensure_ascii=False))]
         if as_json
         else [Masking(structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback))]
     )

@@ -219,7 +219,7 @@ X_FRAME_OPTIONS = "DENY"
 DATABASES = {"default": database | {"CONN_MAX_AGE": 600, "CONN_HEALTH_CHECKS": True}}
 DATABASES["default"].setdefault("OPTIONS", {}).setdefault("connect_timeout", 3)
 
-MAILERS = {"default": transport, "transport": transport}
+MAILERS: dict[str, dict[str, Any]] = {"default": {"BACKEND": "mailer.backend.OutboxBackend"}, "transport": transport}
 if fallback_transport:
     MAILERS["fallback"] = fallback_transport
 

@@ -1,10 +1,20 @@
+from collections.abc import Mapping
+from typing import Any
+
+from anymail.signals import pre_send
 from django.apps import AppConfig
 from django.conf import settings
+from django.core.checks import register
 from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import mailers
 from django.utils.module_loading import autodiscover_modules
 
+from mailer import interception, transport
 from mailer.conf import hold_against_broker, options
+from mailer.signing import signer
+
+FROM_URLS = ("transport", "fallback")
+"""The aliases in MAILERS that the environment describes."""
 
 
 class MailerConfig(AppConfig):
@@ -15,11 +25,36 @@ class MailerConfig(AppConfig):
     def ready(self) -> None:
         options()
         hold_against_broker(options(), getattr(settings, "CELERY_BROKER_TRANSPORT_OPTIONS", {}))
+        signer()
         for alias in settings.MAILERS:
             try:
-                mailers[alias]  # builds the backend, opens nothing
+                backend = mailers[alias]  # builds it, opens nothing
             except ImproperlyConfigured as error:  # its text names the option, and never a value
+                if alias not in FROM_URLS:
+                    raise
                 raise ImproperlyConfigured(
                     f"MAILERS[{alias!r}], made from its …EMAIL_URL, is not usable: {error}"
                 ) from None
+            if alias in transport.ways() and getattr(backend, "fail_silently", False):
+                raise ImproperlyConfigured(
+                    f"MAILERS[{alias!r}]: leave 'fail_silently' away, with which nobody hears what the server says."
+                )
+            if interception.is_test_system():
+                _hold_against_interception(alias, getattr(backend, "send_defaults", {}))
+        pre_send.connect(interception.before_provider, dispatch_uid="mailer.interception")
         autodiscover_modules("emails")
+        from mailer import checks  # imports models, which are ready by now
+
+        register(checks.check_kinds)
+        register(checks.check_transports)
+
+
+def _hold_against_interception(alias: str, defaults: Mapping[str, Any]) -> None:
+    """Anymail adds these behind our back, after a message's own recipients were looked at."""
+    if unseen := sorted(
+        defaults.keys() & {"to", "cc", "bcc", "esp_extra", "extra_headers", *interception.PER_RECIPIENT}
+    ):
+        raise ImproperlyConfigured(
+            f"MAILERS[{alias!r}]: Anymail's SEND_DEFAULTS set {unseen[0]!r} on every message, which may add recipients that "
+            "MAILER_REDIRECT_ALL_TO and MAILER_ALLOWED_RECIPIENTS do not see; leave it away on a test system."
+        )

@@ -11,15 +11,18 @@ primary keys and loaded afresh in the worker, or plain JSON values.
 import dataclasses
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, ClassVar, Self, dataclass_transform, get_args, get_type_hints
 
+from django.conf import settings
 from django.core.exceptions import ObjectDoesNotExist, ValidationError
 from django.db.models import Model
 
+from mailer.attachments import Attachment
 from mailer.models import Queue
 
 
@@ -50,7 +53,26 @@ class Recipient:
     time_zone: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Mail that a reader can leave while she goes on getting the rest. Its messages bear a link and a button for that.
+
+    The name is stored, and stands in headers: letters, digits and hyphens, 50 at the most. The label is what readers see;
+    use gettext_lazy.
+    """
+
+    name: str
+    label: Any
+
+    def __post_init__(self) -> None:
+        if not STREAM_NAME.fullmatch(self.name):
+            raise ValueError(f"the stream {self.name!r} needs a name of letters, digits and hyphens, 50 at the most")
+
+
+STREAM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,49}")
+
 KINDS: dict[str, type["Email"]] = {}
+"""Every kind by the name that rows bear, former names too."""
 
 
 @dataclass_transform(frozen_default=True)
@@ -62,11 +84,19 @@ class Email:
     """
 
     template: ClassVar[str]
-    """The folder of `subject.txt`, `body.txt` and `body.html`."""
+    """The folder of `subject.txt`, `body.html` and, unless the text is to be derived from that, `body.txt`."""
     queue: ClassVar[Queue] = Queue.DEFAULT
+    """CRITICAL goes first, BULK last."""
     when_uncertain: ClassVar[WhenUncertain] = WhenUncertain.RESEND
+    """What follows when nobody knows whether it was accepted."""
+    stream: ClassVar[Stream | None] = None
+    """What the reader may leave without losing the rest; None for what she has to get, such as a receipt."""
+    retention: ClassVar[timedelta | None] = None
+    """How long its settled messages are kept; None: as MAILER_RETENTION_DAYS says."""
     kind: ClassVar[str]
-    """The name under which it is stored: `<top-level package>.<class>`, or the old one of a class that was renamed."""
+    """The name under which it is stored: `<top-level package>.<class>`, unless it is set."""
+    aliases: ClassVar[tuple[str, ...]] = ()
+    """Names that it had before it was renamed or moved; rows that bear them are found."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -76,12 +106,22 @@ class Email:
                 raise TypeError(f"{cls.__name__}.{field.name}: Email uses this name itself; give the field another one")
         if "kind" not in cls.__dict__:
             cls.kind = f"{cls.__module__.partition('.')[0]}.{cls.__name__}"
-        other = KINDS.setdefault(cls.kind, cls)
+        if isinstance(cls.aliases, str):  # which would be taken letter by letter
+            raise TypeError(f"{cls.__name__}.aliases is a str; write a tuple, as in ({cls.aliases!r},)")
+        for name in cls.names():
+            cls._hold_against_others(name)
+        KINDS.update(dict.fromkeys(cls.names(), cls))
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """What rows of this kind may bear: its name and its former ones, which a subclass does not inherit."""
+        return (cls.kind, *cls.__dict__.get("aliases", ()))
+
+    @classmethod
+    def _hold_against_others(cls, name: str) -> None:
+        other = KINDS.get(name, cls)
         if other.__qualname__ != cls.__qualname__ or other.__module__ != cls.__module__:
-            raise TypeError(
-                f"{cls.kind!r} is the kind of both {other!r} and {cls!r}; give one of them a `kind` of its own"
-            )
-        KINDS[cls.kind] = cls
+            raise TypeError(f"{name!r} is the kind of both {other!r} and {cls!r}; give one of them a `kind` of its own")
 
     def recipient(self) -> Recipient:
         """Whom to write to. Called when the e-mail is enqueued and again when it is built."""
@@ -95,12 +135,28 @@ class Email:
         """Who gets a copy that nobody else knows of."""
         return ()
 
+    def sender(self) -> str:
+        """Who it is from, as `Name <address>`. A server may insist on an address of yours."""
+        return settings.DEFAULT_FROM_EMAIL
+
+    def reply_to(self) -> Sequence[str]:
+        """Where answers go, each as `Name <address>`; to the sender if it is empty."""
+        return ()
+
+    def headers(self) -> Mapping[str, str]:
+        """More header fields. Those that the mailer writes itself, such as Message-ID, cannot be among them."""
+        return {}
+
+    def attachments(self) -> Iterable[Attachment]:
+        """Files and inline images; made when the mail is built."""
+        return ()
+
     def user(self) -> Any:
         """The user whom the mail is about, if there is one; the admin shows it, and finds the mail by its address."""
         return None
 
     def context(self) -> Mapping[str, Any]:
-        """What the templates see beside `recipient`, `site_url` and the fields themselves."""
+        """What the templates see beside `recipient`, `site_name`, `site_url` and the fields themselves."""
         return {}
 
     def is_wanted(self) -> bool:
@@ -113,7 +169,7 @@ class Email:
 
     @classmethod
     def sample(cls) -> Self:
-        """An instance with made-up, unsaved data, from which the tests build every kind."""
+        """An instance with made-up, unsaved data, from which `manage.py check`, previews and tests build every kind."""
         raise NotImplementedError(f"{cls.__name__} has no sample data")
 
     def arguments(self) -> dict[str, Any]:
@@ -140,7 +196,12 @@ class Email:
 
     @classmethod
     def load(cls, arguments: Mapping[str, Any]) -> Self:
-        """The instance that `arguments()` described, its rows loaded afresh. Raises ReferenceGone."""
+        """The instance that `arguments()` described, its rows loaded afresh.
+
+        Raises ReferenceGone, and UnknownKind for fields that only newer code knows.
+        """
+        if unknown := arguments.keys() - {field.name for field in dataclasses.fields(cls)}:  # type: ignore[arg-type]
+            raise UnknownKind(f"{cls.kind} has no field {min(unknown)!r} in this release")
         return cls(**{name: cls._loaded(name, value) for name, value in arguments.items()})
 
     @classmethod
@@ -166,6 +227,11 @@ def _models_of(kind: type[Email]) -> dict[str, type[Model]]:
         for model in (hint, *get_args(hint))  # `Order | None` as well
         if inspect.isclass(model) and issubclass(model, Model)
     }
+
+
+def kinds() -> list[type[Email]]:
+    """Every kind once, by name."""
+    return [kind for name, kind in sorted(KINDS.items()) if kind.kind == name]
 
 
 def find(kind: str) -> type[Email]:

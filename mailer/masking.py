@@ -4,12 +4,17 @@ is set up."""
 import re
 
 LOCAL_PART = r"[\w.!#$%&'*+/=?^`{|}~-]"  # RFC 5322, 3.2.3: atext
-ADDRESS = re.compile(rf"({LOCAL_PART}){LOCAL_PART}*((?:@|%40)[\w-]+(?:\.[\w-]+)+)")
-CODE = re.compile(r"(?<![\w-])[0-9a-f]{40}(?![\w-])")
+# Bounded, or a long word without an @ would be read to its end from each of its characters: a minute for 60,000 of them.
+ADDRESS = re.compile(rf"({LOCAL_PART}){LOCAL_PART}{{0,320}}((?:@|%40)[\w-]+(?:\.[\w-]+)+)")
+CODE = re.compile(r"(?<![\w-])(?:[0-9a-f]{40}|[0-9a-z]{1,13}-[0-9a-f]{32})(?![\w-])")
 """What the secret of a link looks like, wherever it stands: servers like to quote the link that they refuse."""
+
+
+LINK_TO_LEAVE = re.compile(r"(/unsubscribe/\W*)[\w-]+", re.IGNORECASE)
+"""Whoever has the link to leave a stream can use it, so it is nothing for a log either (`mailer.streams`)."""
 
 
 def mask(text: str) -> str:
     """`ann@example.com` becomes `a***@example.com`: enough to recognise a domain, too little to know a person. The code
     of a link becomes `***`."""
-    return CODE.sub("***", ADDRESS.sub(r"\1***\2", text))
+    return LINK_TO_LEAVE.sub(r"\1***", CODE.sub("***", ADDRESS.sub(r"\1***\2", text)))

@@ -1,5 +1,6 @@
 """What stands in the database: messages, the attempts to deliver them, and addresses that are not written to any more."""
 
+import uuid
 from datetime import datetime
 from typing import Any, ClassVar, Self
 
@@ -96,6 +97,21 @@ class MessageQuerySet(models.QuerySet["Message"]):
         return self.filter(state=State.SENDING, claimed_until__lt=Now())
 
 
+class Payload(models.Model):
+    """What a message that Django built consists of, apart from the ledger so that it can be erased earlier."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    document = models.BinaryField(help_text="Compressed; `mailer.payload` writes and reads it.")
+    created_at = models.DateTimeField(default=timezone.now, db_index=True)
+
+    class Meta:
+        verbose_name = "stored body"
+        verbose_name_plural = "stored bodies"
+
+    def __str__(self) -> str:
+        return f"stored body {self.pk}"
+
+
 class Message(models.Model):
     """One e-mail. The row is the truth about it; the broker only wakes somebody who looks at the row."""
 
@@ -105,14 +121,29 @@ class Message(models.Model):
         settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
     )
     recipient = models.EmailField(max_length=254, db_index=True)
+    payload = models.ForeignKey(
+        Payload,
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        db_index=False,
+        related_name="messages",
+        help_text="What Django built, where it was not one of the kinds.",
+    )
     subject = models.CharField(max_length=998, blank=True, help_text="As it was last built.")
     message_id_header = models.CharField(
         "Message-ID",
         max_length=250,
-        unique=True,
         help_text="The same in every attempt, so that receivers can drop a copy.",
     )
     queue = models.CharField(max_length=10, choices=Queue, default=Queue.DEFAULT)
+    transport = models.CharField(
+        max_length=50,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="The alias in MAILERS that it has to take; empty: the usual way, and its fallback.",
+    )
     key = models.CharField(max_length=200, blank=True, help_text="At most one unsettled message has it.")
 
     state = models.CharField(max_length=10, choices=State, default=State.QUEUED)
@@ -161,6 +192,8 @@ class Message(models.Model):
             models.Index("queue", "publish_at", name="message_waiting", condition=Q(state__in=WAITING)),
             models.Index("claimed_until", name="message_claimed", condition=Q(state=State.SENDING)),
             models.Index("settled_at", name="message_settled", condition=Q(settled_at__isnull=False)),
+            models.Index("message_id_header", name="message_message_id"),
+            models.Index("payload", name="message_payload", condition=Q(payload__isnull=False)),
         ]
 
     def __str__(self) -> str:
@@ -210,18 +243,26 @@ class DeliveryAttempt(models.Model):
 
 
 class Suppression(models.Model):
-    """An address that is not written to any more, because its server said that it does not exist."""
+    """An address that is not written to any more: its server said that it does not exist, or its reader left a stream."""
 
-    address = models.EmailField(max_length=254, unique=True)
+    address = models.EmailField(max_length=254)
+    stream = models.CharField(
+        max_length=50, blank=True, default="", db_default="", help_text="Empty: no mail at all goes there."
+    )
     reason = models.TextField()
     message = models.ForeignKey(Message, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
     created_at = models.DateTimeField(default=timezone.now)
 
     class Meta:
         ordering = ["-created_at"]
+        constraints = [models.UniqueConstraint("address", "stream", name="suppression_unique")]
 
     def __str__(self) -> str:
         return self.address
+
+    def clean(self) -> None:
+        """Called by the admin's form: addresses are looked up in lower case."""
+        self.address = self.address.lower()
 
 
 class TransportState(models.Model):

@@ -1,61 +1,123 @@
 """The public door: enqueue an e-mail in the transaction that asks for it; it is sent if, and only if, that commits."""
 
 import uuid
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
-from email.utils import parseaddr
+from itertools import batched
 from typing import Any
 
 import structlog
-from django.conf import settings
+from django.core.mail import EmailMessage
 from django.db import OperationalError, transaction
 from django.db.models import Exists, F, Q
 from django.utils import timezone
 
+from mailer import observers, payload, transport
+from mailer.conf import sender_domain
+from mailer.django_mail import DjangoMail
 from mailer.email import Email, find
-from mailer.models import ACCEPTED, UNSETTLED, Message, MessageQuerySet, State
+from mailer.models import ACCEPTED, UNSETTLED, Message, MessageQuerySet, Payload, State
 from mailer.publishing import next_sweep, publish_on_commit
 
 log = structlog.get_logger("mailer.outbox")
 
 NOW = timedelta(0)
+BATCH = 1000
+"""Messages that `enqueue_many` holds in memory at once."""
 
 
-def enqueue(email: Email, *, delay: timedelta = NOW, key: str = "") -> Message:
+def enqueue(email: Email, *, delay: timedelta = NOW, key: str = "", using: str = "") -> Message:
     """Writes the e-mail down in the current transaction and has it delivered, `delay` after now, once that commits.
 
     With a `key`, a message that was enqueued with the same one and is not settled yet is returned instead: there is never
-    more than one of them, however many transactions ask at the same time.
+    more than one of them, however many transactions ask at the same time. `using` is the alias in MAILERS of the transport
+    that it has to take; without one it takes the usual way, and its fallback.
 
-    Returns the message's row. Raises TypeError for a field that cannot be stored, such as an instance that is not saved.
+    Returns the message's row. Raises TypeError for a field that cannot be stored, such as an instance that is not saved,
+    and ValueError for a transport that is none.
     """
-    return _enqueue(email, delay=delay, key=key, resent_from=None)
+    return _enqueue(_new_message(email, delay=delay, key=key, using=using))
+
+
+def enqueue_many(
+    emails: Iterable[Email],
+    *,
+    delay: timedelta = NOW,
+    using: str = "",
+    progress: Callable[[int], object] = lambda _: None,
+) -> int:
+    """Writes any number of e-mails down, all of them in one transaction or none, and returns how many it were.
+
+    It takes BATCH of them at a time, so `emails` may be a generator over a table of any size, and calls `progress` with the
+    number of each batch. The sweep hands them over, some hundreds each time. Whatever `emails` or `progress` raises
+    comes out, and nothing is written.
+
+    Called twice, it writes them twice: to make that harmless, write a row that can be there once in the same transaction. If
+    `Email.user` names a user who is deleted before the transaction ends, the database refuses all of it.
+    """
+    enqueued = 0
+    with transaction.atomic():
+        for batch in batched(emails, BATCH):
+            rows = [_new_message(email, delay=delay, using=using) for email in batch]
+            for row in rows:
+                row.publish_at = row.due_at
+            Message.objects.bulk_create(rows)
+            enqueued += len(rows)
+            progress(len(rows))
+        transaction.on_commit(lambda: log.info("enqueued many", messages=enqueued), robust=True)
+    return enqueued
+
+
+def enqueue_built(built: EmailMessage, *, using: str = "") -> Message:
+    """Writes down a message as Django built it; the outbox backend's door.
+
+    Raises ValueError, as sending it would, for what cannot be sent: an address that is none, a line break in a header, more
+    than MAILER_MAX_MESSAGE_SIZE.
+    """
+    document = payload.dump(built)
+    with transaction.atomic():
+        mail = DjangoMail(Payload.objects.create(document=document))
+        message = _new_message(mail, using=using)
+        message.message_id_header = payload.message_id(mail.built) or message.message_id_header
+        return _enqueue(message)
 
 
 def resend(message: Message) -> Message:
     """Enqueues the same e-mail once more, as a message of its own that names this one, which stays as it is.
 
-    Its Message-ID is a new one, so receivers do not take it for a copy. Raises UnknownKind and ReferenceGone.
+    Its Message-ID is a new one, so receivers do not take it for a copy. Raises UnknownKind and ReferenceGone, and ValueError
+    if its transport is none any more.
     """
-    return _enqueue(find(message.kind).load(message.arguments), delay=NOW, key="", resent_from=message)
+    with transaction.atomic():
+        _keep_body(message)
+        again = _new_message(find(message.kind).load(message.arguments), using=message.transport)
+        again.resent_from = message
+        return _enqueue(again)
 
 
-def _enqueue(email: Email, *, delay: timedelta, key: str, resent_from: Message | None) -> Message:
+def _new_message(email: Email, *, delay: timedelta = NOW, key: str = "", using: str = "") -> Message:
+    if using not in transport.ways():
+        raise ValueError(f"there is no transport {using!r} in MAILERS; there are {', '.join(transport.ways()[1:])}")
     now = timezone.now()
-    message = Message(
+    return Message(
         kind=email.kind,
         arguments=email.arguments(),
+        payload=email.payload if isinstance(email, DjangoMail) else None,
         user=email.user(),
         recipient=email.recipient().address,
         message_id_header=_new_message_id(),
         queue=email.queue,
+        transport=using,
         key=key,
         created_at=now,
         due_at=now + delay,
         publish_at=next_sweep(now + delay, now),
         expires_at=email.expires_at(),
-        resent_from=resent_from,
     )
-    row = _save_or_find(message) if key else _save(message)
+
+
+def _enqueue(message: Message) -> Message:
+    row = _save_or_find(message) if message.key else _save(message)
     if row.message_id_header != message.message_id_header:
         return row  # an earlier one has the key
     transaction.on_commit(lambda: log.info("enqueued", **row.log_fields(), due_at=_iso(row.due_at)), robust=True)
@@ -91,7 +153,8 @@ def cancel(message: Message, reason: str = "cancelled by the application") -> bo
 
 
 def requeue(messages: MessageQuerySet, *, reason: str) -> int:
-    """Sends held or failed messages after all, with all attempts before them again. Returns how many it were."""
+    """Sends held or failed messages after all, with all attempts before them again. Returns how many it were; one whose body
+    was erased is none of them."""
     now = timezone.now()
     changes = {
         "due_at": now,
@@ -103,9 +166,12 @@ def requeue(messages: MessageQuerySet, *, reason: str) -> int:
     return _moved(messages, State.QUEUED, reason=reason, publish=True, **changes)
 
 
-def messages_of(user: Any, address: str) -> MessageQuerySet:
-    """The messages about this user, and those to her address that are about nobody, that are not settled yet."""
-    return Message.objects.filter(Q(user=user) | Q(user=None, recipient=address), state__in=UNSETTLED)
+def messages_of(user: Any) -> MessageQuerySet:
+    """The messages about this user that are not settled yet.
+
+    Not those to her address: anybody may claim an address, and what others write to it is not theirs to cancel.
+    """
+    return Message.objects.filter(user=user, state__in=UNSETTLED)
 
 
 def drop(messages: MessageQuerySet, *, reason: str) -> int:
@@ -124,8 +190,11 @@ def _moved(messages: MessageQuerySet, to: State, *, reason: str, publish: bool =
     for message in messages.iterator():
         with transaction.atomic():
             row = Message.objects.filter(pk=message.pk)
-            if to is State.QUEUED:
-                changes["answers"] = {a: answer for a, answer in message.answers.items() if answer == ACCEPTED}
+            if to is State.QUEUED and not _keep_body(message):
+                continue
+            if to is State.QUEUED:  # the answers as they are by now: a late one may have come in
+                answers = Message.objects.select_for_update().values_list("answers", flat=True).get(pk=message.pk)
+                changes["answers"] = {a: answer for a, answer in answers.items() if answer == ACCEPTED}
             if to is State.QUEUED and message.key:  # another one with its key may have been enqueued since it failed
                 row = row.exclude(
                     Exists(Message.objects.filter(key=message.key, state__in=UNSETTLED).exclude(pk=message.pk))
@@ -133,6 +202,7 @@ def _moved(messages: MessageQuerySet, to: State, *, reason: str, publish: bool =
             if not row.move(to, reason=reason, **changes):
                 continue
             moved += 1
+            observers.tell(message)
             if publish:
                 message.refresh_from_db()
                 publish_on_commit(message)
@@ -140,10 +210,16 @@ def _moved(messages: MessageQuerySet, to: State, *, reason: str, publish: bool =
     return moved
 
 
+def _keep_body(message: Message) -> bool:
+    """Keeps what Django built from being erased until the transaction ends. False if that has been done."""
+    if message.kind != DjangoMail.kind or message.payload_id is None:
+        return message.kind != DjangoMail.kind
+    return bool(Payload.objects.select_for_update().filter(pk=message.payload_id).values_list("pk"))
+
+
 def _new_message_id() -> str:
     """A Message-ID of the sender's own domain (RFC 5322, 3.6.4). It is made once, so every attempt bears the same."""
-    domain = parseaddr(settings.DEFAULT_FROM_EMAIL)[1].rpartition("@")[2]
-    return f"<{uuid.uuid4().hex}@{domain}>"
+    return f"<{uuid.uuid4().hex}@{sender_domain()}>"
 
 
 def _iso(moment: datetime) -> str:

@@ -59,4 +59,9 @@ class OutcomeUnknown:
     code: str = ""
 
 
+class Unsendable(ValueError):
+    """The message itself cannot go this way, whatever the state of the server; nothing was handed over. The text is for the
+    operator, and holds nothing of the message."""
+
+
 Outcome = Accepted | TransientRefusal | PermanentRefusal | TransportDown | OutcomeUnknown

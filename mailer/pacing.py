@@ -1,6 +1,7 @@
 """A mail server is treated with care: it gets no more messages in a second than it is meant to get, and one that is down is
 left alone, probed by one message at a time with growing pauses, and spared the rest of the queue until it answers again."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -53,17 +54,38 @@ class Paused:
     until: datetime
 
 
+class NoSuchTransport(LookupError):
+    """A message names a transport that is not configured here; newer code may know it."""
+
+
 def is_any_paused() -> Exists:
     """For an annotation that spares nearly every message the query of `find_route`."""
     return Exists(TransportState.objects.exclude(paused_until=None))
 
 
-def find_route() -> Route | Paused:
-    """The first transport that works, the fallback if the other one is paused; changes nothing."""
-    now = timezone.now()
+def find_route(way: str = transport.USUAL) -> Route | Paused:
+    """The first transport of this way that works, the fallback if the other one is paused; changes nothing.
+
+    Raises NoSuchTransport.
+    """
+    return _find_route(way, TransportState.objects.in_bulk())
+
+
+def find_routes() -> Mapping[str, Route | Paused]:
+    """The route of every way that there is."""
     states = TransportState.objects.in_bulk()
+    return {way: _find_route(way, states) for way in transport.ways() if transport.aliases(way)}
+
+
+def first_route(way: str) -> Route:
+    """The route while nothing is paused, which is found without a query. Raises NoSuchTransport."""
+    return Route(_aliases(way)[0])
+
+
+def _find_route(way: str, states: Mapping[str, TransportState]) -> Route | Paused:
+    now = timezone.now()
     pauses = []
-    for alias in transport.aliases():
+    for alias in _aliases(way):
         paused_until = states[alias].paused_until if alias in states else None
         if paused_until is None:
             return Route(alias)
@@ -73,12 +95,26 @@ def find_route() -> Route | Paused:
     return Paused(min(pauses))
 
 
+def _aliases(way: str) -> list[str]:
+    if aliases := transport.aliases(way):
+        return aliases
+    raise NoSuchTransport(f"MAILERS has no {way or transport.PRIMARY!r} in this release")
+
+
 def enter(route: Route) -> bool:
     """Whether this message may go that way: always, but for a probe, of which there is one until a lease has run out."""
     if route.probing is None:
         return True
     state = TransportState.objects.filter(alias=route.alias, paused_until=route.probing)
     return state.update(paused_until=timezone.now() + options().claim_lease) == 1
+
+
+def leave(route: Route) -> None:
+    """Gives back a probe that was not used, so that another message can be it at once."""
+    if route.probing is not None:
+        TransportState.objects.filter(alias=route.alias, paused_until__gt=timezone.now()).update(
+            paused_until=route.probing
+        )
 
 
 def book_slot(alias: str, longest_wait: timedelta) -> float | None:

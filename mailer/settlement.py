@@ -9,7 +9,7 @@ import structlog
 from django.db import transaction
 from django.utils import timezone
 
-from mailer import email, pacing, retry, suppression
+from mailer import email, interception, observers, pacing, retry, suppression, transport
 from mailer.conf import options
 from mailer.masking import mask
 from mailer.models import ACCEPTED, REFUSED, Message, State
@@ -34,12 +34,12 @@ class Verdict:
     """Whether a worker is to be woken; else the sweep does it in its time."""
 
 
-def settle(message: Message, outcome: Outcome, *, ms: int | None = None) -> None:
+def settle(message: Message, outcome: Outcome, *, ms: int | None = None, observed: bool = True) -> None:
     """Records the outcome of the message's newest attempt (`message.attempts`), and moves the message on.
 
     Both writes name the attempt. If another process has settled it meanwhile, as it does when a worker outlives its lease,
     the attempt still learns its outcome, and the message stays as it is. `ms` is how long the conversation took. Raises
-    UnknownKind, and takes back what it wrote.
+    UnknownKind, and takes back what it wrote; so does ConnectionLost, unless it is not `observed`.
     """
     now = timezone.now()
     with transaction.atomic(savepoint=False):  # the caller may have a transaction, and nobody catches what this raises
@@ -47,6 +47,8 @@ def settle(message: Message, outcome: Outcome, *, ms: int | None = None) -> None
         _note_answers(message, outcome)
         verdict = decide(message, outcome, now)
         moved = _apply(message, verdict, now)
+        if moved and observed:
+            observers.tell(message)
         _suppress_unknown_addresses(message, outcome)
     _tell(message, outcome, verdict, ms=ms, moved=moved)
 
@@ -65,7 +67,7 @@ def decide(message: Message, outcome: Outcome, now: datetime) -> Verdict:
         case OutcomeUnknown() if email.find(message.kind).when_uncertain is email.WhenUncertain.HOLD:
             return Verdict(State.HELD, f"it may have arrived, and a copy would do harm: {outcome.text}")
         case TransportDown():  # no fault of the message's: it is due, and waits for a transport that works
-            return Verdict(State.RETRYING, _said(outcome), due_at=now, publish=_is_way_open())
+            return Verdict(State.RETRYING, _said(outcome), due_at=now, publish=_is_way_open(message))
         case TransientRefusal() | OutcomeUnknown():
             return _retry(message, outcome, now)
         case _:
@@ -82,8 +84,8 @@ def _accepted(message: Message, reason: str) -> Verdict:
     return Verdict(State.SENT, reason)
 
 
-def _is_way_open() -> bool:
-    return isinstance(pacing.find_route(), pacing.Route)
+def _is_way_open(message: Message) -> bool:
+    return isinstance(pacing.find_route(message.transport), pacing.Route)
 
 
 def _was_accepted_before(message: Message) -> bool:
@@ -160,10 +162,14 @@ def _note_answers(message: Message, outcome: Outcome) -> None:
 
 
 def _suppress_unknown_addresses(message: Message, outcome: Outcome) -> None:
+    """Never one that the server was not asked about: on a test system another one stood in for it, and of several
+    recipients it may have had its answer in an earlier attempt."""
     if isinstance(outcome, PermanentRefusal) and outcome.address_unknown and not outcome.refused:
-        suppression.suppress(message.recipient, _said(outcome), message)
+        had_its_answer = transport.envelope_form(message.recipient) in message.answers
+        if interception.reaches(message.recipient) and not had_its_answer:
+            suppression.suppress(message.recipient, _said(outcome), message)
     for address, refusal in _refused(outcome).items():
-        if isinstance(refusal, PermanentRefusal) and refusal.address_unknown:
+        if isinstance(refusal, PermanentRefusal) and refusal.address_unknown and interception.reaches(address):
             suppression.suppress(address, _said(refusal), message)
 
 

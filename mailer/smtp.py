@@ -6,14 +6,17 @@ import smtplib
 import socket
 import ssl
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from django.core.mail import EmailMessage
 from django.core.mail.backends import smtp
+from django.utils.encoding import punycode
 
-from mailer import conf
-from mailer.outcomes import OutcomeUnknown, PermanentRefusal, TransientRefusal, TransportDown
+from mailer import conf, interception, mime, signing
+from mailer.outcomes import OutcomeUnknown, PermanentRefusal, TransientRefusal, TransportDown, Unsendable
 
 ENHANCED_STATUS = re.compile(r"^([245]\.\d{1,3}\.\d{1,3})\b")  # RFC 3463
 NO_SUCH_ADDRESS = {"5.1.1", "5.1.10"}  # RFC 3463, 3.2; RFC 7505 (a domain that takes no mail at all)
@@ -71,6 +74,14 @@ class _Remembering:
         if self._in_data and isinstance(s, bytes):  # the DATA command itself is a str
             self.payload_sent = True
 
+    def quit(self) -> tuple[int, bytes]:
+        try:
+            reply: tuple[int, bytes] = super().quit()  # type: ignore[misc]
+        except OSError:
+            self.close()  # type: ignore[attr-defined]  # Django forgets the connection now, and the socket with it
+            raise
+        return reply
+
     def _limit_silence(self) -> None:
         left = self.deadline - time.monotonic()
         if left <= 0:
@@ -103,12 +114,67 @@ class EmailBackend(smtp.EmailBackend):
     def connection_class(self) -> Any:
         return partial(EncryptedSMTP if self.use_ssl else SMTP, deadline=self.deadline)
 
+    def send_messages(self, email_messages: Sequence[EmailMessage]) -> int:
+        """Mail that is sent past the outbox does not get past MAILER_REDIRECT_ALL_TO and MAILER_ALLOWED_RECIPIENTS."""
+        sent: int = super().send_messages(interception.let_through(email_messages))
+        return sent
+
     def begin(self, deadline: float) -> None:
         """Forgets the message before this one; the conversation about the next one ends by `deadline` (monotonic)."""
         self.deadline = deadline
         if self.connection and self.connection.sock:
             self.connection.payload_sent, self.connection.verdict, self.connection.refused = False, None, {}
             self.connection.deadline = deadline
+
+    def _send(self, email_message: EmailMessage) -> bool:
+        """Django's own, but for what leaves: fit for this server, and signed, before the conversation about it begins."""
+        if not email_message.recipients():
+            return False
+        assert self.connection is not None
+        sender, *recipients = map(self._addr_spec, [email_message.from_email, *email_message.recipients()])
+        try:
+            self.connection.ehlo_or_helo_if_needed()
+            octets, mail_options = self._prepare(email_message, [sender, *recipients])
+            self.connection.sendmail(sender, recipients, octets, mail_options)
+        except smtplib.SMTPException:
+            if not self.fail_silently:
+                raise
+            return False
+        return True
+
+    def _addr_spec(self, address: str) -> str:
+        """The bare address, its domain in ASCII: servers answer in the spelling that they were given."""
+        spec = self.prep_address(address, force_ascii=False)
+        local, _, domain = spec.rpartition("@")
+        return spec if domain.isascii() else f"{local}@{punycode(domain)}"
+
+    def _prepare(self, mail: EmailMessage, envelope: list[str]) -> tuple[bytes, list[str]]:
+        """The octets that will leave, and what MAIL says about them. Raises Unsendable."""
+        assert self.connection is not None
+        takes_8bit = self.connection.has_extn("8bitmime")
+        signer = signing.signer()
+        signs = signer is not None and signer.signs(mail)
+        eight_bit = takes_8bit and not signs  # a relay that encodes it on the way breaks the signature (RFC 6376, 5.3)
+        try:
+            built = mime.build(mail, eight_bit=eight_bit)
+        except mime.Untouchable:
+            if not takes_8bit:
+                raise
+            eight_bit = True
+            built = mime.build(mail, eight_bit=eight_bit)
+        utf8 = not "".join(envelope).isascii() or mime.has_international_address(built)
+        if utf8:
+            if not (
+                takes_8bit and self.connection.has_extn("smtputf8")
+            ):  # the second includes the first (RFC 6531, 3.1)
+                raise Unsendable(
+                    "an address has non-ASCII characters before its @, and the server does not announce SMTPUTF8 (RFC 6531)"
+                )
+            built = mime.build(mail, eight_bit=eight_bit, utf8=True)
+        octets = mime.octets(built)
+        if signer is not None and signs:
+            octets = signer.sign(octets)
+        return octets, ["BODY=8BITMIME"] * (not octets.isascii()) + ["SMTPUTF8"] * utf8
 
     @property
     def payload_sent(self) -> bool:

@@ -1,17 +1,18 @@
 """Finds what fell between two chairs: due messages that nobody picked up, and claims of workers that are gone."""
 
 import math
+from collections.abc import Collection, Iterator
 from datetime import timedelta
 
 import structlog
 from django.db import transaction
-from django.db.models import F, QuerySet
+from django.db.models import Exists, F, OuterRef, Q, QuerySet
+from django.db.models.functions import Greatest
 from django.utils import timezone
 
-from mailer import pacing
+from mailer import email, observers, pacing
 from mailer.conf import options
-from mailer.email import UnknownKind
-from mailer.models import SETTLED, Message, Queue
+from mailer.models import SETTLED, Message, Payload, Queue
 from mailer.outcomes import OutcomeUnknown
 from mailer.publishing import publish, queue_lengths
 from mailer.settlement import settle
@@ -38,11 +39,14 @@ def publish_overdue() -> int:
     The queues are filled up, and never beyond that: however long the backlog and however slow the workers, the broker
     holds tasks for a small part of it. One message of each queue goes all the same, should the queue be somebody else's.
     """
-    route = pacing.find_route()
-    if isinstance(route, pacing.Paused):
-        return 0
-    if route.probing is not None:
-        return _hand_over_a_probe()
+    routes = pacing.find_routes()
+    probed = [way for way, route in routes.items() if isinstance(route, pacing.Route) and route.probing is not None]
+    closed = [way for way, route in routes.items() if way in probed or isinstance(route, pacing.Paused)]
+    probes = sum(_hand_over_a_probe(way) for way in probed)
+    return probes if len(closed) == len(routes) else probes + _fill_queues(closed)
+
+
+def _fill_queues(closed: Collection[str]) -> int:
     lengths = queue_lengths()
     if lengths is None:
         return 0
@@ -50,7 +54,7 @@ def publish_overdue() -> int:
     published = 0
     for queue, length in lengths.items():
         room = max(room - length, 0)
-        handed_over = _hand_over(queue, max(room, 1))
+        handed_over = _hand_over(queue, max(room, 1), ~Q(transport__in=closed))
         room = max(room - handed_over, 0)
         published += handed_over
     return published
@@ -61,26 +65,27 @@ def _capacity() -> int:
     return BATCH if rate is None else min(BATCH, max(math.ceil(rate * AHEAD.total_seconds()), 1))
 
 
-def _hand_over_a_probe() -> int:
-    return next((1 for queue in Queue if _hand_over(queue, 1)), 0)
+def _hand_over_a_probe(way: str) -> int:
+    late = Q(expires_at__lte=timezone.now())  # it would settle without finding anything out
+    return next((1 for queue in Queue if _hand_over(queue, 1, Q(transport=way) & ~late)), 0)
 
 
-def _hand_over(queue: Queue, limit: int) -> int:
-    """Hands over that many overdue messages of a queue at the most. Returns how many the broker took.
+def _hand_over(queue: Queue, limit: int, which: Q) -> int:
+    """Hands over that many overdue messages of a queue at the most, of `which`. Returns how many the broker took.
 
     Each one waits twice as long as before for its next hand-over: when the workers are slow, or a message kills every one
     that picks it up, more tasks for the same rows would only make it worse.
     """
     now = timezone.now()
     with transaction.atomic():
-        rows = Message.objects.overdue(queue, now).only("kind", "queue", "due_at", "handovers")
+        rows = Message.objects.overdue(queue, now).filter(which).only("kind", "queue", "due_at", "handovers")
         overdue = list(rows.select_for_update(skip_locked=True)[:limit])
         for handovers in {message.handovers for message in overdue}:
             these = [message.pk for message in overdue if message.handovers == handovers]
             Message.objects.filter(pk__in=these).update(handovers=handovers + 1, publish_at=now + _pause(handovers))
     left = [message.pk for message in overdue if not publish(message)]
     if left:  # the broker is away, which is no fault of theirs: they come first when it is back
-        Message.objects.waiting().filter(pk__in=left).update(handovers=F("handovers") - 1, publish_at=now)
+        Message.objects.waiting().filter(pk__in=left).update(handovers=Greatest(F("handovers") - 1, 0), publish_at=now)
     return len(overdue) - len(left)
 
 
@@ -92,26 +97,73 @@ def _pause(handovers: int) -> timedelta:
 def settle_abandoned() -> int:
     """Settles claims whose lease ran out: the worker died in the middle, and nobody knows how far it came."""
     settled = 0
-    for message in Message.objects.abandoned()[:BATCH]:
+    for message in Message.objects.abandoned().order_by("claimed_until")[:BATCH]:
         try:
-            settle(message, OutcomeUnknown("the worker was not heard of again after it had begun to send"))
-        except UnknownKind as error:
+            settled += _settle_abandoned(message)
+        except email.UnknownKind as error:
             log.warning("left to a newer worker", **message.log_fields(), reason=str(error))
-        else:
-            settled += 1
+        except observers.ConnectionLost:
+            observers.passed_over(message)
+            settled += _settle_abandoned(message, observed=False)
     return settled
 
 
+@transaction.atomic
+def _settle_abandoned(message: Message, *, observed: bool = True) -> int:
+    # Locked, or passed over: its worker may be alive after all, and settle it at this moment for as long as it likes.
+    if not Message.objects.abandoned().filter(pk=message.pk).select_for_update(skip_locked=True).values_list("pk"):
+        return 0
+    said = OutcomeUnknown("the worker was not heard of again after it had begun to send")
+    settle(message, said, observed=observed)
+    return 1
+
+
 def purge() -> int:
-    """Deletes messages that were settled longer ago than the retention says, with their attempts. Returns how many."""
-    limit = timezone.now() - timedelta(days=options().retention_days)
-    old = Message.objects.filter(state__in=SETTLED, settled_at__lt=limit).order_by("pk").values_list("pk", flat=True)
+    """Deletes messages that were settled longer ago than their retention says, with their attempts, and bodies that are
+    not needed any more. Returns how many messages."""
+    purged = sum(_purge(messages, retention) for messages, retention in _retentions())
+    erased = _erase_bodies()
+    if purged or erased:
+        log.info("purged", messages=purged, bodies=erased, retention_days=options().retention_days)
+    return purged
+
+
+def _retentions() -> Iterator[tuple[Q, timedelta]]:
+    """Which messages are kept for how long: those of kinds that say it themselves, and all the others."""
+    own = [kind for kind in email.kinds() if kind.retention is not None]
+    for kind in own:
+        assert kind.retention is not None
+        yield Q(kind__in=kind.names()), kind.retention
+    yield ~Q(kind__in=[name for kind in own for name in kind.names()]), timedelta(days=options().retention_days)
+
+
+def _purge(messages: Q, retention: timedelta) -> int:
+    settled = Message.objects.filter(messages, state__in=SETTLED, settled_at__lt=timezone.now() - retention)
+    old = settled.order_by("pk").values_list("pk", flat=True)
     purged = 0
     while batch := _purge_batch(old):
         purged += batch
-    if purged:
-        log.info("purged", messages=purged, retention_days=options().retention_days)
     return purged
+
+
+def _erase_bodies() -> int:
+    limit = timezone.now() - timedelta(days=options().body_retention_days)
+    needed = Message.objects.filter(~Q(state__in=SETTLED) | Q(settled_at__gte=limit), payload=OuterRef("pk"))
+    old = Payload.objects.filter(~Exists(needed), created_at__lt=limit)
+    erased = 0
+    while batch := _erase_batch(old):
+        erased += batch
+    return erased
+
+
+@transaction.atomic
+def _erase_batch(old: QuerySet[Payload]) -> int:
+    # Whoever has a message sent again locks its body first (`outbox`). So once these are locked, a second look tells which of
+    # them are still not needed, and nobody can come to need them.
+    locked = list(old.select_for_update(skip_locked=True).values_list("pk", flat=True)[:BATCH])
+    unneeded = list(old.filter(pk__in=locked).values_list("pk", flat=True))
+    Payload.objects.only("pk").filter(pk__in=unneeded).delete()  # without reading the documents, which may be large
+    return len(unneeded)
 
 
 @transaction.atomic

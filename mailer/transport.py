@@ -12,11 +12,21 @@ import structlog
 from anymail.exceptions import AnymailError
 from django.core.mail import EmailMessage, mailers
 from django.core.mail.backends.base import BaseEmailBackend
+from django.core.mail.handler import DEFAULT_MAILER_BACKEND
+from django.utils.module_loading import import_string
 
-from mailer import provider_api, smtp
+from mailer import interception, provider_api, smtp
 from mailer.conf import options
 from mailer.masking import mask
-from mailer.outcomes import Accepted, Outcome, OutcomeUnknown, PermanentRefusal, TransientRefusal, TransportDown
+from mailer.outcomes import (
+    Accepted,
+    Outcome,
+    OutcomeUnknown,
+    PermanentRefusal,
+    TransientRefusal,
+    TransportDown,
+    Unsendable,
+)
 
 log = structlog.get_logger("mailer.transport")
 
@@ -29,9 +39,29 @@ _open = threading.local()
 never sends."""
 
 
-def aliases() -> list[str]:
-    """The transports that there are, the preferred one first."""
-    return [alias for alias in (PRIMARY, FALLBACK) if alias in mailers]
+USUAL = ""
+"""The way of a message that names no transport: PRIMARY, or FALLBACK while that is down."""
+
+
+def ways() -> list[str]:
+    """What a message may name as its way: USUAL, and each alias in MAILERS that leads out instead of into the outbox."""
+    return [USUAL, *(alias for alias in mailers.settings if not _leads_into_outbox(alias))]
+
+
+def _leads_into_outbox(alias: str) -> bool:
+    """Asks the class and not its path, because a project may have a subclass."""
+    backend = mailers.settings[alias].get("BACKEND", DEFAULT_MAILER_BACKEND)
+    return getattr(import_string(backend), "leads_into_outbox", False)
+
+
+def aliases(way: str = USUAL) -> list[str]:
+    """The transports of this way that there are, the preferred one first.
+
+    An alias that leads into the outbox is none, also if it was one when a message was pinned to it: the message would come
+    back for ever.
+    """
+    wanted = (PRIMARY, FALLBACK) if way == USUAL else (way,)
+    return [alias for alias in wanted if alias in mailers and not _leads_into_outbox(alias)]
 
 
 def transmit(message: EmailMessage, alias: str = PRIMARY, *, leave_out: Collection[str] = ()) -> Outcome:
@@ -41,6 +71,10 @@ def transmit(message: EmailMessage, alias: str = PRIMARY, *, leave_out: Collecti
     as `envelope_form` has them.
     """
     deadline = time.monotonic() + options().conversation_limit.total_seconds()
+    try:
+        interception.intercept(message)  # the caller has; this holds for whoever calls it next
+    except interception.HeldBack as reason:
+        return PermanentRefusal("", str(reason))
     backend, is_fresh = _connection(alias)
     if leave_out:
         _leave_out(leave_out, message, keep_headers=isinstance(backend, smtp.EmailBackend))
@@ -60,7 +94,7 @@ def _leave_out(addresses: Collection[str], message: EmailMessage, *, keep_header
     for header, field in ("To", "to"), ("Cc", "cc"), ("Bcc", "bcc"):
         everybody = getattr(message, field)
         if keep_headers and field != "bcc" and everybody:
-            message.extra_headers.setdefault(header, ", ".join(everybody))
+            message.extra_headers.setdefault(header, ", ".join(map(str, everybody)))
         setattr(message, field, [entry for entry in everybody if envelope_form(entry) not in addresses])
 
 
@@ -70,6 +104,11 @@ def envelope_form(recipient: str) -> str:
     with suppress(UnicodeError):  # then it will not have been transmitted either
         domain = domain.encode("idna").decode()
     return f"{local}@{domain.lower()}"
+
+
+def bare_address(recipient: str) -> str:
+    """The address of `Ann <ann@Bücher.example>` as it was written."""
+    return parseaddr(recipient)[1]
 
 
 def _presentable[O: Outcome](outcome: O) -> O:
@@ -112,13 +151,18 @@ def _converse(backend: BaseEmailBackend, message: EmailMessage, deadline: float)
         if conversation:
             conversation.begin(deadline)
         _open_connection(backend)
-        backend.send_messages([message])
+        if (
+            backend.send_messages([message]) == 0
+        ):  # a receiver of Anymail's pre_send, or a backend that keeps errors to itself
+            return PermanentRefusal("", "the backend says that it did not send it")
     except _Unusable as error:
         return TransportDown("", str(error), misconfigured=True)
     except AnymailError as error:
         return provider_api.translate(error)
     except OSError as error:
         return smtp.translate(error, payload_sent=conversation is not None and conversation.payload_sent)
+    except Unsendable as error:
+        return PermanentRefusal("", str(error))
     except ValueError as error:  # Django's and Anymail's word for an address or a header that cannot be sent
         return PermanentRefusal("", f"{type(error).__name__}: {error}")
     except Exception as error:

@@ -17,7 +17,7 @@ QUIET = [
     "--no-first-run",
     *(["--no-sandbox"] if os.geteuid() == 0 else []),
 ]
-A_PAGE_ABOUT_A_DEAD_LINK = re.compile(r"\b(404|410) \(.*/accounts/")
+A_PAGE_ABOUT_A_DEAD_LINK = re.compile(r"\b(404|410) \(.*/(accounts|unsubscribe)/")
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 

@@ -11,8 +11,12 @@ from accounts.models import User
 from config import email_url
 from mailer import publishing, transport
 from tests import environment
+from tests.mailer import kinds
 from tests.servers import Postgres, Valkey
 from tests.smtp_sink import Sink
+
+OUTBOX = {"BACKEND": "mailer.backend.OutboxBackend"}
+"""The entry in MAILERS that Django's own mail goes through."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -65,10 +69,10 @@ def sink() -> Iterator[Sink]:
 
 @pytest.fixture
 def through(settings: Settings) -> Callable[[str], None]:
-    """Sends through this EMAIL_URL instead of Django's in-memory mailbox."""
+    """Sends through this EMAIL_URL instead of Django's in-memory mailbox, and what Django sends through the outbox."""
 
     def use(url: str) -> None:
-        settings.MAILERS = {alias: email_url.parse(url) for alias in ("default", "transport")}
+        settings.MAILERS = {"default": OUTBOX, "transport": email_url.parse(url)}
 
     return use
 
@@ -91,3 +95,10 @@ def make_user(db: None) -> Callable[..., User]:
 @pytest.fixture
 def user(make_user: Callable[..., User]) -> User:
     return make_user(name="Ann")
+
+
+@pytest.fixture
+def showcase_templates(settings: Settings) -> None:
+    """The template folders of those kinds of e-mail that only the tests know, beside those that ship."""
+    engine = settings.TEMPLATES[0]
+    settings.TEMPLATES = [engine | {"DIRS": [*engine["DIRS"], kinds.TEMPLATES]}]

@@ -8,6 +8,7 @@ import random
 import re
 import threading
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 from typing import Any, Literal
@@ -34,6 +35,9 @@ class Received:
     sender: str
     recipients: list[str]
     source: bytes
+    """The octets between DATA and the final dot, without the dots that guard others."""
+    mail_options: list[str] = field(default_factory=list)
+    """What MAIL said beside the address, such as `BODY=8BITMIME`."""
 
     @property
     def parsed(self) -> EmailMessage:
@@ -102,7 +106,9 @@ class _Conversation(SMTP):
 class Sink:
     """`with Sink() as sink:` … `sink.received`, `sink.script.once["RCPT"] = deque(["451 4.3.0 later"])`."""
 
-    def __init__(self, *, user: str = "", password: str = "") -> None:
+    def __init__(self, *, user: str = "", password: str = "", without: Collection[str] = ()) -> None:
+        """`without` are extensions that it does not announce, of `8BITMIME` and `SMTPUTF8`."""
+        self.without = without
         self.received: list[Received] = []
         self.script = Script()
         self.connections = 0
@@ -157,7 +163,7 @@ class Sink:
             auth_required=self._login is not None,
             authenticator=self._authenticate if self._login else None,
             decode_data=False,
-            enable_SMTPUTF8=True,
+            enable_SMTPUTF8="SMTPUTF8" not in self.without,
             loop=self._loop,
         )
         self._conversations.append(conversation)
@@ -176,7 +182,8 @@ class Sink:
     ) -> list[str]:
         session.host_name = hostname
         reply = await self.scripted("EHLO")
-        return responses if reply is None else [await self.answer(server, reply)]
+        announced = [line for line in responses if line[4:] not in self.without]
+        return announced if reply is None else [await self.answer(server, reply)]
 
     async def handle_MAIL(  # noqa: N802
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
@@ -185,6 +192,7 @@ class Sink:
         if reply is not None:
             return await self.answer(server, reply)
         envelope.mail_from = address
+        envelope.mail_options.extend(options)
         return "250 2.1.0 Ok"
 
     async def handle_RCPT(  # noqa: N802
@@ -200,7 +208,11 @@ class Sink:
         reply = self.script.reply("BODY")
         if reply in (None, CUT, HANG, SLOW):
             assert isinstance(envelope.content, bytes)
-            self.received.append(Received(envelope.mail_from or "", list(envelope.rcpt_tos), envelope.content))
+            self.received.append(
+                Received(
+                    envelope.mail_from or "", list(envelope.rcpt_tos), envelope.content, list(envelope.mail_options)
+                )
+            )
         if reply == SLOW:
             await asyncio.sleep(1)
         elif reply is not None:

@@ -4,6 +4,7 @@ from accounts.views.entering import LogInView
 from accounts.views.passwords import ChangePasswordView, ResetPasswordView, request_reset
 from accounts.views.profile import (
     change_email,
+    choose_stream,
     confirm_change,
     delete_account,
     end_other_sessions,
@@ -18,6 +19,7 @@ __all__ = [
     "ResetPasswordView",
     "change_email",
     "check_inbox",
+    "choose_stream",
     "confirm_change",
     "correct_address",
     "delete_account",

@@ -24,6 +24,9 @@ from accounts.password_length import LONGEST_PASSWORD
 from accounts.sessions import end_sessions
 from accounts.views.common import page_of_link, page_with_form
 from accounts.views.entering import remember_language
+from mailer import streams
+from mailer.email import Stream
+from mailer.streams import Membership
 
 
 @page_with_form
@@ -37,6 +40,7 @@ def profile(request: HttpRequest) -> HttpResponse:
             "form": form,
             "sessions": user.sessions.filter(expire_date__gt=timezone.now()).order_by("-logged_in_at"),
             "session_key": request.session.session_key,
+            "streams": _streams_of(user),
         }
         return render(request, "accounts/profile.html", context)
     # Not form.save(), which writes the whole row, and would undo a reset of the password that came in between.
@@ -46,6 +50,25 @@ def profile(request: HttpRequest) -> HttpResponse:
     response = redirect("profile")
     remember_language(response, user)
     return response
+
+
+def _streams_of(user: User) -> list[tuple[Stream, bool]]:
+    """Each stream, and whether she left it."""
+    left = streams.left_by(user.email)
+    return [(stream, stream.name in left) for stream in streams.every()]
+
+
+@require_POST
+@login_required
+def choose_stream(request: HttpRequest) -> HttpResponse:
+    """Leaves one stream, or returns to it."""
+    stream = streams.find(request.POST.get("stream", ""))
+    if stream is not None:
+        returns = "return" in request.POST
+        change = streams.return_to if returns else streams.leave
+        change(Membership(_user(request).email, stream))
+        messages.success(request, _("You get these e-mails again.") if returns else _("You get these e-mails no more."))
+    return redirect("profile")
 
 
 @require_POST

@@ -63,7 +63,7 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):
             None,
             {
                 "fields": [
-                    ("state", "queue"),
+                    ("state", "queue", "transport"),
                     "reason",
                     ("recipient", "user"),
                     "subject",
@@ -75,7 +75,10 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):
         ("Times", {"fields": [("created_at", "due_at", "expires_at", "settled_at")]}),
         (
             "Details",
-            {"fields": ["attempts", "answers", "arguments", "claimed_until", "publish_at"], "classes": ["collapse"]},
+            {
+                "fields": ["attempts", "answers", "arguments", "claimed_until", "publish_at"],
+                "classes": ["collapse"],
+            },
         ),
     ]
 
@@ -114,7 +117,7 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):
         for message in queryset.filter(state__in=SETTLED):
             try:
                 outbox.resend(message)
-            except (ReferenceGone, UnknownKind) as error:
+            except (ReferenceGone, UnknownKind, ValueError) as error:
                 self.message_user(request, f"Message {message.pk} cannot be made again: {error}.", messages.ERROR)
             else:
                 done += 1
@@ -166,9 +169,10 @@ class TransportStateAdmin(ReadOnly, admin.ModelAdmin):
 
 @admin.register(Suppression)
 class SuppressionAdmin(admin.ModelAdmin):
-    """Deleting a row lets the address be written to again."""
+    """Deleting a row lets the address be written to again. A row with a stream keeps off the mail of that stream alone."""
 
-    list_display = ("address", "reason", "since")
+    list_display = ("address", "stream", "reason", "since")
+    list_filter = ("stream",)
     search_fields = ("address__exact",)
     readonly_fields = ("message", "created_at")
 

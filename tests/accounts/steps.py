@@ -1,6 +1,7 @@
 """What people do in these tests, through the pages and their mailboxes."""
 
 import re
+from datetime import timedelta
 from typing import Any
 
 from django.core import mail
@@ -9,8 +10,8 @@ from django.urls import reverse
 from django.utils import timezone
 
 from accounts.models import User
-from mailer.delivery import deliver
 from mailer.models import Message
+from mailer.testing import Outbox
 
 ANN = "ann@example.com"
 PASSWORD = "correct horse 9 battery"
@@ -43,9 +44,7 @@ def is_in(client: Client) -> bool:
 
 def deliver_all() -> None:
     """What the worker does, without the wait of a first link."""
-    Message.objects.waiting().update(due_at=timezone.now())
-    for message in Message.objects.waiting().order_by("pk"):
-        deliver(message.pk)
+    Outbox().deliver(after=timedelta(minutes=1))
 
 
 def link_to(address: str) -> str:

@@ -79,6 +79,7 @@ def test_the_owner_of_the_address_ends_an_account_that_is_not_hers(link: str) ->
     assert answer["Referrer-Policy"] == "strict-origin"
     assert ANN in answer.content.decode()
     assert (User.objects.count(), EmailVerification.objects.count()) == (0, 0)
+    deliver_all()
     assert mails_to(ANN) == [("VerifyAddress", "sent"), ("VerifyAddressAgain", "cancelled")]
     assert set(Message.objects.values_list("user", flat=True)) == {None}
     again = Client().post(link, {"disown": "1"})

@@ -12,9 +12,10 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
+from accounts.emails import LogInAlert
 from accounts.models import User
-from mailer.delivery import deliver
 from mailer.models import Message, State
+from mailer.testing import Outbox
 from tests.accounts.test_throttling import everything_in
 from tests.servers import Valkey
 
@@ -39,17 +40,11 @@ def is_in(response: Any) -> bool:
     return bool(response.status_code == 302)
 
 
-def deliver_all() -> list[tuple[str, str]]:
-    for message in Message.objects.order_by("pk"):
-        deliver(message.pk)
-    return [(m.recipient, m.state) for m in Message.objects.order_by("pk")]
-
-
-def test_five_wrong_passwords_bring_one_mail(owner: User) -> None:
+def test_five_wrong_passwords_bring_one_mail(owner: User, outbox: Outbox) -> None:
     with time_machine.travel("2026-11-22 12:34:56Z", tick=False) as clock:
         for _ in range(4):
             log_in("wrong")
-        assert not Message.objects.exists()
+        assert outbox.messages == []
         for _ in range(10):
             log_in("wrong")
         for _ in range(20):  # and so on, all day
@@ -57,13 +52,12 @@ def test_five_wrong_passwords_bring_one_mail(owner: User) -> None:
             for _ in range(6):
                 log_in("wrong", peer=THERE)
         clock.move_to("2026-11-22 12:35:56Z")
-        assert deliver_all() == [("ann@example.com", State.SENT)]
+        assert [(message.recipient, message.state) for message in outbox.deliver()] == [("ann@example.com", State.SENT)]
         clock.move_to("2026-11-23 12:40Z")
         for _ in range(5):
             log_in("wrong")
 
-    assert Message.objects.count() == 2
-    assert Message.objects.earliest("pk").kind == "accounts.LogInAlert"
+    assert len(outbox.of(LogInAlert)) == len(outbox) == 2
 
 
 def test_wrong_passwords_far_apart_are_no_alarm(owner: User) -> None:
@@ -87,13 +81,13 @@ def test_networks_are_counted_together_for_the_alarm(owner: User) -> None:
     [(HERE, "192.0.2.0/24", "192.0.2.77"), ("2001:db8:1:2:3::4", "2001:db8:1::/48", "2001:db8:1:2")],
 )
 def test_the_mail_tells_when_and_roughly_whence_and_nothing_that_was_typed(
-    owner: User, peer: str, told: str, untold: str
+    owner: User, outbox: Outbox, peer: str, told: str, untold: str
 ) -> None:
     typed = {"HTTP_USER_AGENT": "Firefox <b>agent-of-evil</b>", "HTTP_REFERER": "https://evil.example/"}
     with time_machine.travel("2026-11-22 12:34:56Z", tick=False):
         for _ in range(5):
             log_in("typed-by-evil", address="Ann@EXAMPLE.com", peer=peer, **typed)
-        deliver_all()
+        outbox.deliver()
 
     [alert] = mail.outbox
     whole = alert.message().as_string() + str(alert.body) + str(cast(EmailMultiAlternatives, alert).alternatives)
@@ -107,7 +101,7 @@ def test_the_mail_tells_when_and_roughly_whence_and_nothing_that_was_typed(
 
 
 @pytest.mark.parametrize("account", [None, "unverified", "inactive"])
-def test_nobody_else_gets_one_and_only_the_worker_knows(db: None, account: str | None) -> None:
+def test_nobody_else_gets_one_and_only_the_worker_knows(outbox: Outbox, account: str | None) -> None:
     if account:
         verified = None if account == "unverified" else timezone.now()
         User.objects.create_user(
@@ -116,7 +110,9 @@ def test_nobody_else_gets_one_and_only_the_worker_knows(db: None, account: str |
     for _ in range(5):
         log_in("wrong")
 
-    assert deliver_all() == [("ann@example.com", State.CANCELLED)]
+    assert [(message.recipient, message.state) for message in outbox.deliver()] == [
+        ("ann@example.com", State.CANCELLED)
+    ]
     assert mail.outbox == []
 
 

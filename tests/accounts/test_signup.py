@@ -10,9 +10,10 @@ from django.urls import reverse
 from django.utils import timezone
 
 from accounts import signup
+from accounts.emails import VerifyAddress
 from accounts.models import EmailVerification, User
-from mailer.delivery import deliver
 from mailer.models import Message, State
+from mailer.testing import Outbox
 from tests.at_once import at_once
 from tests.servers import Postgres
 
@@ -29,7 +30,7 @@ def kinds() -> list[str]:
 
 
 @pytest.mark.django_db
-def test_a_sign_up_makes_user_verification_and_message_together(client: Client) -> None:
+def test_a_sign_up_makes_user_verification_and_message_together(client: Client, outbox: Outbox) -> None:
     response = sign_up(client, "Ann@Example.COM")
 
     assert response.redirect_chain == [(reverse("check_inbox"), 302)]
@@ -40,13 +41,8 @@ def test_a_sign_up_makes_user_verification_and_message_together(client: Client) 
     assert verification.expires_at - verification.created_at == pytest.approx(
         timedelta(hours=24), abs=timedelta(seconds=1)
     )
-    message = Message.objects.get()
-    assert (message.kind, message.recipient, message.user, message.queue) == (
-        "accounts.VerifyAddress",
-        "ann@example.com",
-        user,
-        "critical",
-    )
+    message = outbox.only(VerifyAddress)
+    assert (message.recipient, message.user, message.queue) == ("ann@example.com", user, "critical")
     assert message.arguments == {"verification": str(verification.pk)}
     assert message.due_at - message.created_at == timedelta(seconds=5)
     assert message.expires_at == verification.expires_at
@@ -129,17 +125,14 @@ def test_a_hundred_concurrent_sign_ups_of_one_address_make_one_account_and_one_l
 
 
 @pytest.mark.django_db
-def test_resend_sends_the_link_once_more_and_answers_strangers_alike(client: Client) -> None:
+def test_resend_sends_the_link_once_more_and_answers_strangers_alike(client: Client, outbox: Outbox) -> None:
     with time_machine.travel(timezone.now() - timedelta(minutes=2)):
         sign_up(client)
     known = client.post(reverse("resend"), {"email": "ann@example.com"}, follow=True)
     unknown = client.post(reverse("resend"), {"email": "bob@example.com"}, follow=True)
 
     assert known.content.decode().replace("ann@", "bob@") == unknown.content.decode()
-    for message in Message.objects.order_by("pk"):
-        deliver(message.pk)
-
-    assert list(Message.objects.order_by("pk").values_list("kind", "state")) == [
+    assert [(message.kind, message.state) for message in outbox.deliver()] == [
         ("accounts.VerifyAddress", State.SENT),
         ("accounts.VerifyAddressAgain", State.SENT),
         ("accounts.VerifyAddressAgain", State.CANCELLED),  # nobody there; only the worker knows
@@ -148,16 +141,15 @@ def test_resend_sends_the_link_once_more_and_answers_strangers_alike(client: Cli
 
 
 @pytest.mark.django_db
-def test_the_mail_of_a_superseded_link_is_cancelled_instead_of_sent(client: Client) -> None:
+def test_the_mail_of_a_superseded_link_is_cancelled_instead_of_sent(client: Client, outbox: Outbox) -> None:
     with time_machine.travel("2026-11-21 12:00Z", tick=False) as clock:
         sign_up(client)
         clock.shift(61)
         sign_up(client)
         clock.shift(6)
-        for message in Message.objects.all():
-            deliver(message.pk)
+        delivered = outbox.deliver()
 
-    assert list(Message.objects.order_by("pk").values_list("state", flat=True)) == [State.CANCELLED, State.SENT]
+    assert [message.state for message in delivered] == [State.CANCELLED, State.SENT]
 
 
 @pytest.mark.django_db

@@ -9,8 +9,10 @@ from pytest_django import Settings
 
 from accounts import verification
 from accounts.models import User
-from mailer import delivery, outbox
+from mailer import delivery, outbox, streams, suppression
+from mailer.email import Stream
 from mailer.models import DeliveryAttempt, Message, State, Suppression
+from mailer.streams import Membership
 from tests.mailer.kinds import Plain, Raising
 from tests.smtp_sink import Sink
 
@@ -63,7 +65,7 @@ def test_a_mail_that_could_not_be_built_says_so(operator: Client, user: User, sm
     message = outbox.enqueue(Raising(user))
     delivery.deliver(message.pk)
 
-    assert "could not be built from email/test: ZeroDivisionError" in operator.get(page_of(message)).content.decode()
+    assert "could not be built: ZeroDivisionError" in operator.get(page_of(message)).content.decode()
 
 
 @pytest.mark.parametrize("model", ["message", "emailverification"])
@@ -221,3 +223,21 @@ def test_an_address_that_is_too_long_for_a_test_mail_is_explained(operator: Clie
     response = operator.post(reverse("admin:mailer_message_send_test"), {"address": "a@" + "b" * 63 + ".c" * 120})
 
     assert "at most 254 characters" in response.content.decode()
+
+
+def test_who_left_a_stream_is_listed_with_it_and_can_be_let_in_again(operator: Client) -> None:
+    streams.leave(Membership("ann@example.com", Stream("news", "News")))
+    row = Suppression.objects.get()
+
+    page = operator.get(reverse("admin:mailer_suppression_changelist"), {"stream": "news"}).content.decode()
+    assert "ann@example.com" in page
+    assert "its reader left the stream" in page
+    assert operator.post(reverse("admin:mailer_suppression_delete", args=[row.pk]), {"post": "yes"}).status_code == 302
+    assert not Suppression.objects.exists()
+
+
+def test_an_address_that_an_operator_adds_is_found_however_it_was_typed(operator: Client) -> None:
+    form = {"address": "Ann@Example.com", "stream": "", "reason": "she asked on the phone"}
+
+    assert operator.post(reverse("admin:mailer_suppression_add"), form).status_code == 302
+    assert suppression.reason_against("ANN@example.com") == "she asked on the phone"

@@ -4,12 +4,12 @@ import json
 from io import StringIO
 
 import pytest
-from django.core.management import CommandError, call_command
+from django.core.management import CommandError, call_command, get_commands, load_command_class
 from django.utils import timezone
 
 from accounts.models import User
 from mailer import outbox
-from mailer.models import Message, State
+from mailer.models import Message, State, Suppression
 from tests.mailer.kinds import Plain
 from tests.smtp_sink import Sink
 
@@ -53,6 +53,13 @@ def test_the_status_counts_states_for_people_and_programs(user: User) -> None:
     assert "queued             1" in run("mail_status")
 
 
+def test_the_status_counts_addresses_that_get_no_mail_at_all() -> None:
+    Suppression.objects.create(address="ann@example.com", stream="news", reason="left")
+    Suppression.objects.create(address="bob@example.com", reason="550")
+
+    assert json.loads(run("mail_status", "--json"))["suppressed_addresses"] == 1
+
+
 def test_the_sweep_and_the_purge_can_be_called_by_hand(user: User) -> None:
     Message.objects.filter(pk=outbox.enqueue(Plain(user)).pk).update(publish_at=timezone.now())
 
@@ -68,3 +75,10 @@ def test_failed_mail_is_queued_again_by_id_or_state(user: User) -> None:
     assert run("requeue_mail", "--state", "failed") == "2 messages queued again.\n"
     with pytest.raises(CommandError, match="Say which"):
         run("requeue_mail")
+
+
+def test_no_command_of_an_operator_is_stopped_by_one_broken_kind() -> None:
+    ours = [name for name, app in get_commands().items() if app == "mailer.desk"]
+
+    assert {"deliver_due", "mail_status", "requeue_mail"} <= set(ours)
+    assert [name for name in ours if load_command_class("mailer.desk", name).requires_system_checks] == []

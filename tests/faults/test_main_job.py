@@ -88,6 +88,30 @@ except KeyboardInterrupt:
     assert [r.recipients for r in stack.sink.received] == [["committed@example.com"]]
 
 
+def test_what_django_sends_itself_takes_the_same_way(stack: Stack) -> None:
+    stack.start("worker", "beat")
+
+    stack.run("""
+from django.core.mail import EmailMessage, send_mail
+from django.db import transaction
+try:
+    with transaction.atomic():
+        send_mail("Rolled back", "text", None, ["rolled-back@example.com"])
+        raise KeyboardInterrupt
+except KeyboardInterrupt:
+    message = EmailMessage("Committed", "A SECRET", to=["ann@example.com", "bob@example.com"])
+    message.attach("ใบเสร็จ.pdf", bytes(range(256)) * 100, "application/pdf")
+    message.send()
+""")
+    stack.manage("sendtestemail", "cid@example.com")
+
+    stack.wait_for(lambda: len(stack.sink.received) == 2, "the mails")
+    stack.wait_for(lambda: {row["state"] for row in stack.messages()} == {"sent"}, "the outcomes in the database")
+    recipients = sorted(received.recipients for received in stack.sink.received)
+    assert recipients == [["ann@example.com", "bob@example.com"], ["cid@example.com"]]
+    assert "SECRET" not in stack.log("worker") + stack.log("beat")
+
+
 def test_a_mail_in_the_recipients_language(stack: Stack) -> None:
     stack.start("worker", "beat")
 

@@ -1,11 +1,15 @@
 """What the tests of the mail's path share."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
 import redis
 
 from tests.servers import Valkey
+
+collect_ignore = [] if "DJANGO_SOURCE" in os.environ else ["test_djangos_own_tests.py"]
+"""Django's own tests are not among what is installed; `make conformance` downloads them."""
 
 
 @pytest.fixture

@@ -2,12 +2,16 @@
 
 import dataclasses
 from datetime import datetime
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 from django.utils import timezone
 
 from accounts.models import User
 from mailer.email import Email, Recipient, WhenUncertain
+
+TEMPLATES = Path(__file__).parent / "templates"
+"""Where the template folders of these kinds are; see the fixture `showcase_templates`."""
 
 
 class Plain(Email):
@@ -65,3 +69,36 @@ class Shared(Plain):
 
     def bcc(self) -> list[Recipient]:
         return [Recipient(address) for address in self.hidden]
+
+
+class Showcase(Email):
+    """An order, with every part that a mail can be made of."""
+
+    template: ClassVar = "showcase"
+
+    name: str = "Ann Example"
+    remark: str = "Please ring twice.\nThe dog is friendly: <b>really</b> & truly."
+    foreign: str = "השליח יגיע מחר בבוקר, ויצלצל פעמיים."
+    link: str = "https://shop.example/orders/4711?from=mail&step=1"
+
+    def recipient(self) -> Recipient:
+        return Recipient("ann@example.com", name=self.name)
+
+    def context(self) -> dict[str, Any]:
+        return {
+            "head": ["Article", "Pieces", "Amount"],
+            "rows": [
+                ["Coffee, ground, 500 g", "2", "23.80"],
+                ["กาแฟเย็นกระป๋อง", "12", "14.40"],
+                [self.remark, "1", "1,250.00"],
+            ],
+            "total": ["Total", "", "1,288.20"],
+            "code": "493 021",
+            "program": 'def greet(name):\n    return f"Hello, {name} & all"',
+            "src": "cid:parcel",
+            "alt": "A parcel on a doorstep",
+        }
+
+    @classmethod
+    def sample(cls) -> Self:
+        return cls()

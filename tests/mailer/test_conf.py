@@ -28,6 +28,8 @@ def test_values_come_as_strings_from_the_environment() -> None:
         ({"RATE_PER_SECOND": "fast"}, "MAILER_RATE_PER_SECOND must be a number, not 'fast'"),
         ({"RATE_PER_SECOND": "inf"}, "MAILER_RATE_PER_SECOND must be a number, not 'inf'"),
         ({"RATE_PER_SECOND": "0"}, "MAILER_RATE_PER_SECOND must be more than 0"),
+        ({"INLINER": "juice"}, "MAILER_INLINER must be css_inline or premailer, not 'juice'"),
+        ({"INLINER": ""}, "MAILER_INLINER must be css_inline or premailer, not ''"),
         ({"SMTP_TIMEOUT": "60"}, "MAILER_SMTP_TIMEOUT must be less than MAILER_CLAIM_LEASE"),
         ({"BACKOFF_BASE": "9", "BACKOFF_MAX": "5"}, "MAILER_BACKOFF_BASE must be less than MAILER_BACKOFF_MAX"),
     ],

@@ -5,9 +5,11 @@ from collections import deque
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 from django.core import mail
+from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 from pytest_django import Settings
 
@@ -45,6 +47,7 @@ def test_a_mail_is_sent_once_with_both_parts_and_its_attempt_is_on_record(user: 
     [received] = smtp.received
     assert received.recipients == ["ann@example.com"]
     assert received.parsed["Message-ID"] == message.message_id_header
+    assert received.parsed["X-Entity-Ref-ID"] == message.message_id_header.strip("<>").partition("@")[0]
     assert received.parsed["To"] == "Ann <ann@example.com>"
     assert received.parsed["Auto-Submitted"] == "auto-generated"
     assert received.parsed["Subject"] == message.subject
@@ -280,8 +283,8 @@ def test_a_person_can_say_that_a_held_mail_did_arrive(user: User, smtp: Sink) ->
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        (Broken, "could not be built from email/no_such_folder: TemplateDoesNotExist"),
-        (Raising, "could not be built from email/test: ZeroDivisionError"),
+        (Broken, "could not be built: TemplateDoesNotExist"),
+        (Raising, "could not be built: ZeroDivisionError"),
     ],
 )
 def test_a_mail_that_cannot_be_built_fails_alone_and_is_sent_after_the_mend(
@@ -299,6 +302,23 @@ def test_a_mail_that_cannot_be_built_fails_alone_and_is_sent_after_the_mend(
     outbox.requeue(Message.objects.filter(pk=broken.pk), reason="mended")
 
     assert deliver(broken).state == State.SENT
+
+
+@pytest.mark.parametrize("error", [OperationalError, InterfaceError])
+def test_a_database_that_is_away_while_it_is_built_is_not_the_messages_fault(
+    user: User, smtp: Sink, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(mail: Plain) -> dict[str, Any]:
+        raise error("the connection is closed")
+
+    monkeypatch.setattr(Raising, "context", ask)
+    message = outbox.enqueue(Raising(user))
+
+    with pytest.raises(error):
+        delivery.deliver(message.pk)
+
+    message.refresh_from_db()
+    assert (message.state, message.attempts) == (State.QUEUED, 0)
 
 
 def test_what_is_no_longer_wanted_is_cancelled_and_says_so(user: User, smtp: Sink) -> None:
@@ -376,6 +396,49 @@ def test_only_one_of_two_workers_gets_the_claim(user: User) -> None:
     assert isinstance(prepared, delivery.Ready)
 
     assert [delivery.claim(mine, prepared), delivery.claim(theirs, prepared)] == [True, False]
+
+
+def test_a_worker_that_was_overtaken_does_not_claim(user: User, smtp: Sink) -> None:
+    message = outbox.enqueue(Plain(user))
+    slow = Message.objects.get(pk=message.pk)
+    prepared = delivery.prepare(slow)
+    assert isinstance(prepared, delivery.Ready)
+
+    smtp.script.once["CONNECT"] = deque(["421 4.3.2 later"])
+    assert deliver(message).state == State.RETRYING
+    assert message.due_at <= timezone.now()  # but its attempts have moved on
+
+    assert not delivery.claim(slow, prepared)
+    assert outcomes(message) == [Outcome.TRANSPORT_DOWN]
+
+
+def test_what_is_not_due_cannot_be_claimed(user: User) -> None:
+    message = outbox.enqueue(Plain(user), delay=timedelta(minutes=1))
+    prepared = delivery.prepare(message)
+    assert isinstance(prepared, delivery.Ready)
+
+    assert not delivery.claim(message, prepared)
+
+
+class Overtaking(Plain):
+    """Another worker comes and goes while this one asks whether it is wanted, and has another answer."""
+
+    is_overtaken: ClassVar = False
+
+    def is_wanted(self) -> bool:
+        if type(self).is_overtaken:
+            return True
+        type(self).is_overtaken = True
+        delivery.deliver(Message.objects.get().pk)
+        return False
+
+
+def test_a_worker_that_was_overtaken_does_not_settle(user: User, smtp: Sink) -> None:
+    smtp.script.once["RCPT"] = deque(["451 4.3.0 later"])
+
+    message = deliver(outbox.enqueue(Overtaking(user)))
+
+    assert (message.state, outcomes(message)) == (State.RETRYING, [Outcome.REFUSED_FOR_NOW])
 
 
 def claimed_and_abandoned(user: User) -> Message:
@@ -458,12 +521,6 @@ def test_cancelling_works_until_the_mail_is_on_its_way(user: User, smtp: Sink) -
     assert outbox.cancel(waiting)
     assert not outbox.cancel(gone)
     assert deliver(waiting).state == State.CANCELLED
-
-
-def test_djangos_own_send_mail_works_over_the_same_transport(smtp: Sink) -> None:
-    mail.send_mail("subject", "text", None, ["ann@example.com"])
-
-    assert [r.recipients for r in smtp.received] == [["ann@example.com"]]
 
 
 def test_outside_of_smtp_tests_mail_lands_in_djangos_outbox(user: User) -> None:

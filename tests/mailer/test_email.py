@@ -3,10 +3,14 @@
 from typing import ClassVar
 
 import pytest
+from django.core.management import call_command
 
 from accounts.models import EmailVerification, User
-from mailer import email, rendering
-from mailer.email import Email, Recipient, ReferenceGone
+from mailer import email
+from mailer import outbox as mailer_outbox
+from mailer.email import Email, Recipient, ReferenceGone, Stream
+from mailer.models import Message, State
+from mailer.testing import Outbox
 from tests.mailer.kinds import Plain, Receipt
 
 
@@ -69,18 +73,82 @@ def test_a_renamed_class_keeps_the_name_of_its_rows() -> None:
     assert email.find("tests.OldName") is renamed
 
 
-def test_every_kind_that_ships_builds_from_its_sample() -> None:
-    ours = {name: kind for name, kind in email.KINDS.items() if not name.startswith("tests.")}
-    assert {"accounts.VerifyAddress", "accounts.AccountExists", "mailer.TestEmail"} <= ours.keys()
-    for kind in ours.values():
-        sample = kind.sample()
-        for language in ("en", "th"):
-            recipient = Recipient(sample.recipient().address, language=language)
-            content = rendering.render(sample, recipient)
-            assert content.subject
-            assert content.html.count("<!DOCTYPE html>") == 1
-            assert f'lang="{language}"' in content.html
-            assert "{{" not in content.text + content.html
+class Renamed(Plain):
+    """Was called something else, twice."""
+
+    aliases: ClassVar = ("tests.FormerName", "tests.FirstName")
+
+
+class Descendant(Renamed):
+    """A kind of its own."""
+
+
+def test_a_renamed_kind_is_found_under_its_former_names_and_counted_once() -> None:
+    assert Renamed.names() == ("tests.Renamed", "tests.FormerName", "tests.FirstName")
+    assert [email.find(name) for name in Renamed.names()] == [Renamed] * 3
+    assert email.kinds().count(Renamed) == 1
+
+
+def test_former_names_are_not_inherited() -> None:
+    assert Descendant.names() == ("tests.Descendant",)
+    assert email.find("tests.FormerName") is Renamed
+
+
+def test_kinds_come_by_name() -> None:
+    names = [kind.kind for kind in email.kinds()]
+
+    assert names == sorted(set(names))
+    assert {"tests.Plain", "accounts.VerifyAddress", "mailer.DjangoMail"} <= set(names)
+
+
+def test_a_former_name_that_is_taken_is_refused_and_nothing_is_registered() -> None:
+    before = dict(email.KINDS)
+
+    with pytest.raises(TypeError, match=r"'tests\.Plain' is the kind of both"):
+        type("Usurper", (Email,), {"aliases": ("tests.Plain",), "__module__": __name__})
+
+    assert before == email.KINDS
+
+
+def test_former_names_are_a_tuple() -> None:
+    with pytest.raises(TypeError, match=r"Odd\.aliases is a str; write a tuple, as in \('tests\.Old',\)"):
+        type("Odd", (Email,), {"aliases": "tests.Old", "__module__": __name__})
+
+
+@pytest.mark.django_db
+def test_rows_from_before_a_kind_was_renamed_are_delivered(user: User, outbox: Outbox) -> None:
+    mailer_outbox.enqueue(Renamed(user))
+    Message.objects.update(kind="tests.FormerName")
+
+    assert outbox.only(Renamed).kind == "tests.FormerName"
+    [delivered] = outbox.deliver()
+    assert delivered.state == State.SENT
+    assert mailer_outbox.resend(delivered).kind == "tests.Renamed"
+
+
+@pytest.mark.django_db
+def test_rows_from_before_a_kind_was_renamed_are_queued_again_with_the_others(user: User) -> None:
+    for name in ("tests.FormerName", "tests.Renamed", "tests.Gone", "tests.Plain"):
+        message = mailer_outbox.enqueue(Renamed(user))
+        Message.objects.filter(pk=message.pk).update(kind=name, state=State.FAILED)
+
+    call_command("requeue_mail", "--kind", "tests.Renamed")
+    call_command("requeue_mail", "--kind", "tests.Gone")
+
+    assert list(Message.objects.filter(state=State.FAILED).values_list("kind", flat=True)) == ["tests.Plain"]
+
+
+@pytest.mark.parametrize("name", ["news", "News-2026", "0", "x" * 50])
+def test_a_stream_may_have_a_name_like(name: str) -> None:
+    assert Stream(name, "News").name == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", "-news", "my news", "news.", "näws", "news\n", "x" * 51, "a/b", "a_b", "<news>", "news\r\nBcc: x"]
+)
+def test_a_stream_may_not_have_a_name_like(name: str) -> None:
+    with pytest.raises(ValueError, match=r"needs a name of letters, digits and hyphens, 50 at the most"):
+        Stream(name, "News")
 
 
 @pytest.mark.django_db

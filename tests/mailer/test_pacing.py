@@ -3,8 +3,10 @@
 from collections import deque
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any, ClassVar
 
 import pytest
+from django.db import OperationalError, connection
 from django.utils import timezone
 from pytest_django import Settings
 
@@ -171,3 +173,45 @@ def test_a_probe_whose_worker_dies_is_followed_by_another_after_a_lease(user: Us
     again = pacing.find_route()
     assert isinstance(again, pacing.Route)
     assert pacing.enter(again)
+
+
+class Dawdling(Plain):
+    """While this one is built, another message probes the transport."""
+
+    other: ClassVar[Message]
+
+    def is_wanted(self) -> bool:
+        deliver(self.other)
+        return True
+
+
+def test_who_comes_second_does_not_probe(user: User, down: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Dawdling, "other", outbox.enqueue(Plain(user)), raising=False)
+    TransportState.objects.create(alias="transport", failures=1, paused_until=timezone.now())
+
+    message = deliver(outbox.enqueue(Dawdling(user)))
+
+    assert (down.connections, Dawdling.other.attempts) == (1, 1)
+    assert (message.state, message.attempts) == (State.QUEUED, 0)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_probe_counts_once_however_often_its_outcome_is_written(
+    user: User, down: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    TransportState.objects.create(alias="transport", failures=1, paused_until=timezone.now())
+    lost: list[str] = []
+
+    def lose_once(execute: Any, sql: str, *rest: Any) -> Any:
+        if "deliveryattempt" in sql and sql.startswith("UPDATE") and not lost:
+            lost.append(sql)
+            raise OperationalError("the connection is lost")
+        return execute(sql, *rest)
+
+    monkeypatch.setattr(delivery, "PAUSE", 0)
+    message = outbox.enqueue(Plain(user))
+    with connection.execute_wrapper(lose_once):
+        deliver(message)
+
+    assert (len(lost), message.delivery_attempts.get().outcome) == (1, Outcome.TRANSPORT_DOWN)
+    assert TransportState.objects.get().failures == 2

@@ -17,6 +17,7 @@ from django.utils import timezone
 from accounts.models import User
 from mailer import delivery, outbox, publishing, sweep
 from mailer.models import Message, Queue
+from tests.at_once import at_once
 from tests.mailer.kinds import Plain
 from tests.servers import Valkey
 
@@ -256,3 +257,16 @@ def test_tasks_of_others_in_a_queue_slow_the_mail_down_and_do_not_stop_it(user: 
     Message.objects.update(publish_at=timezone.now())
 
     assert [sweep.publish_overdue(), sweep.publish_overdue(), sweep.publish_overdue()] == [1, 1, 0]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_sweep_passes_over_what_another_one_is_at(user: User) -> None:
+    outbox.enqueue(Plain(user))
+    Message.objects.update(publish_at=timezone.now())
+
+    with transaction.atomic():
+        list(Message.objects.select_for_update())
+        numbers, failures = at_once([sweep.publish_overdue])
+
+    assert (numbers, failures) == ([0], [])
+    assert sweep.publish_overdue() == 1

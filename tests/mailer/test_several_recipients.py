@@ -97,6 +97,8 @@ def test_a_mixture_of_refusals_is_tried_again_for_those_who_may_still_get_it(mes
     smtp.script.to = {ANN: "550 5.1.1 no", BOB: "550 5.7.1 no", CID: "451 4.7.1 later", DEE: "550 5.1.1 no"}
     assert deliver(message).state == State.RETRYING
     assert message.answers == {ANN: "refused", BOB: "refused", DEE: "refused"}
+    [attempt] = message.delivery_attempts.all()
+    assert "not for c***" not in attempt.response  # who may still get it
     assert set(Suppression.objects.values_list("address", flat=True)) == {ANN, DEE}
     smtp.script.to = {}
 
@@ -139,6 +141,20 @@ def test_suppressed_copies_are_left_out(message: Message, smtp: Sink) -> None:
     assert deliver(message).state == State.SENT
     assert copies(smtp) == {ANN: 1, CID: 1, DEE: 1}
     assert smtp.received[0].parsed["Cc"] == f"A colleague <{BOB}>, A colleague <{CID}>"
+
+
+def test_a_suppressed_copy_is_known_in_capitals_too(user: User, smtp: Sink) -> None:
+    Suppression.objects.create(address=BOB, reason="550")
+
+    assert deliver(outbox.enqueue(Shared(user, copies=["Bob@Example.com"]))).state == State.SENT
+    assert copies(smtp) == {ANN: 1}
+
+
+def test_that_the_first_recipient_is_suppressed_does_not_keep_it_from_the_others(message: Message, smtp: Sink) -> None:
+    Suppression.objects.create(address=ANN, reason="550")
+
+    assert deliver(message).state == State.SENT
+    assert copies(smtp) == {BOB: 1, CID: 1, DEE: 1}
 
 
 def test_nobody_left_to_write_to_ends_it(message: Message, smtp: Sink) -> None:

@@ -1,0 +1,27 @@
+"""An address in one spelling, however it was written. Imports nothing of the mailer."""
+
+from email.errors import MessageError
+from email.headerregistry import Address, AddressHeader
+
+from django.utils.encoding import punycode
+
+
+def mailbox(entry: str) -> Address | None:
+    """The one mailbox in `Ann <ann@Bücher.example>`, its domain in lower-case ASCII (RFC 5890); None for anything that is
+    not exactly one without a fault, so that nobody can read another one in it."""
+    try:
+        parsed = AddressHeader.value_parser(entry)  # what Django's SMTP backend reads the envelope with
+        # Several in one entry, groups and source routes among them, come as more than one or with a defect.
+        if parsed.all_defects or len(parsed.all_mailboxes) != 1 or len(parsed.addresses) != 1:
+            return None
+        [only] = parsed.all_mailboxes
+        if only.route or not only.local_part or not only.domain:
+            return None
+        return Address(only.display_name or "", username=only.local_part, domain=punycode(only.domain).lower())
+    except (MessageError, ValueError, IndexError, AttributeError):  # that parser trips over some broken ones
+        return None
+
+
+def comparable(box: Address) -> str:
+    """The address in lower case. (Outside ASCII that would not be the same mailbox; `mailbox` takes no such local part.)"""
+    return f"{box.username}@{box.domain}".lower()

@@ -1,0 +1,132 @@
+"""Files that go with an e-mail: from storage or from memory, beside the text or inside it (an image by its `cid:`)."""
+
+import mimetypes
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from email import policy
+from email.message import MIMEPart
+from io import BytesIO
+from typing import IO, Any
+
+from django.core.exceptions import ImproperlyConfigured, SuspiciousOperation
+from django.core.files.storage import storages
+from django.core.mail import EmailMessage
+
+from mailer.conf import options
+
+CHUNK = 64 * 1024
+"""Bytes that are read at once, so that a file that is far too large is given up early."""
+
+LONGEST_PARAMETER = 40
+"""Characters of a content type's parameter's name; Python tries for ever to fold one that is longer than a line."""
+UNKNOWN_TYPE = "application/octet-stream"
+
+NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+MISTAKES = (ImproperlyConfigured, SuspiciousOperation, AttributeError, LookupError, NameError, TypeError, ValueError)
+"""What is raised about the question that a storage was asked; asking again would not help."""
+
+
+class TooLarge(ValueError):
+    """The message would be larger than MAILER_MAX_MESSAGE_SIZE."""
+
+
+class StorageAway(Exception):
+    """The storage did not answer, which says nothing about the message: it is built another time."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file in one of Django's storages (settings.STORAGES); it is opened when the mail is built."""
+
+    path: str
+    storage: str = "default"
+
+    def open(self) -> IO[bytes]:
+        """Raises FileNotFoundError, one of MISTAKES, or StorageAway for anything else that keeps the file from being read."""
+        try:
+            with _storage_may_be_away(self.storage):
+                return storages[self.storage].open(self.path, "rb")
+        except NO_FILE:
+            raise FileNotFoundError(f"there is no file {self.path!r} in the storage {self.storage!r}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """One file. The content type is guessed from the name unless it is given (`text/calendar; method=REQUEST`).
+
+    With a `content_id`, it is an image inside the HTML: `<img src="cid:logo" alt="…">` shows the one with `content_id="logo"`.
+    """
+
+    name: str
+    content: bytes | StoredFile
+    content_type: str = ""
+    content_id: str = ""
+
+
+def attach(message: EmailMessage, attachments: Iterable[Attachment]) -> None:
+    """Reads the files and adds them to the message, in their order. Raises TooLarge, FileNotFoundError and StorageAway."""
+    left = options().max_message_size
+    for attachment in attachments:
+        content = _read(attachment, left)
+        left -= len(content)
+        message.attach(_part(attachment, content))
+
+
+def _part(attachment: Attachment, content: bytes) -> MIMEPart:
+    header = _content_type(attachment)
+    part = MIMEPart()
+    part.set_content(
+        content,
+        maintype=header.maintype,
+        subtype=header.subtype,
+        disposition="inline" if attachment.content_id else "attachment",
+        filename=attachment.name.replace("=?", "= ?"),  # Python would decode it (RFC 2047)
+        cid=f"<{attachment.content_id}>" if attachment.content_id else None,
+        params=dict(header.params),
+    )
+    return part
+
+
+def _content_type(attachment: Attachment) -> Any:
+    guessed = attachment.content_type or mimetypes.guess_type(attachment.name)[0] or UNKNOWN_TYPE
+    header = policy.default.header_factory("Content-Type", guessed)
+    has_long_parameter = any(len(name) > LONGEST_PARAMETER for name in header.params)
+    # The encoding of a message is not free (RFC 2046, 5.2.1).
+    if header.defects or has_long_parameter or header.maintype in ("message", "multipart"):
+        return _content_type(replace(attachment, content_type=UNKNOWN_TYPE))
+    return header
+
+
+def _read(attachment: Attachment, limit: int) -> bytes:
+    with closing(_open(attachment.content)) as file:
+        content = bytearray()
+        while chunk := _next_chunk(file, attachment.content):
+            content += chunk
+            if len(content) > limit:
+                raise TooLarge(
+                    f"with the attachment {attachment.name!r} the message is larger than {options().max_message_size} bytes "
+                    "(MAILER_MAX_MESSAGE_SIZE); send a link instead"
+                )
+    return bytes(content)
+
+
+def _open(content: bytes | StoredFile) -> IO[bytes]:
+    return content.open() if isinstance(content, StoredFile) else BytesIO(content)
+
+
+def _next_chunk(file: IO[bytes], content: bytes | StoredFile) -> bytes:
+    if isinstance(content, bytes):
+        return file.read(CHUNK)
+    with _storage_may_be_away(content.storage):
+        return file.read(CHUNK)
+
+
+@contextmanager
+def _storage_may_be_away(storage: str) -> Iterator[None]:
+    try:
+        yield
+    except (*NO_FILE, *MISTAKES):
+        raise
+    except Exception as error:  # each storage's library has exceptions of its own, and few of them are OSErrors
+        raise StorageAway(f"the storage {storage!r}: {type(error).__name__}") from error

@@ -1,0 +1,189 @@
+"""`manage.py check`: builds every kind of e-mail from its sample in every language, and looks at the transports.
+
+A sample that asks the database is a warning: checks run before `migrate` too, on a database with no tables.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from anymail.backends.base import AnymailBaseBackend
+from django.apps import AppConfig, apps
+from django.core.checks import CheckMessage, Error
+from django.core.checks import Warning as CheckWarning
+from django.core.mail import EmailMultiAlternatives, mailers
+from django.core.mail.backends import console, dummy, locmem
+from django.core.mail.handler import DEFAULT_MAILER_BACKEND
+from django.template import TemplateDoesNotExist, TemplateSyntaxError
+from django.template.loader import get_template
+from django.utils.module_loading import import_string
+
+from mailer import interception, previews, rendering, smtp, transport
+from mailer.django_mail import DjangoMail
+from mailer.email import Email
+from mailer.previews import NeedsDatabase, NoPreview, Sample, Step
+
+CLIPPED = 102 * 1024
+"""Bytes of HTML of which Gmail shows no more, with the link to leave a stream perhaps among what it hides."""
+
+INTERCEPTED = (smtp.EmailBackend, AnymailBaseBackend)
+SENDING_NOTHING = (console.EmailBackend, dummy.EmailBackend, locmem.EmailBackend)  # the file-based one is a console
+
+
+def check_kinds(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
+    """Every kind of these apps, or of all of them."""
+    kinds = [kind for kind in previews.all_kinds() if app_configs is None or _app_of(kind) in app_configs]
+    return [message for kind in kinds for message in check_kind(kind)]
+
+
+def _app_of(kind: type[Email]) -> AppConfig | None:
+    return apps.get_containing_app_config(kind.__module__)
+
+
+def check_kind(kind: type[Email]) -> list[CheckMessage]:
+    """What is wrong with one kind. What it lacks comes first; a kind that lacks nothing is built."""
+    missing = list(_missing(kind))
+    return missing or list(_built(kind))
+
+
+def _missing(kind: type[Email]) -> Iterator[CheckMessage]:
+    if not issubclass(kind, DjangoMail):
+        yield from _missing_templates(kind)
+    if kind.sample.__func__ is Email.sample.__func__:  # type: ignore[attr-defined]
+        yield Error(
+            f"{kind.__name__} has no sample(), so that nobody can see what it looks like before a customer does.",
+            hint="Return an instance with made-up, unsaved data from a class method sample().",
+            obj=kind.kind,
+            id="mailer.E003",
+        )
+
+
+def _missing_templates(kind: type[Email]) -> Iterator[CheckMessage]:
+    folder = getattr(kind, "template", "")
+    if not folder:
+        yield Error(
+            f"{kind.__name__} has no template.",
+            hint='Name the folder of subject.txt and body.html, as in template = "email/order_shipped".',
+            obj=kind.kind,
+            id="mailer.E001",
+        )
+        return
+    for name in ("subject.txt", "body.html"):
+        if not _exists(f"{folder}/{name}"):
+            yield Error(
+                f"There is no template {folder}/{name}.",
+                hint="Add it to a templates folder of the project or of an app, or correct `template`.",
+                obj=kind.kind,
+                id="mailer.E002",
+            )
+
+
+def _exists(template: str) -> bool:
+    try:
+        get_template(template)
+    except TemplateDoesNotExist:
+        return False
+    except TemplateSyntaxError:  # which is told with the language in which it was met
+        return True
+    return True
+
+
+def _built(kind: type[Email]) -> Iterator[CheckMessage]:
+    for language in previews.languages():
+        try:
+            sample = previews.build_sample(kind, language)
+        except NoPreview as error:
+            yield _not_built(kind, language, error)
+            if error.step is Step.SAMPLE:
+                return  # which is the same in every language
+            continue
+        if not isinstance(sample.mail, DjangoMail):
+            yield from _looked_at(sample, language)
+
+
+def _not_built(kind: type[Email], language: str, error: NoPreview) -> CheckMessage:
+    if isinstance(error, NeedsDatabase):
+        return CheckWarning(
+            f"It was not looked at: {error}.",
+            hint="Then it can be checked, and previewed, before the first migration and without a server.",
+            obj=kind.kind,
+            id="mailer.W001",
+        )
+    if error.step is Step.SAMPLE:
+        return Error(f"sample() fails: {error}", hint="Correct it.", obj=kind.kind, id="mailer.E004")
+    return Error(
+        f"It cannot be built from its sample in {language!r}: {error}",
+        hint=f"manage.py preview_email {kind.kind} --language {language} shows it once this is corrected.",
+        obj=kind.kind,
+        id="mailer.E005",
+    )
+
+
+def _looked_at(sample: Sample, language: str) -> Iterator[CheckMessage]:
+    mail, folder = sample.mail, sample.mail.template
+    if not sample.message.subject:
+        yield Error(
+            f"{folder}/subject.txt is empty in {language!r}.",
+            hint="Write a subject; a translation may be what is empty.",
+            obj=mail.kind,
+            id="mailer.E006",
+        )
+    if len(_subject_as_written(sample, language).strip().splitlines()) > 1:
+        yield CheckWarning(
+            f"{folder}/subject.txt renders with a line break inside in {language!r}; it is sent as one line.",
+            hint="Write it on one line, with {% blocktranslate trimmed %} perhaps.",
+            obj=mail.kind,
+            id="mailer.W002",
+        )
+    size = len(_html(sample).encode())
+    if size > CLIPPED:
+        yield CheckWarning(
+            f"{folder}/body.html makes {size // 1024} KB of HTML in {language!r}; Gmail shows {CLIPPED // 1024} KB.",
+            hint="Make it shorter: inlined CSS is repeated at every element.",
+            obj=mail.kind,
+            id="mailer.W003",
+        )
+
+
+def _subject_as_written(sample: Sample, language: str) -> str:
+    return rendering.subject_as_written(sample.mail, previews.recipient_of(sample.mail, language))
+
+
+def _html(sample: Sample) -> str:
+    assert isinstance(sample.message, EmailMultiAlternatives)
+    content, _ = sample.message.alternatives[0]
+    return str(content)
+
+
+def check_transports(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
+    """The ways out of the outbox."""
+    return [*_ways_out(), *_not_intercepted()]
+
+
+def _ways_out() -> Iterator[CheckMessage]:
+    if transport.PRIMARY not in mailers.settings:
+        yield Error(
+            f"MAILERS has no {transport.PRIMARY!r}, by which mail leaves the outbox.",
+            hint='Add MAILERS["transport"]: SMTP, or a provider of Anymail.',
+            id="mailer.E007",
+        )
+    for alias in (transport.PRIMARY, transport.FALLBACK):
+        if alias in mailers.settings and alias not in transport.ways():
+            yield Error(
+                f"MAILERS[{alias!r}] leads into the outbox again, so that its mail would go round for ever.",
+                hint="Give it the backend that sends; it is MAILERS['default'] that leads into the outbox.",
+                id="mailer.E008",
+            )
+
+
+def _not_intercepted() -> Iterator[CheckMessage]:
+    if not interception.is_test_system():
+        return
+    for alias in filter(None, transport.ways()):
+        path = mailers.settings[alias].get("BACKEND", DEFAULT_MAILER_BACKEND)
+        if not issubclass(import_string(path), (*INTERCEPTED, *SENDING_NOTHING)):
+            yield CheckWarning(
+                f"MAILERS[{alias!r}] ({path}) does not know MAILER_REDIRECT_ALL_TO and MAILER_ALLOWED_RECIPIENTS: mail sent "
+                f'with using="{alias}" past the outbox goes to everybody.',
+                hint="Use mailer.smtp.EmailBackend or a provider of Anymail on a test system, or leave it away.",
+                id="mailer.W004",
+            )

@@ -1,0 +1,68 @@
+"""What it costs to build a mail: rendered, inlined, and written as the bytes that a server is given.
+
+make bench ARGS=tests/bench/test_build.py               # more builds, for a steadier table
+"""
+
+import os
+import statistics
+import time
+
+import pytest
+from pytest_django import Settings
+
+from mailer import email, mime, rendering
+from mailer.building import assemble
+from mailer.email import Email
+from mailer.inlining import ENGINES
+
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(300)]
+
+BUILDS = int(os.environ.get("BUILDS", "20"))
+BUDGET = 2.0
+"""Milliseconds of CPU for the verification mail on a quiet machine of 2026."""
+SLACK = 4
+"""Other machines, and the other tests of a parallel run."""
+
+SHIPPED = {name: kind for name, kind in sorted(email.KINDS.items()) if kind.template and not name.startswith("tests.")}
+
+
+def build(mail: Email) -> tuple[int, int]:
+    """Builds it, and returns how many bytes its HTML and the whole of it have."""
+    recipient = mail.recipient()
+    content = rendering.render(mail, recipient)
+    message = assemble(mail, recipient, content, message_id="<1@example.com>")
+    return len(content.html.encode()), len(mime.octets(mime.build(message, eight_bit=True)))
+
+
+def milliseconds(mail: Email, builds: int) -> float:
+    """The median of the CPU time of one build, once everything is compiled and loaded."""
+    build(mail)
+    taken = []
+    for _ in range(builds):
+        began = time.process_time_ns()
+        build(mail)
+        taken.append((time.process_time_ns() - began) / 1e6)
+    return statistics.median(taken)
+
+
+def test_a_table_of_what_each_kind_costs(settings: Settings) -> None:
+    lines = [
+        f"{'ms of CPU, median':<32}{''.join(f'{engine:>12}' for engine in sorted(ENGINES))}{'HTML':>10}{'in all':>10}"
+    ]
+    for name, kind in SHIPPED.items():
+        cells = []
+        for engine in sorted(ENGINES):
+            settings.MAILER = settings.MAILER | {"INLINER": engine}
+            cells.append(f"{milliseconds(kind.sample(), BUILDS):>12.2f}")
+        html, whole = build(kind.sample())
+        lines.append(f"{name:<32}{''.join(cells)}{html:>10}{whole:>10}")
+    print("", *lines, sep="\n")
+
+    assert len(lines) > 10
+
+
+def test_a_mail_is_built_within_its_budget() -> None:
+    taken = milliseconds(SHIPPED["accounts.VerifyAddress"].sample(), max(BUILDS, 200))
+    print(f"\naccounts.VerifyAddress: {taken:.2f} ms of CPU")
+
+    assert taken < BUDGET * SLACK

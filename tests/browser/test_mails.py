@@ -1,0 +1,110 @@
+"""Every e-mail as a reader sees it, in a real Chromium: light, dark, on a phone, in Thai, right to left, without pictures.
+
+SCREENSHOTS=/some/folder make test ARGS=tests/browser/test_mails.py       # keeps a picture of each
+"""
+
+import base64
+import os
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, Route
+
+from mailer import email, rendering
+from mailer.email import Email, Recipient
+from tests.mailer.kinds import Showcase
+
+pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("showcase_templates")]
+
+SCREENSHOTS = os.environ.get("SCREENSHOTS")
+KINDS = {
+    name: kind for name, kind in sorted(email.KINDS.items()) if kind.template and not name.startswith("tests.")
+} | {"showcase": Showcase}
+MAIL = "http://mail.invalid/"
+OF_PAGES = {"region", "landmark-one-main"}
+"""What axe asks of a page of its own; a mail is shown inside that of a mail client."""
+
+WAYS: dict[str, dict[str, Any]] = {
+    "light": {},
+    "dark": {"color_scheme": "dark"},
+    "phone": {"viewport": {"width": 360, "height": 780}},
+    "thai": {"language": "th"},
+    "rtl": {"language": "he"},
+    "no-pictures": {"pictures": False},
+}
+
+
+def picture() -> bytes:
+    """A PNG of two colors, in place of the one that a mail carries along."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    row = b"\0" + bytes.fromhex("c9a46c") * 12 + bytes.fromhex("8a6a3a") * 12
+    header = struct.pack(">IIBBBBB", 24, 12, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row * 12)) + chunk(b"IEND", b"")
+
+
+class Reader:
+    """A mail client, reduced to what matters: it shows the HTML, and pictures that came along, unless they are off."""
+
+    def __init__(self, page: Page, *, pictures: bool) -> None:
+        self.page, self.pictures = page, pictures
+        self.asked_for: list[str] = []
+        page.route("**/*", self._answer)
+
+    def show(self, html: str) -> None:
+        source = f"data:image/png;base64,{base64.b64encode(picture()).decode()}" if self.pictures else "data:,"
+        self.html = html.replace('src="cid:parcel"', f'src="{source}"')
+        self.page.goto(MAIL)
+
+    def _answer(self, route: Route) -> None:
+        if route.request.url == MAIL:
+            route.fulfill(body=self.html, content_type="text/html; charset=utf-8")
+        else:
+            self.asked_for.append(route.request.url)
+            route.abort()
+
+
+LEAVE_URL = "https://shop.example/unsubscribe/abc/"
+
+
+def render(kind: type[Email], language: str) -> rendering.Content:
+    sample = kind.sample()
+    recipient = Recipient(sample.recipient().address, "Ann Example", language)
+    return rendering.render(sample, recipient, leave_url=LEAVE_URL if kind.stream or kind is Showcase else "")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_mail_is_fit_to_be_seen(way: str, new_page: Callable[..., Page]) -> None:
+    options = dict(WAYS[way])
+    language, pictures = options.pop("language", "en"), options.pop("pictures", True)
+    reader = Reader(new_page(**{"viewport": {"width": 800, "height": 900}} | options), pictures=pictures)
+    page, width = reader.page, options.get("viewport", {"width": 800})["width"]
+
+    for name, kind in KINDS.items():
+        reader.show(render(kind, language).html)
+        if SCREENSHOTS:
+            page.screenshot(path=Path(SCREENSHOTS) / f"{name}-{way}.png", full_page=True)
+
+        assert page.get_by_role("heading", level=1).count() == 1
+        assert page.locator("html").get_attribute("lang") == language
+        if way == "light" or kind is Showcase:  # which has every part and every color
+            check_accessibility(page, name)
+        page.set_viewport_size({"width": 320, "height": 700})
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{name} is too wide for 320 px"
+        page.set_viewport_size({"width": width, "height": 900})
+    assert [url for url in reader.asked_for if not url.startswith("data:")] == []
+
+
+def check_accessibility(page: Page, name: str) -> None:
+    """Nothing that axe complains about; it computes each contrast, and is content with AA."""
+    report = Axe().run(page, options={"rules": {rule: {"enabled": False} for rule in OF_PAGES}})
+    assert report.violations_count == 0, f"{name}\n{report.generate_report()}"
+    contrast = next(each for each in report.response["passes"] if each["id"] == "color-contrast")
+    assert len(contrast["nodes"]) >= 5

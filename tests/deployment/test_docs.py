@@ -1,0 +1,60 @@
+"""The documentation holds against the code: links lead somewhere, examples work, the reference is the docstrings'."""
+
+import re
+from pathlib import Path
+
+import pytest
+from django.core.mail import mailers
+
+from config import email_url
+from docs.make_reference import PAGE, reference
+from mailer.models import State
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub makes of the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
+    for link in LINK.findall(page.read_text()):
+        path, _, anchor = link.partition("#")
+        if path.startswith("http") or (
+            page == PAGE and not path
+        ):  # the reference also names the types of other libraries
+            continue
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_the_reference_is_what_the_docstrings_say() -> None:
+    assert PAGE.read_text() == reference(), "run `make docs`"
+
+
+def test_every_state_is_explained() -> None:
+    table = (ROOT / "docs" / "architecture.md").read_text()
+    for state in State:
+        assert f"| `{state}` |" in table
+
+
+EMAIL_URLS = re.findall(r"`((?:smtps?://|[a-z_]+:\?)[^`\s]*)`", (ROOT / "docs" / "providers.md").read_text())
+
+
+@pytest.mark.filterwarnings("ignore::anymail.exceptions.AnymailNotSupportedWarning")  # SendGrid's, as the page says
+@pytest.mark.parametrize("url", sorted({url for url in EMAIL_URLS if url != "smtp://"}))
+def test_every_email_url_that_is_shown_makes_a_transport(url: str, settings: object) -> None:
+    settings.MAILERS = {"default": email_url.parse(url.replace("…", "x"))}  # type: ignore[attr-defined]
+
+    assert mailers["default"]
+
+
+def test_every_provider_has_its_row() -> None:
+    named = {url.partition(":")[0] for url in EMAIL_URLS} | {"amazon_ses"}
+    assert named >= email_url.PROVIDERS

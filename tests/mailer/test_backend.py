@@ -1,0 +1,525 @@
+"""What Django itself and other people's apps send, through the outbox: the same messages, with the outbox's promises."""
+
+import base64
+import email
+import json
+import logging
+import re
+import zlib
+from collections import deque
+from collections.abc import Iterator
+from email import policy
+from typing import Any
+
+import psycopg
+import pytest
+import redis
+from anymail.message import AnymailMessage
+from django.apps import apps
+from django.conf import settings as django_settings
+from django.contrib import admin
+from django.contrib.auth.forms import PasswordResetForm
+from django.core import mail
+from django.core.exceptions import ImproperlyConfigured
+from django.core.mail import EmailMessage, EmailMultiAlternatives, InvalidMailer, mailers
+from django.db import OperationalError, connection, transaction
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.log import AdminEmailHandler
+from pytest_django import Settings
+from structlog.testing import capture_logs
+
+from accounts.models import User
+from config import email_url
+from mailer import delivery, outbox
+from mailer.attachments import TooLarge
+from mailer.backend import OutboxBackend
+from mailer.email import ReferenceGone
+from mailer.models import Message, Payload, State
+from tests.mailer.unusual_mail import ANN, BOB, SHAPES, Signed, a_message, normalised
+from tests.smtp_sink import Received, Sink
+
+pytestmark = pytest.mark.django_db
+
+OUTBOX = "mailer.backend.OutboxBackend"
+
+
+def deliver_everything() -> None:
+    Message.objects.waiting().update(due_at=timezone.now())
+    for message in Message.objects.waiting().order_by("pk"):
+        delivery.deliver(message.pk)
+
+
+@pytest.fixture(params=["django.core.mail.backends.smtp.EmailBackend", "mailer.smtp.EmailBackend"])
+def djangos(request: pytest.FixtureRequest, smtp: Sink, settings: Settings) -> Iterator[Sink]:
+    """Another mail server, to which the same backend sends at once that the outbox uses: `using="at_once"`."""
+    with Sink() as sink:
+        to = {
+            alias: {"BACKEND": request.param, "OPTIONS": {"host": "127.0.0.1", "port": port}}
+            for alias, port in (("transport", smtp.port), ("at_once", sink.port))
+        }
+        settings.MAILERS = {**settings.MAILERS, **to}
+        yield sink
+
+
+def without_made_id(received: Received) -> tuple[str, list[str], bytes]:
+    source = re.sub(rb"Message-ID: <[0-9a-f]{32}@[^>]+>", b"Message-ID: <made>", normalised(received.source))
+    return received.sender, received.recipients, source
+
+
+def read(received: Received) -> list[tuple[list[tuple[str, str]], object]]:
+    """What a client makes of it."""
+    source = email.message_from_bytes(without_made_id(received)[2], policy=policy.default)
+    return [
+        ([*map(tuple, part.items())], None if part.is_multipart() else part.get_content()) for part in source.walk()
+    ]
+
+
+def assert_equal_mail(ours: Sink, djangos: Sink, shape: str = "") -> None:
+    deliver_everything()
+    assert len(ours.received) == len(djangos.received) > 0
+    is_djangos = django_settings.MAILERS["at_once"]["BACKEND"].startswith("django.")
+    for mine, theirs in zip(ours.received, djangos.received, strict=True):
+        if not is_djangos:
+            assert without_made_id(mine) == without_made_id(theirs)
+        elif without_made_id(mine) != without_made_id(theirs):  # the header of a part that was attached ready
+            assert shape in ("ready parts", "messages as files")
+            assert read(mine) == read(theirs)
+
+
+# --- The same bytes as Django's own backend sends --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_server_gets_to_the_byte_what_django_would_have_sent(shape: str, smtp: Sink, djangos: Sink) -> None:
+    message = SHAPES[shape]()
+    assert message.send() == 1
+    assert message.send(using="at_once") == 1
+    assert smtp.received == []
+
+    assert_equal_mail(smtp, djangos, shape)
+    assert set(Message.objects.values_list("state", flat=True)) == {State.SENT}
+
+
+def test_an_international_address_goes_to_a_server_that_takes_it(smtp: Sink) -> None:
+    assert a_message(to=["Grüße <grüße@example.com>"]).send() == 1
+
+    deliver_everything()
+
+    assert Message.objects.get().recipient == "grüße@example.com"
+    assert [received.recipients for received in smtp.received] == [["grüße@example.com"]]
+
+
+def send_mail(using: str | None) -> None:
+    mail.send_mail("Grüße", "The text.", None, [ANN, BOB], html_message="<p>Hi</p>", using=using)
+
+
+def send_mass_mail(using: str | None) -> None:
+    assert (
+        mail.send_mass_mail([("One", "1", None, [ANN]), ("Two", "2", None, [BOB]), ("None", "", None, [])], using=using)
+        == 2
+    )
+
+
+def mail_admins_and_managers(using: str | None) -> None:
+    mail.mail_admins("A subject", "The text.", html_message="<p>Hi</p>", using=using)
+    mail.mail_managers("A subject", "The text.", using=using)
+
+
+def log_an_error(using: str | None) -> None:
+    record = logging.LogRecord("django.request", logging.ERROR, "a.py", 1, "It broke: %s", ("so",), None)
+    AdminEmailHandler(using=using, include_html=True).emit(record)
+
+
+@pytest.mark.parametrize("send", [send_mail, send_mass_mail, mail_admins_and_managers, log_an_error])
+def test_what_django_sends_itself_is_the_same(send: Any, smtp: Sink, djangos: Sink, settings: Settings) -> None:
+    settings.ADMINS, settings.MANAGERS = ["Root <root@example.com>", BOB], ["boss@example.com"]
+
+    send(None)
+    send("at_once")
+
+    assert_equal_mail(smtp, djangos)
+
+
+def test_djangos_own_password_reset_waits_for_the_commit(user: User, smtp: Sink) -> None:
+    user.set_password("something long enough")
+    user.save()
+    form = PasswordResetForm({"email": user.email})
+    assert form.is_valid()
+
+    def reset() -> None:
+        form.save(domain_override="example.com", email_template_name="registration/password_reset_email.html")
+
+    with pytest.raises(ZeroDivisionError), transaction.atomic():
+        reset()
+        raise ZeroDivisionError
+    assert not Message.objects.exists()
+
+    reset()
+    deliver_everything()
+    [received] = smtp.received
+    assert received.recipients == [user.email]
+    assert "/accounts/password-reset/" in received.part("plain")
+
+
+# --- The outbox's promises -------------------------------------------------------------------------------------------
+
+
+def test_no_commit_no_mail_and_no_body(smtp: Sink) -> None:
+    with pytest.raises(ZeroDivisionError), transaction.atomic():
+        send_mail(None)
+        assert Message.objects.count() == Payload.objects.count() == 1
+        raise ZeroDivisionError
+
+    assert Message.objects.count() == Payload.objects.count() == 0
+
+
+def test_it_is_handed_over_when_the_transaction_commits(django_capture_on_commit_callbacks: Any, smtp: Sink) -> None:
+    with capture_logs() as lines, django_capture_on_commit_callbacks(execute=True) as callbacks:
+        send_mail(None)
+
+    assert callbacks
+    assert [line["event"] for line in lines] == ["enqueued", "published"]
+
+
+def test_all_of_several_messages_or_none(smtp: Sink) -> None:
+    good, bad = a_message(), a_message(subject="A\nsecond line")
+    with pytest.raises(ValueError, match="linefeed"):
+        mailers.default.send_messages([good, good, bad])
+
+    assert not Message.objects.exists()
+    some: Any = iter([good, EmailMessage("nobody"), good])
+    assert mailers.default.send_messages(some) == 2
+    assert Message.objects.count() == 2
+
+
+def test_nobody_to_write_to_costs_no_statement(smtp: Sink, django_assert_num_queries: Any) -> None:
+    with django_assert_num_queries(0):
+        assert mailers.default.send_messages([]) == 0
+        assert mailers.default.send_messages([EmailMessage("nobody", to=[""])]) == 0
+
+
+def test_an_attempt_that_fails_is_repeated_with_the_same_bytes(smtp: Sink) -> None:
+    smtp.script.once["BODY"] = deque(["451 4.3.0 later", "451 4.3.0 later"])
+    SHAPES["files of every kind"]().send()
+    message = Message.objects.get()
+    for _ in range(3):
+        deliver_everything()
+
+    message.refresh_from_db()
+    assert (message.state, message.attempts) == (State.SENT, 3)
+    [received] = smtp.received
+    assert received.parsed["Message-ID"] == message.message_id_header
+
+
+def test_several_recipients_have_an_answer_each(smtp: Sink) -> None:
+    smtp.script.to = {BOB: "451 4.7.1 greylisted"}
+    EmailMessage("A subject", "The text.", to=[f"Ann <{ANN}>", BOB], bcc=["dee@example.com"]).send()
+    deliver_everything()
+    message = Message.objects.get()
+    assert (message.state, message.answers) == (State.RETRYING, {ANN: "accepted", "dee@example.com": "accepted"})
+
+    smtp.script.to = {}
+    deliver_everything()
+
+    first, second = smtp.received
+    assert (first.recipients, second.recipients) == ([ANN, "dee@example.com"], [BOB])
+    assert first.parsed["To"] == second.parsed["To"] == f"Ann <{ANN}>, {BOB}"
+
+
+def test_a_message_id_of_its_own_is_the_rows_too(smtp: Sink) -> None:
+    a_message(headers={"message-id": "<own@example.com>", "X-After": "1"}).send()
+
+    assert Message.objects.get().message_id_header == "<own@example.com>"
+    deliver_everything()
+    assert smtp.received[0].parsed.get_all("Message-ID") == ["<own@example.com>"]
+
+
+def test_the_row_bears_the_bare_address_from_the_start(smtp: Sink) -> None:
+    a_message(to=[f"{'A very long name ' * 20}<{ANN}>"]).send()
+
+    assert Message.objects.get().recipient == ANN
+
+
+def test_a_message_that_is_sent_twice_is_two_messages(smtp: Sink) -> None:
+    message = a_message()
+    message.send()
+    message.subject = "Another one"
+    message.send()
+    deliver_everything()
+
+    assert [received.parsed["Subject"] for received in smtp.received] == ["A subject", "Another one"]
+    assert len({received.parsed["Message-ID"] for received in smtp.received}) == 2
+
+
+def test_mime_that_a_class_made_itself_arrives_as_it_was_made(smtp: Sink) -> None:
+    made = Signed("A secret", "The text.", to=[ANN])
+    source = made.message(policy=policy.SMTP)
+    made.message = lambda **_: source  # type: ignore[method-assign]
+    made.send()
+    deliver_everything()
+
+    [received] = smtp.received
+    assert received.source == source.as_bytes()
+    assert received.parsed["Message-ID"] == Message.objects.get().message_id_header
+
+
+def test_what_anymail_reads_reaches_its_backend(settings: Settings) -> None:
+    settings.MAILERS = {"default": {"BACKEND": OUTBOX}, "transport": {"BACKEND": "anymail.backends.test.EmailBackend"}}
+    message = AnymailMessage("A subject", "The text.", to=[ANN], metadata={"order": 5}, tags=["receipt"])
+    message.esp_extra = {"stream": "broadcast"}
+    message.send()
+    deliver_everything()
+
+    sent: Any = mail.outbox[0]
+    params = sent.anymail_test_params
+    assert (params["metadata"], params["tags"], params["stream"]) == ({"order": 5}, ["receipt"], "broadcast")
+
+
+def test_a_body_of_a_newer_release_waits_for_a_worker_that_can_read_it(smtp: Sink) -> None:
+    a_message().send()
+    stored = json.loads(zlib.decompress(Payload.objects.get().document))
+    Payload.objects.update(document=zlib.compress(json.dumps(stored | {"version": 2}).encode()))
+
+    with capture_logs() as lines:
+        deliver_everything()
+    assert Message.objects.get().state == State.QUEUED
+    assert [line["event"] for line in lines] == ["left to a newer worker"]
+
+
+def test_a_test_system_redirects_what_a_class_made_itself(smtp: Sink, settings: Settings) -> None:
+    settings.MAILER = {"REDIRECT_ALL_TO": "staging@example.org", "SUBJECT_PREFIX": "[staging]"}
+    Signed("A secret", "The text.", to=[ANN], bcc=[BOB]).send()
+    deliver_everything()
+
+    [received] = smtp.received
+    assert received.recipients == ["staging@example.org"]
+    assert received.parsed["Subject"] == "[staging] A secret"
+
+
+# --- Sending once more -----------------------------------------------------------------------------------------------
+
+
+def test_a_person_may_send_it_once_more_as_a_message_of_its_own(smtp: Sink) -> None:
+    SHAPES["ready parts"]().send()
+    deliver_everything()
+    again = outbox.resend(Message.objects.get())
+    deliver_everything()
+
+    first, second = smtp.received
+    assert without_made_id(first) == without_made_id(second)
+    assert first.parsed["Message-ID"] != second.parsed["Message-ID"] == again.message_id_header
+    assert Payload.objects.count() == 1
+
+
+def test_a_body_that_was_erased_cannot_be_sent_once_more(smtp: Sink) -> None:
+    a_message().send()
+    deliver_everything()
+    Message.objects.update(payload=None)
+    Payload.objects.all().delete()
+
+    with pytest.raises(ReferenceGone, match="its body was erased"):
+        outbox.resend(Message.objects.get())
+
+
+# --- Ways ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_alias_may_stand_for_a_transport_of_its_own(smtp: Sink, djangos: Sink, settings: Settings) -> None:
+    marketing = {"BACKEND": OUTBOX, "OPTIONS": {"transport": "at_once"}}
+    settings.MAILERS = {**settings.MAILERS, "marketing": marketing}
+
+    mail.send_mail("Offers", "The text.", None, [ANN], using="marketing")
+    assert Message.objects.get().transport == "at_once"
+    deliver_everything()
+
+    assert (len(smtp.received), len(djangos.received)) == (0, 1)
+    assert outbox.resend(Message.objects.get()).transport == "at_once"
+
+
+def test_a_transport_that_is_named_sends_at_once(smtp: Sink) -> None:
+    mail.send_mail("subject", "text", None, [ANN], using="transport")
+
+    assert len(smtp.received) == 1
+    assert not Message.objects.exists()
+
+
+class Ours(OutboxBackend):
+    """A project's own variant."""
+
+
+@pytest.mark.parametrize("wrong", ["no_such", "default", "other", "variant"])
+def test_a_way_that_leads_nowhere_or_back_stops_the_process(wrong: str, settings: Settings, sink: Sink) -> None:
+    settings.MAILERS = {
+        "transport": email_url.parse(sink.url),
+        "default": {"BACKEND": OUTBOX, "OPTIONS": {"transport": wrong}},
+        "other": {"BACKEND": OUTBOX},
+        "variant": {"BACKEND": f"{__name__}.Ours"},
+    }
+    with pytest.raises(ImproperlyConfigured) as told:
+        apps.get_app_config("mailer").ready()
+    assert str(told.value) == (
+        f"MAILERS['default']: its option 'transport' is {wrong!r}, which is not the alias of a mailer that sends; "
+        "there are: 'transport'."
+    )
+
+
+def test_an_outbox_without_a_way_out_stops_the_process(settings: Settings) -> None:
+    settings.MAILERS = {"default": {"BACKEND": OUTBOX}}
+
+    with pytest.raises(InvalidMailer, match=r"leaves through MAILERS\['transport'\], which is missing"):
+        mailers.default  # noqa: B018
+
+
+def test_an_option_that_it_does_not_have_is_told(settings: Settings) -> None:
+    settings.MAILERS = {"transport": {}, "default": {"BACKEND": OUTBOX, "OPTIONS": {"transports": "x"}}}
+
+    with pytest.raises(InvalidMailer, match="Unknown options 'transports'"):
+        mailers.default  # noqa: B018
+
+
+# --- Silence ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def silent(smtp: Sink, settings: Settings) -> None:
+    settings.MAILERS = {**settings.MAILERS, "default": {"BACKEND": OUTBOX, "OPTIONS": {"fail_silently": True}}}
+
+
+def test_a_message_that_is_too_large_says_what_to_do(smtp: Sink, settings: Settings) -> None:
+    settings.MAILER = {"MAX_MESSAGE_SIZE": "1000"}
+    message = a_message()
+    message.attach("large.bin", b"\0" * 1000)
+
+    with pytest.raises(TooLarge, match=r"MAILER_MAX_MESSAGE_SIZE; send a link instead of the largest file$"):
+        message.send()
+    assert not Payload.objects.exists()
+
+
+def test_html_counts_as_well(smtp: Sink, settings: Settings) -> None:
+    settings.MAILER = {"MAX_MESSAGE_SIZE": "1000"}
+    message = EmailMultiAlternatives("A subject", "The text.", None, [ANN])
+    message.attach_alternative("x" * 1000, "text/html")
+
+    with pytest.raises(TooLarge):
+        message.send()
+
+
+def test_silence_covers_what_a_server_would_refuse_and_costs_nobody_elses_mail(
+    silent: None, settings: Settings
+) -> None:
+    settings.MAILER = {"MAX_MESSAGE_SIZE": "20"}
+    with capture_logs() as lines:
+        assert mailers.default.send_messages([a_message(body="x" * 21), a_message()]) == 1
+
+    assert [(line["event"], line["error"]) for line in lines] == [
+        ("mail dropped, as fail_silently asks for", "TooLarge")
+    ]
+    assert Message.objects.count() == Payload.objects.count() == 1
+    with pytest.warns((DeprecationWarning, PendingDeprecationWarning), match="fail_silently"):
+        assert mail.send_mail("A", "x" * 21, None, [ANN], fail_silently=True) == 0
+
+
+def test_silence_does_not_cover_a_message_that_is_none(silent: None) -> None:
+    with pytest.raises(ValueError, match="Invalid address"):
+        a_message(to=["nobody at all"]).send()
+
+
+@pytest.fixture
+def locked_table(transactional_db: None) -> Iterator[None]:
+    """The database does not take a body within a tenth of a second."""
+    parameters = connection.get_connection_params()
+    conninfo = {name: parameters[name] for name in ("dbname", "user", "host", "port") if name in parameters}
+    with psycopg.connect(**conninfo) as other, connection.cursor() as cursor:
+        other.execute(f"LOCK TABLE {Payload._meta.db_table} IN ACCESS EXCLUSIVE MODE")
+        cursor.execute("SET lock_timeout = '100ms'")
+        yield
+        cursor.execute("RESET lock_timeout")
+
+
+def test_silence_covers_a_database_that_is_away_where_nothing_but_the_mail_is_lost(
+    silent: None, locked_table: None
+) -> None:
+    with capture_logs() as lines:
+        assert a_message().send() == 0
+
+    assert [line["event"] for line in lines] == ["mail dropped, as fail_silently asks for"]
+
+
+def test_silence_does_not_cover_the_database_inside_a_transaction(silent: None, locked_table: None) -> None:
+    with transaction.atomic():
+        with pytest.raises(OperationalError):
+            a_message().send()
+        assert User.objects.count() == 0  # the savepoint is taken back, and the caller may decide
+
+
+def test_without_silence_the_caller_hears_of_the_database(smtp: Sink, locked_table: None) -> None:
+    with pytest.raises(OperationalError):
+        a_message().send()
+
+
+# --- Secrets ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_it_says_stands_in_the_stored_body_alone(smtp: Sink, django_capture_on_commit_callbacks: Any) -> None:
+    with capture_logs() as lines, django_capture_on_commit_callbacks(execute=True):
+        message = EmailMultiAlternatives("A subject", "https://example.com/SECRET", to=[ANN])
+        message.attach("SECRET.txt", "SECRET")
+        message.send()
+        deliver_everything()
+
+    row = Message.objects.values().get()
+    assert "SECRET" not in str(row)
+    assert row["arguments"] == {"payload": str(Payload.objects.get().pk)}
+    assert "SECRET" not in str(lines)
+    assert ANN not in str(lines)
+    assert "SECRET" in smtp.received[0].source.decode()
+
+
+def test_the_broker_hears_no_more_than_an_id(
+    smtp: Sink, broker: redis.Redis, django_capture_on_commit_callbacks: Any
+) -> None:
+    with django_capture_on_commit_callbacks(execute=True):
+        a_message(body="https://example.com/SECRET").send()
+
+    tasks: list[Any] = [task for queue in broker.scan_iter("default*") for task in broker.lrange(queue, 0, -1)]
+    assert len(tasks) == 1
+    body = base64.b64decode(json.loads(tasks[0])["body"]).decode()
+    assert json.loads(body)[:2] == [[Message.objects.get().pk], {}]
+    assert ANN not in str(tasks)
+
+
+def test_the_admin_shows_no_body(client: Client, smtp: Sink) -> None:
+    client.force_login(User.objects.create_superuser("operator@example.com"))
+    a_message(body="https://example.com/SECRET").send()
+    deliver_everything()
+
+    for name, arguments in (("changelist", []), ("change", [Message.objects.get().pk])):
+        page = client.get(reverse(f"admin:mailer_message_{name}", args=arguments)).content.decode()
+        assert "A subject" in page or name == "changelist"
+        assert "SECRET" not in page
+    assert "payload" not in {model._meta.model_name for model in admin.site._registry}
+
+
+# --- As Django's backends are; `make conformance` has all of Django's own tests ------------------------------------------
+
+
+def test_it_is_opened_and_closed_like_any_other_backend(smtp: Sink) -> None:
+    backend: Any = mailers.default
+    backend.close()  # though it was never opened
+    with backend as same:
+        assert same is backend
+        assert same.send_messages([a_message()]) == 1
+    assert backend.alias == "default"
+
+
+@pytest.mark.parametrize("is_silent", [True, False])
+def test_silence_is_an_option_and_can_be_asked_for(is_silent: bool, smtp: Sink) -> None:
+    assert OutboxBackend(alias="any", fail_silently=is_silent).fail_silently is is_silent
+
+
+def test_a_backend_that_somebody_makes_without_an_alias_works(smtp: Sink) -> None:
+    backend = OutboxBackend()
+    assert backend.alias is None
+    assert backend.send_messages([a_message()]) == 1

@@ -1,0 +1,154 @@
+"""Any number of messages at once: all or none, in the caller's transaction, in little memory.
+
+make bench ARGS=tests/mailer/test_enqueue_many.py        # with 100,000 of them, and what they cost
+"""
+
+import os
+import time
+import tracemalloc
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+import redis
+from django.db import connection, transaction
+from django.db.models import F
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from accounts.announcing import announce
+from accounts.models import User
+from mailer import delivery, outbox, sweep
+from mailer.models import Message, State
+from tests.at_once import at_once
+from tests.mailer.kinds import Plain
+from tests.smtp_sink import Sink
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(600)]
+
+READERS = 100_000 if "ROWS" in os.environ else 10_000
+
+USERS = """
+INSERT INTO accounts_user (email, name, language, time_zone, password, is_superuser, is_staff, is_active, was_verified,
+    email_verified_at, date_joined)
+SELECT 'reader-' || n || '@example.com', 'Reader ' || n, 'en', '', 'x', false, false, true, true, now(), now()
+FROM generate_series(%s, %s) AS n
+"""
+
+
+def mails(user: User, number: int) -> Iterator[Plain]:
+    return (Plain(user, str(n)) for n in range(number))
+
+
+def test_all_of_them_wait_for_the_sweep_and_are_sent(user: User, smtp: Sink, broker: redis.Redis) -> None:
+    assert outbox.enqueue_many(mails(user, 5)) == 5
+    assert broker.keys("*") == []  # a hundred thousand tasks would stand in everybody's way
+
+    assert sweep.publish_overdue() == 5
+    for message in Message.objects.all():
+        delivery.deliver(message.pk)
+    assert {message.state for message in Message.objects.all()} == {State.SENT}
+    assert len({received.parsed["Message-ID"] for received in smtp.received}) == 5
+
+
+def test_a_delay_holds_for_each_of_them(user: User, broker: redis.Redis) -> None:
+    outbox.enqueue_many(mails(user, 3), delay=timedelta(hours=1))
+
+    assert sweep.publish_overdue() == 0
+    assert (
+        Message.objects.filter(publish_at=F("due_at"), due_at__gt=timezone.now() + timedelta(minutes=59)).count() == 3
+    )
+
+
+def test_progress_is_told_by_the_batch(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox, "BATCH", 4)
+    told: list[int] = []
+
+    assert outbox.enqueue_many(mails(user, 10), progress=told.append) == 10
+    assert told == [4, 4, 2]
+    assert outbox.enqueue_many([]) == 0
+
+
+def test_a_generator_that_raises_leaves_nothing_and_its_caller_can_go_on(
+    user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "BATCH", 2)
+
+    def failing() -> Iterator[Plain]:
+        yield from mails(user, 5)
+        assert Message.objects.count() > 0
+        raise LookupError("the list ended in the middle")
+
+    with transaction.atomic():
+        with pytest.raises(LookupError):
+            outbox.enqueue_many(failing())
+        outbox.enqueue(Plain(user, "the caller's own"))
+
+    assert [message.arguments["sent_by"] for message in Message.objects.all()] == ["the caller's own"]
+
+
+def test_a_mail_that_cannot_be_stored_leaves_nothing(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox, "BATCH", 2)
+
+    with pytest.raises(TypeError, match="not saved"):
+        outbox.enqueue_many([*mails(user, 5), Plain(User(email="new@example.com"))])
+    with pytest.raises(ValueError, match="no transport 'pigeon'"):
+        outbox.enqueue_many(mails(user, 5), using="pigeon")
+    assert not Message.objects.exists()
+
+
+def test_they_come_and_go_with_the_callers_transaction(user: User) -> None:
+    with pytest.raises(ZeroDivisionError), transaction.atomic():
+        outbox.enqueue_many(mails(user, 5))
+        assert at_once([Message.objects.count]) == ([0], [])  # nobody else sees them yet
+        raise ZeroDivisionError
+    assert not Message.objects.exists()
+
+    with transaction.atomic():
+        outbox.enqueue_many(mails(user, 5))
+    assert Message.objects.count() == 5
+
+
+def test_a_thousand_cost_one_statement(user: User) -> None:
+    with CaptureQueriesContext(connection) as captured:
+        outbox.enqueue_many(mails(user, 2000))
+
+    verbs = [query["sql"].split()[0] for query in captured.captured_queries]
+    assert verbs == ["BEGIN", "INSERT", "INSERT", "COMMIT"]
+
+
+@pytest.mark.bench
+def test_memory_does_not_grow_with_the_number() -> None:
+    peaks = {}
+    for before, readers in ((0, READERS // 10), (READERS // 10, READERS)):
+        with connection.cursor() as cursor:
+            cursor.execute(USERS, [before + 1, readers])
+        tracemalloc.start()
+        began = time.perf_counter()
+        try:
+            assert announce(f"News for {readers}", "Text.").readers == readers
+            _, peaks[readers] = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        print(
+            f"\n{readers} readers: at most {peaks[readers] / 1e6:.1f} MB, {time.perf_counter() - began:.1f} s (traced)"
+        )
+
+    few, many = peaks.values()
+    assert many < 1.3 * few + 1e6
+    assert Message.objects.filter(queue="bulk").count() == READERS + READERS // 10
+
+
+@pytest.mark.bench
+def test_how_many_are_written_in_a_second() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(USERS, [1, READERS])
+        began, cpu = time.perf_counter(), time.process_time()
+        announce("News", "Text.")
+        took, cpu = time.perf_counter() - began, time.process_time() - cpu
+        cursor.execute("SELECT pg_total_relation_size('mailer_message')")
+        [size] = cursor.fetchone()
+
+    print(f"\n{READERS} readers: {READERS / took:.0f} rows a second; for each message")
+    print(f"{cpu / READERS * 1e6:.0f} µs of CPU here, and {size / READERS:.0f} bytes there, indexes and all")
+    assert READERS / took > 300  # a tenth of what is meant, for busy machines; the figure above is the point
