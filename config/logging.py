@@ -12,13 +12,15 @@ from mailer.masking import mask
 
 
 class Masking:
-    """Renders through another renderer and masks the finished line, so that a traceback is covered as well."""
+    """Renders through another renderer and masks the finished line, so that a traceback is covered as well. The renderer
+    leaves letters as they are, or an address with an umlaut would not be known for one."""
 
     def __init__(self, renderer: Processor) -> None:
         self.renderer = renderer
 
     def __call__(self, logger: WrappedLogger, name: str, event: EventDict) -> str:
-        return mask(str(self.renderer(logger, name, event)))
+        line = mask(str(self.renderer(logger, name, event)))
+        return line.encode("utf-8", "backslashreplace").decode()  # halves of characters, which no stream can write
 
 
 SHARED: list[Processor] = [

@@ -10,6 +10,7 @@ from django.core.mail import mailers
 from django.utils.module_loading import autodiscover_modules
 
 from mailer import interception, transport
+from mailer.addresses import mailbox
 from mailer.conf import hold_against_broker, options
 from mailer.signing import signer
 
@@ -26,6 +27,10 @@ class MailerConfig(AppConfig):
         options()
         hold_against_broker(options(), getattr(settings, "CELERY_BROKER_TRANSPORT_OPTIONS", {}))
         signer()
+        if mailbox(settings.DEFAULT_FROM_EMAIL) is None:
+            raise ImproperlyConfigured(
+                "DEFAULT_FROM_EMAIL must be one address, as in Shop <hello@shop.example>; quote a name with a comma."
+            )
         for alias in settings.MAILERS:
             try:
                 backend = mailers[alias]  # builds it, opens nothing

@@ -18,6 +18,7 @@ from django.template.loader import get_template
 from django.utils.module_loading import import_string
 
 from mailer import interception, previews, rendering, smtp, transport
+from mailer.addresses import mailbox
 from mailer.django_mail import DjangoMail
 from mailer.email import Email
 from mailer.previews import NeedsDatabase, NoPreview, Sample, Step
@@ -104,15 +105,20 @@ def _not_built(kind: type[Email], language: str, error: NoPreview) -> CheckMessa
     if isinstance(error, NeedsDatabase):
         return CheckWarning(
             f"It was not looked at: {error}.",
-            hint="Then it can be checked, and previewed, before the first migration and without a server.",
+            hint="Make sample() of unsaved instances: then it is checked, and previewed, without a database too.",
             obj=kind.kind,
             id="mailer.W001",
         )
     if error.step is Step.SAMPLE:
-        return Error(f"sample() fails: {error}", hint="Correct it.", obj=kind.kind, id="mailer.E004")
+        return Error(
+            f"sample() fails: {error}",
+            hint="Correct it at that line.",
+            obj=kind.kind,
+            id="mailer.E004",
+        )
     return Error(
         f"It cannot be built from its sample in {language!r}: {error}",
-        hint=f"manage.py preview_email {kind.kind} --language {language} shows it once this is corrected.",
+        hint="Correct the template or the method that is named.",
         obj=kind.kind,
         id="mailer.E005",
     )
@@ -120,6 +126,13 @@ def _not_built(kind: type[Email], language: str, error: NoPreview) -> CheckMessa
 
 def _looked_at(sample: Sample, language: str) -> Iterator[CheckMessage]:
     mail, folder = sample.mail, sample.mail.template
+    if mailbox(sample.message.from_email) is None:
+        yield Error(
+            f"sender() returns {sample.message.from_email!r}, which is not one address.",
+            hint="Write it as in Shop <hello@shop.example>; a name with a comma stands in quotes.",
+            obj=mail.kind,
+            id="mailer.E009",
+        )
     if not sample.message.subject:
         yield Error(
             f"{folder}/subject.txt is empty in {language!r}.",
@@ -155,11 +168,11 @@ def _html(sample: Sample) -> str:
 
 
 def check_transports(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
-    """The ways out of the outbox."""
-    return [*_ways_out(), *_not_intercepted()]
+    """The transports, by which mail leaves the outbox."""
+    return [*_leading_out(), *_not_intercepted()]
 
 
-def _ways_out() -> Iterator[CheckMessage]:
+def _leading_out() -> Iterator[CheckMessage]:
     if transport.PRIMARY not in mailers.settings:
         yield Error(
             f"MAILERS has no {transport.PRIMARY!r}, by which mail leaves the outbox.",

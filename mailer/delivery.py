@@ -17,6 +17,7 @@ from mailer.masking import mask
 from mailer.models import Message, Queue, State
 from mailer.outcomes import Outcome
 from mailer.settlement import settle
+from mailer.storable import storable
 
 log = structlog.get_logger("mailer.delivery")
 
@@ -122,7 +123,7 @@ def prepare(message: Message) -> Ready | NotSent:
     except Exception as error:  # a template or an e-mail class may raise anything; it concerns this one message alone
         log.exception("could not be built", **message.log_fields())
         reason = f"could not be built: {type(error).__name__}: {error}"
-        return NotSent(State.FAILED, mask(reason.replace("\0", "\ufffd")))
+        return NotSent(State.FAILED, mask(reason))
 
 
 def _expired(message: Message) -> NotSent | None:
@@ -139,7 +140,7 @@ def _ready(message: Message, built: EmailMessage, stream: str) -> Ready | NotSen
         interception.intercept(built)
     except interception.HeldBack as reason:
         return NotSent(State.SUPPRESSED, str(reason))
-    suppressed = suppression.suppressed(everybody if others else (), stream)  # the claim itself looks at the first one
+    suppressed = suppression.suppressed(everybody if others else ())  # the claim itself looks at the first one
     leave_out = frozenset({*message.answers, *map(transport.envelope_form, suppressed)})
     if all(transport.envelope_form(entry) in leave_out for entry in built.recipients()):
         return NotSent(State.SUPPRESSED, "every recipient who had no answer yet is suppressed")
@@ -153,18 +154,13 @@ def claim(message: Message, ready: Ready, alias: str = transport.PRIMARY) -> boo
         recipient=ready.recipient,
         may_be_suppressed=transport.envelope_form(ready.recipient) in ready.leave_out,
         stream=ready.stream,
-        subject=_storable(ready.subject)[:SUBJECT_LENGTH],
+        subject=storable(ready.subject)[:SUBJECT_LENGTH],
         transport=alias,
         due_by=timezone.now() + EARLY,
     )
     if claimed:
         log.info("attempt started", **message.log_fields(), attempt=message.attempts)
     return claimed
-
-
-def _storable(text: str) -> str:
-    """Without what PostgreSQL does not take: NUL, and halves of characters, which mail can carry."""
-    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
 
 
 def _load(message_id: int) -> Message | None:
@@ -217,7 +213,7 @@ def _settle_without_attempt(message: Message, why: NotSent) -> None:
 @transaction.atomic
 def _move(message: Message, why: NotSent, *, observed: bool) -> bool:
     row = Message.objects.filter(pk=message.pk, attempts=message.attempts)
-    moved = row.move(why.state, reason=_storable(why.reason)) == 1
+    moved = row.move(why.state, reason=storable(why.reason)) == 1
     if moved and observed:
         observers.tell(message)
     return moved

@@ -17,11 +17,6 @@ from django.core.mail import EmailMessage
 
 from mailer.outcomes import Unsendable
 
-
-class Untouchable(Unsendable):
-    """It could be sent in 8bit alone."""
-
-
 LONGEST_LINE = 998
 """In octets, without CRLF (RFC 5322, 2.1.1)."""
 FOLDED_AT = 76
@@ -31,6 +26,24 @@ NO_FIELD = re.compile(rb"\0|\r(?!\n)|\n(?![ \t]|\Z)")
 """What no folded field holds: NUL, and a line break that does not fold."""
 OF_IDENTITY = ("", "7bit", "8bit", "binary")
 """Encodings that are none: the payload is the content (RFC 2045, 6.2)."""
+
+
+class Untouchable(Unsendable):
+    """It could be sent in 8bit alone."""
+
+
+class Verbatim(Entity):
+    """A message that somebody else made (`ready_made`): its header may be changed, while its body stays as it was."""
+
+    rest: bytes | None = None
+    """What follows the last header field; None for a message inside another one, and once it was encoded anew."""
+
+    def as_bytes(self, unixfrom: bool = False, policy: Any = None) -> bytes:
+        if self.rest is None:
+            return super().as_bytes(unixfrom, policy)
+        chosen = policy or self.policy
+        header = b"".join(chosen.fold_binary(name, value) for name, value in self.raw_items())
+        return header + self.rest.replace(b"\r\n", chosen.linesep.encode())
 
 
 def standard_policy() -> policy.EmailPolicy:
@@ -46,15 +59,17 @@ def build(mail: EmailMessage, *, eight_bit: bool, utf8: bool = False) -> Entity:
     ours = copy.copy(mail)
     ours.attachments = copy.deepcopy(mail.attachments)  # those that the caller built may need another encoding
     built: Entity = ours.message(policy=_policy(eight_bit=eight_bit, utf8=utf8))
-    if getattr(built, "rest", None) is not None and not _may_be_touched(built, eight_bit=eight_bit):
+    if isinstance(built, Verbatim) and not _is_encoded_anew(built, eight_bit=eight_bit):
         return built
     _fit(built, eight_bit=eight_bit)
     _choose_boundaries(built)
     return built
 
 
-def _may_be_touched(made: Any, *, eight_bit: bool) -> bool:
-    """Whether MIME that somebody else made (`ready_made`) is encoded anew: only if it cannot leave as it is."""
+def _is_encoded_anew(made: Verbatim, *, eight_bit: bool) -> bool:
+    """Lets go of the body as it was made, if that cannot leave as it is, and says whether it has."""
+    if made.rest is None:  # its header cannot be told from the rest
+        return True
     if eight_bit or made.rest.isascii():
         return False
     if any(part.get_content_type() == "multipart/signed" for part in made.walk()):
@@ -139,9 +154,7 @@ class _Policy(policy.EmailPolicy):
         """The field as it stands in the message, with the line end."""
         # 8-bit octets are for UTF-8 headers alone: 8BITMIME is about bodies (RFC 6152, 3)
         folded: bytes = self.fold(name, value).encode()
-        if NO_FIELD.search(
-            folded
-        ):  # Python decodes an encoded word in a parameter, and does not look at what comes out
+        if NO_FIELD.search(folded):  # Python decodes encoded words in parameters, and does not look at what comes out
             raise Unsendable("a header field holds a line break or a NUL")
         if isinstance(value, AddressHeader):
             return self._with_the_same_addresses(name, value, folded)

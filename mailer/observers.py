@@ -1,8 +1,10 @@
 """Tells other code when a message is settled.
 
-@receiver(message_settled, sender=OrderShipped)
-def note(sender, message, **_):
-    Order.objects.filter(pk=message.arguments["order"]).update(was_told=message.state == State.SENT)
+A receiver is connected as to every signal of Django's:
+
+    @receiver(message_settled, sender=OrderShipped)
+    def note(sender, message, **_):
+        Order.objects.filter(pk=message.arguments["order"]).update(was_told=message.state == State.SENT)
 """
 
 import structlog
@@ -56,5 +58,5 @@ def passed_over(message: Message) -> None:
 
 
 def _hold_on(error: Exception | None = None) -> None:
-    if connection.needs_rollback or connection.closed_in_transaction:  # Django would end it without a word
+    if connection.needs_rollback:  # as after close() inside a transaction; Django would end it without a word
         raise ConnectionLost("the database connection was lost under a receiver of message_settled") from error

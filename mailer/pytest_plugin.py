@@ -1,12 +1,14 @@
 """The fixture `outbox`, for tests of a project: `pytest_plugins = ["mailer.pytest_plugin"]`, or `-p mailer.pytest_plugin`.
 
-def test_a_sign_up_asks_for_the_address(outbox, client):
-    client.post("/accounts/signup/", {…})
+For example:
 
-    message = outbox.only(VerifyAddress)
-    assert outbox.mail(message).links[0].startswith("https://example.com/accounts/verify/")
-    outbox.deliver(after=timedelta(seconds=5))
-    assert mail.outbox[0].to == ["ann@example.com"]
+    def test_a_sign_up_asks_for_the_address(outbox, client):
+        client.post("/accounts/signup/", {…})
+
+        message = outbox.only(VerifyAddress)
+        assert outbox.mail(message).links[0].startswith("https://example.com/accounts/verify/")
+        outbox.deliver(after=timedelta(seconds=5))
+        assert mail.outbox[0].to == ["ann@example.com"]
 """
 
 from collections.abc import Iterator

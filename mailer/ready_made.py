@@ -11,6 +11,8 @@ from typing import Any
 
 from django.core.mail import EmailMessage, EmailMultiAlternatives
 
+from mailer.mime import Verbatim
+
 LINE_END = re.compile(r"\r\n|\r|\n")
 
 BUILDERS = (
@@ -28,7 +30,7 @@ REDIRECTED = ("from", "to", "cc", "reply-to")
 """Header fields that stay as they were made, wherever the message goes."""
 
 
-class _Verbatim(policy.EmailPolicy):
+class _AsRead(policy.EmailPolicy):
     """Reads header fields as objects, like any, that are written as they were read."""
 
     def header_source_parse(self, sourcelines: list[str]) -> tuple[str, Any]:
@@ -39,21 +41,7 @@ class _Verbatim(policy.EmailPolicy):
         return name, header
 
 
-VERBATIM = _Verbatim(linesep="\r\n")
-
-
-class _Message(email.message.EmailMessage):
-    """A message whose header may be changed, while its body stays as it was made."""
-
-    rest: bytes | None = None
-    """What follows the last header field."""
-
-    def as_bytes(self, unixfrom: bool = False, policy: Any = None) -> bytes:
-        if self.rest is None:  # a message inside another one
-            return super().as_bytes(unixfrom, policy)
-        chosen = policy or self.policy
-        header = b"".join(chosen.fold_binary(name, value) for name, value in self.raw_items())
-        return header + self.rest.replace(b"\r\n", chosen.linesep.encode())
+AS_READ = _AsRead(linesep="\r\n")
 
 
 class ReadyMade(EmailMultiAlternatives):
@@ -69,7 +57,7 @@ class ReadyMade(EmailMultiAlternatives):
 
     def message(self, *, policy: Any = policy.default) -> email.message.EmailMessage:
         """The MIME, with the Message-ID that `extra_headers` has by now."""
-        message = _parse(self.source, _Message)
+        message = _parse(self.source, Verbatim)
         message.rest = _without_header(message, self.source)
         for name, value in self._changes().items():
             if name not in message:
@@ -88,9 +76,9 @@ class ReadyMade(EmailMultiAlternatives):
         return changes
 
 
-def _without_header(message: _Message, source: bytes) -> bytes | None:
+def _without_header(message: Verbatim, source: bytes) -> bytes | None:
     """None where the header cannot be told from the rest."""
-    header = b"".join(VERBATIM.fold_binary(name, value) for name, value in message.raw_items())
+    header = b"".join(AS_READ.fold_binary(name, value) for name, value in message.raw_items())
     return source.removeprefix(header) if source.startswith(header) else None
 
 
@@ -114,6 +102,6 @@ def message_id(source: bytes) -> str:
 
 
 def _parse[Kind: email.message.EmailMessage](source: bytes, kind: type[Kind]) -> Kind:
-    parser: Any = BytesParser(kind, policy=VERBATIM)  # whose stubs know but the oldest policy
+    parser: Any = BytesParser(kind, policy=AS_READ)  # whose stubs know but the oldest policy
     parsed: Kind = parser.parsebytes(source)
     return parsed

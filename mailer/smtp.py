@@ -164,9 +164,8 @@ class EmailBackend(smtp.EmailBackend):
             built = mime.build(mail, eight_bit=eight_bit)
         utf8 = not "".join(envelope).isascii() or mime.has_international_address(built)
         if utf8:
-            if not (
-                takes_8bit and self.connection.has_extn("smtputf8")
-            ):  # the second includes the first (RFC 6531, 3.1)
+            # The second includes the first (RFC 6531, 3.1).
+            if not (takes_8bit and self.connection.has_extn("smtputf8")):
                 raise Unsendable(
                     "an address has non-ASCII characters before its @, and the server does not announce SMTPUTF8 (RFC 6531)"
                 )

@@ -20,11 +20,11 @@ def spellings(address: str) -> set[str]:
     return {address.lower(), f"{local}@{punycode(domain)}"}
 
 
-def suppressed(addresses: Collection[str], stream: str = "") -> set[str]:
-    """Those of the addresses that get no mail, or none of this stream."""
+def suppressed(addresses: Collection[str]) -> set[str]:
+    """Those of the addresses that get no mail."""
     by_spelling = {address: spellings(address) for address in addresses}
     wanted = set().union(*by_spelling.values())
-    found = set(_against(wanted, stream).values_list("address", flat=True)) if wanted else set()
+    found = set(_against(wanted, "").values_list("address", flat=True)) if wanted else set()
     return {address for address, spelled in by_spelling.items() if spelled & found}
 
 

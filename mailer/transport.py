@@ -15,7 +15,7 @@ from django.core.mail.backends.base import BaseEmailBackend
 from django.core.mail.handler import DEFAULT_MAILER_BACKEND
 from django.utils.module_loading import import_string
 
-from mailer import interception, provider_api, smtp
+from mailer import provider_api, smtp
 from mailer.conf import options
 from mailer.masking import mask
 from mailer.outcomes import (
@@ -27,6 +27,7 @@ from mailer.outcomes import (
     TransportDown,
     Unsendable,
 )
+from mailer.storable import storable
 
 log = structlog.get_logger("mailer.transport")
 
@@ -71,10 +72,6 @@ def transmit(message: EmailMessage, alias: str = PRIMARY, *, leave_out: Collecti
     as `envelope_form` has them.
     """
     deadline = time.monotonic() + options().conversation_limit.total_seconds()
-    try:
-        interception.intercept(message)  # the caller has; this holds for whoever calls it next
-    except interception.HeldBack as reason:
-        return PermanentRefusal("", str(reason))
     backend, is_fresh = _connection(alias)
     if leave_out:
         _leave_out(leave_out, message, keep_headers=isinstance(backend, smtp.EmailBackend))
@@ -112,8 +109,8 @@ def bare_address(recipient: str) -> str:
 
 
 def _presentable[O: Outcome](outcome: O) -> O:
-    """Without addresses in the text, and without NUL, the one character that PostgreSQL does not take."""
-    changes: dict[str, Any] = {"text": mask(outcome.text.replace("\0", "\ufffd"))}
+    """Without addresses in the text, and as it can be stored."""
+    changes: dict[str, Any] = {"text": mask(storable(outcome.text))}
     if isinstance(outcome, Accepted | TransientRefusal | PermanentRefusal):
         changes["refused"] = {envelope_form(a): _presentable(refusal) for a, refusal in outcome.refused.items()}
     return replace(outcome, **changes)
@@ -151,9 +148,8 @@ def _converse(backend: BaseEmailBackend, message: EmailMessage, deadline: float)
         if conversation:
             conversation.begin(deadline)
         _open_connection(backend)
-        if (
-            backend.send_messages([message]) == 0
-        ):  # a receiver of Anymail's pre_send, or a backend that keeps errors to itself
+        sent = backend.send_messages([message])
+        if sent == 0:  # a receiver of Anymail's pre_send, or a backend that keeps errors to itself
             return PermanentRefusal("", "the backend says that it did not send it")
     except _Unusable as error:
         return TransportDown("", str(error), misconfigured=True)

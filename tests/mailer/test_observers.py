@@ -187,10 +187,10 @@ def test_a_receiver_that_fails_is_logged_and_undone_and_the_outcome_stands(
     assert other.state == State.CANCELLED
 
 
-def test_a_receiver_under_which_the_database_goes_away_costs_no_second_mail(
-    user: User, smtp: Sink, listen: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls = []
+@pytest.fixture
+def calls(listen: Callable[..., None]) -> list[str]:
+    """The states that a receiver was told, under which the server ends the connection when it is first called."""
+    calls: list[str] = []
 
     def cut_once(sender: Any, message: Message, **_: Any) -> None:
         calls.append(message.state)
@@ -199,27 +199,23 @@ def test_a_receiver_under_which_the_database_goes_away_costs_no_second_mail(
                 cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
 
     listen(cut_once)
-    monkeypatch.setattr(delivery, "PAUSE", 0)
+    return calls
+
+
+def test_a_receiver_under_which_the_database_goes_away_costs_no_second_mail(
+    user: User, smtp: Sink, calls: list[str]
+) -> None:
     message = deliver(outbox.enqueue(Plain(user)))
 
     assert (message.state, calls, len(smtp.received)) == (State.SENT, [State.SENT], 1)  # it is not asked once more
 
 
 def test_a_receiver_under_which_the_database_goes_away_stops_no_end_without_an_attempt(
-    user: User, smtp: Sink, listen: Callable[..., None]
+    user: User, smtp: Sink, calls: list[str]
 ) -> None:
-    calls = []
+    message = deliver(outbox.enqueue(Fleeting(user)))
 
-    def cut_once(sender: Any, message: Message, **_: Any) -> None:
-        calls.append(message.state)
-        if len(calls) == 1:
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
-
-    listen(cut_once)
-    message = outbox.enqueue(Fleeting(user))
-
-    assert (deliver(message).state, calls) == (State.EXPIRED, [State.EXPIRED])
+    assert (message.state, calls) == (State.EXPIRED, [State.EXPIRED])
 
 
 def test_without_receivers_nothing_is_asked(user: User) -> None:

@@ -178,6 +178,7 @@ def test_all_writes_every_kind_and_language_with_an_index(
         assert run("--all", "--output", str(tmp_path)).startswith("2 kinds in en, th: open ")
 
     index = (tmp_path / "index.html").read_text()
+    assert '<th scope="row">accounts.VerifyAddress<' in index
     assert '<a href="tests.Illustrated.th.html">A picture</a>' in index
     assert '<a href="accounts.VerifyAddress.en.html">Verify your e-mail address for Postcommit</a>' in index
     assert len(list(tmp_path.glob("*.*.*.*"))) == 12
