@@ -56,7 +56,7 @@ def no_memories(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(publishing, "breaker", publishing.Breaker())
     translation.activate("en")  # a page that was asked for in Thai leaves its thread in Thai
     yield
-    for alias in (transport.PRIMARY, transport.FALLBACK):
+    for alias in list(transport._backends()):
         transport.close(alias)
 
 
