@@ -7,7 +7,8 @@ from django.db.models import QuerySet
 
 from accounts.emails import NEWS, Announce
 from accounts.models import Announcement, User
-from mailer import outbox, streams
+from mailer import outbox
+from mailer.recipients import subscriptions
 
 
 class AlreadyAnnounced(Exception):
@@ -22,7 +23,7 @@ def everybody(language: str = "") -> "QuerySet[User]":
 
 def readers(language: str = "") -> "QuerySet[User]":
     """Those of them who get it: who has not left the news, and whose address is not suppressed."""
-    return streams.readers(everybody(language), NEWS)
+    return subscriptions.readers(everybody(language), NEWS)
 
 
 def announce(

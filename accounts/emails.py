@@ -25,8 +25,7 @@ from accounts.models import (
     EmailVerification,
     User,
 )
-from mailer.email import Email, Recipient, Stream
-from mailer.models import Queue
+from mailer.email import BULK, CRITICAL, Email, Recipient, Stream
 
 NEWS = Stream("news", _("News"))
 """What may be of interest to people with an account, and what they can do without."""
@@ -43,7 +42,7 @@ class VerifyAddress(Email):
     """Asks the owner of an address to confirm it."""
 
     template: ClassVar = "email/verify_address"
-    queue: ClassVar = Queue.CRITICAL
+    queue: ClassVar = CRITICAL
 
     verification: EmailVerification
 
@@ -95,7 +94,7 @@ class VerifyAddressAgain(Email):
     """The link once more, for an account that waits for it."""
 
     template: ClassVar = "email/verify_address"
-    queue: ClassVar = Queue.CRITICAL
+    queue: ClassVar = CRITICAL
 
     address: str
 
@@ -131,7 +130,7 @@ class ResetPassword(Email):
     """A link to choose a new password, for whoever has an account with the address."""
 
     template: ClassVar = "email/reset_password"
-    queue: ClassVar = Queue.CRITICAL
+    queue: ClassVar = CRITICAL
 
     address: str
 
@@ -214,7 +213,7 @@ class ConfirmNewAddress(Email):
     """Asks the owner of an address whether an account may have it from now on."""
 
     template: ClassVar = "email/confirm_new_address"
-    queue: ClassVar = Queue.CRITICAL
+    queue: ClassVar = CRITICAL
 
     change: EmailChange
 
@@ -310,7 +309,7 @@ class Announce(Email):
     """One reader's copy of an announcement."""
 
     template: ClassVar = "email/announcement"
-    queue: ClassVar = Queue.BULK
+    queue: ClassVar = BULK
     stream: ClassVar = NEWS
     retention: ClassVar = timedelta(days=30)
 

@@ -66,4 +66,4 @@ def _smtp(url: str, *, use_ssl: bool) -> Mailer:
         "use_tls": use_tls,
         "use_ssl": use_ssl,
     }
-    return {"BACKEND": "mailer.smtp.EmailBackend", "OPTIONS": options}
+    return {"BACKEND": "mailer.transports.smtp.EmailBackend", "OPTIONS": options}

@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from mailer.masking import mask
+from mailer.text import mask
 
 
 class Masking:

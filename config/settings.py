@@ -119,7 +119,6 @@ INSTALLED_APPS = [
     "anymail",
     "accounts",
     "mailer",
-    "mailer.desk",
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",

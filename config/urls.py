@@ -9,5 +9,5 @@ urlpatterns = [
     # Django's own counts no guesses, and tells nobody.
     path("admin/password_change/", RedirectView.as_view(pattern_name="password_change")),
     path("admin/", admin.site.urls),
-    path("", include("mailer.desk.urls")),
+    path("", include("mailer.urls")),
 ]

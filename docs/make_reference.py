@@ -16,8 +16,8 @@ OBJECTS = {
     "mailer.email": ["Email", "Recipient", "Stream", "WhenUncertain"],
     "mailer.attachments": ["Attachment", "StoredFile"],
     "mailer.outbox": ["enqueue", "enqueue_many", "cancel", "resend", "requeue", "drop", "messages_of"],
-    "mailer.observers": ["message_settled"],
-    "mailer.testing": ["Outbox", "Mail"],
+    "mailer.signals": ["message_settled"],
+    "mailer.testing.outbox": ["Outbox", "Mail"],
 }
 OPTIONS: dict[str, Any] = {
     "summary": False,

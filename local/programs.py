@@ -51,7 +51,7 @@ def programs(values: Mapping[str, str], ports: Mapping[str, int], socket_dir: Pa
         Program(
             "inbox",
             _python(
-                "mailer.inbox",
+                "local.inbox",
                 f"--smtp-port={ports['INBOX_SMTP_PORT']}",
                 f"--port={ports['INBOX_PORT']}",
                 f"--directory={STATE / 'inbox'}",

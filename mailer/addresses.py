@@ -1,7 +1,9 @@
 """An address in one spelling, however it was written. Imports nothing of the mailer."""
 
+from contextlib import suppress
 from email.errors import MessageError
 from email.headerregistry import Address, AddressHeader
+from email.utils import parseaddr
 
 from django.utils.encoding import punycode
 
@@ -25,3 +27,16 @@ def mailbox(entry: str) -> Address | None:
 def comparable(box: Address) -> str:
     """The address in lower case. (Outside ASCII that would not be the same mailbox; `mailbox` takes no such local part.)"""
     return f"{box.username}@{box.domain}".lower()
+
+
+def envelope_form(recipient: str) -> str:
+    """The bare address of `Ann <ann@Bücher.example>` in one spelling, whoever wrote it: servers answer in their own."""
+    local, _, domain = parseaddr(recipient)[1].rpartition("@")
+    with suppress(UnicodeError):  # then it will not have been transmitted either
+        domain = domain.encode("idna").decode()
+    return f"{local}@{domain.lower()}"
+
+
+def bare_address(recipient: str) -> str:
+    """The address of `Ann <ann@Bücher.example>` as it was written."""
+    return parseaddr(recipient)[1]

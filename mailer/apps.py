@@ -9,10 +9,11 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import mailers
 from django.utils.module_loading import autodiscover_modules
 
-from mailer import interception, transport
+from mailer import routes
 from mailer.addresses import mailbox
 from mailer.conf import hold_against_broker, options
-from mailer.signing import signer
+from mailer.transports import staging
+from mailer.transports.dkim import signer
 
 FROM_URLS = ("transport", "fallback")
 """The aliases in MAILERS that the environment describes."""
@@ -40,13 +41,13 @@ class MailerConfig(AppConfig):
                 raise ImproperlyConfigured(
                     f"MAILERS[{alias!r}], made from its …EMAIL_URL, is not usable: {error}"
                 ) from None
-            if alias in transport.ways() and getattr(backend, "fail_silently", False):
+            if alias in routes.names() and getattr(backend, "fail_silently", False):
                 raise ImproperlyConfigured(
                     f"MAILERS[{alias!r}]: leave 'fail_silently' away, with which nobody hears what the server says."
                 )
-            if interception.is_test_system():
+            if staging.is_test_system():
                 _hold_against_interception(alias, getattr(backend, "send_defaults", {}))
-        pre_send.connect(interception.before_provider, dispatch_uid="mailer.interception")
+        pre_send.connect(staging.before_provider, dispatch_uid="mailer.transports.staging")
         autodiscover_modules("emails")
         from mailer import checks  # imports models, which are ready by now
 
@@ -56,9 +57,7 @@ class MailerConfig(AppConfig):
 
 def _hold_against_interception(alias: str, defaults: Mapping[str, Any]) -> None:
     """Anymail adds these behind our back, after a message's own recipients were looked at."""
-    if unseen := sorted(
-        defaults.keys() & {"to", "cc", "bcc", "esp_extra", "extra_headers", *interception.PER_RECIPIENT}
-    ):
+    if unseen := sorted(defaults.keys() & {"to", "cc", "bcc", "esp_extra", "extra_headers", *staging.PER_RECIPIENT}):
         raise ImproperlyConfigured(
             f"MAILERS[{alias!r}]: Anymail's SEND_DEFAULTS set {unseen[0]!r} on every message, which may add recipients that "
             "MAILER_REDIRECT_ALL_TO and MAILER_ALLOWED_RECIPIENTS do not see; leave it away on a test system."

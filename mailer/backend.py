@@ -3,7 +3,7 @@ the other mail, in the transaction of the caller.
 
     MAILERS = {
         "default": {"BACKEND": "mailer.backend.OutboxBackend"},
-        "transport": {"BACKEND": "mailer.smtp.EmailBackend", "OPTIONS": {"host": …}},
+        "transport": {"BACKEND": "mailer.transports.smtp.EmailBackend", "OPTIONS": {"host": …}},
     }
 """
 
@@ -15,7 +15,7 @@ from django.core.mail import EmailMessage, InvalidMailer
 from django.core.mail.backends.base import BaseEmailBackend
 from django.db import InterfaceError, OperationalError, transaction
 
-from mailer import outbox, transport
+from mailer import outbox, routes
 from mailer.attachments import TooLarge
 
 log = structlog.get_logger("mailer.backend")
@@ -72,16 +72,16 @@ class OutboxBackend(BaseEmailBackend):
 
 def _check(way: str, alias: str | None) -> None:
     """A wrong one would be found out when the first mail is written, by a customer."""
-    ways = transport.ways()
+    ways = routes.names()
     if way not in ways:
         there_are = ", ".join(map(repr, ways[1:])) or "none"
         raise InvalidMailer(
             f"its option 'transport' is {way!r}, which is not the alias of a mailer that sends; there are: {there_are}.",
             alias=alias,
         )
-    if not transport.aliases(way):
+    if not routes.transports(way):
         raise InvalidMailer(
-            f"what it takes leaves through MAILERS[{transport.PRIMARY!r}], which is missing; add it, or name another "
+            f"what it takes leaves through MAILERS[{routes.PRIMARY!r}], which is missing; add it, or name another "
             "mailer in the option 'transport'.",
             alias=alias,
         )

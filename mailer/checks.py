@@ -17,11 +17,13 @@ from django.template import TemplateDoesNotExist, TemplateSyntaxError
 from django.template.loader import get_template
 from django.utils.module_loading import import_string
 
-from mailer import interception, previews, rendering, smtp, transport
+from mailer import routes
 from mailer.addresses import mailbox
-from mailer.django_mail import DjangoMail
+from mailer.composing import previews, templates
+from mailer.composing.built_by_django import DjangoMail
+from mailer.composing.previews import NeedsDatabase, NoPreview, Sample, Step
 from mailer.email import Email
-from mailer.previews import NeedsDatabase, NoPreview, Sample, Step
+from mailer.transports import smtp, staging
 
 CLIPPED = 102 * 1024
 """Bytes of HTML of which Gmail shows no more, with the link to leave a stream perhaps among what it hides."""
@@ -158,7 +160,7 @@ def _looked_at(sample: Sample, language: str) -> Iterator[CheckMessage]:
 
 
 def _subject_as_written(sample: Sample, language: str) -> str:
-    return rendering.subject_as_written(sample.mail, previews.recipient_of(sample.mail, language))
+    return templates.subject_as_written(sample.mail, previews.recipient_of(sample.mail, language))
 
 
 def _html(sample: Sample) -> str:
@@ -173,14 +175,14 @@ def check_transports(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[
 
 
 def _leading_out() -> Iterator[CheckMessage]:
-    if transport.PRIMARY not in mailers.settings:
+    if routes.PRIMARY not in mailers.settings:
         yield Error(
-            f"MAILERS has no {transport.PRIMARY!r}, by which mail leaves the outbox.",
+            f"MAILERS has no {routes.PRIMARY!r}, by which mail leaves the outbox.",
             hint='Add MAILERS["transport"]: SMTP, or a provider of Anymail.',
             id="mailer.E007",
         )
-    for alias in (transport.PRIMARY, transport.FALLBACK):
-        if alias in mailers.settings and alias not in transport.ways():
+    for alias in (routes.PRIMARY, routes.FALLBACK):
+        if alias in mailers.settings and alias not in routes.names():
             yield Error(
                 f"MAILERS[{alias!r}] leads into the outbox again, so that its mail would go round for ever.",
                 hint="Give it the backend that sends; it is MAILERS['default'] that leads into the outbox.",
@@ -189,14 +191,14 @@ def _leading_out() -> Iterator[CheckMessage]:
 
 
 def _not_intercepted() -> Iterator[CheckMessage]:
-    if not interception.is_test_system():
+    if not staging.is_test_system():
         return
-    for alias in filter(None, transport.ways()):
+    for alias in filter(None, routes.names()):
         path = mailers.settings[alias].get("BACKEND", DEFAULT_MAILER_BACKEND)
         if not issubclass(import_string(path), (*INTERCEPTED, *SENDING_NOTHING)):
             yield CheckWarning(
                 f"MAILERS[{alias!r}] ({path}) does not know MAILER_REDIRECT_ALL_TO and MAILER_ALLOWED_RECIPIENTS: mail sent "
                 f'with using="{alias}" past the outbox goes to everybody.',
-                hint="Use mailer.smtp.EmailBackend or a provider of Anymail on a test system, or leave it away.",
+                hint="Use mailer.transports.smtp.EmailBackend or a provider of Anymail on a test system, or leave it away.",
                 id="mailer.W004",
             )

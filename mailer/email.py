@@ -35,6 +35,10 @@ class WhenUncertain(StrEnum):
     """Wait for a person: a copy would be worse than a delay (a receipt)."""
 
 
+CRITICAL, DEFAULT, BULK = Queue.CRITICAL, Queue.DEFAULT, Queue.BULK
+RESEND, HOLD = WhenUncertain.RESEND, WhenUncertain.HOLD
+
+
 class ReferenceGone(Exception):
     """A row that the e-mail is about exists no more."""
 

@@ -12,12 +12,13 @@ from django.db import OperationalError, transaction
 from django.db.models import Exists, F, Q
 from django.utils import timezone
 
-from mailer import observers, payload, transport
+from mailer import routes, signals
+from mailer.composing.built_by_django import DjangoMail
 from mailer.conf import sender_domain
-from mailer.django_mail import DjangoMail
+from mailer.delivery.broker import next_sweep, publish_on_commit
 from mailer.email import Email, find
+from mailer.mime import serializer
 from mailer.models import ACCEPTED, UNSETTLED, Message, MessageQuerySet, Payload, State
-from mailer.publishing import next_sweep, publish_on_commit
 
 log = structlog.get_logger("mailer.outbox")
 
@@ -74,11 +75,11 @@ def enqueue_built(built: EmailMessage, *, using: str = "") -> Message:
     Raises ValueError, as sending it would, for what cannot be sent: an address that is none, a line break in a header, more
     than MAILER_MAX_MESSAGE_SIZE.
     """
-    document = payload.dump(built)
+    document = serializer.dump(built)
     with transaction.atomic():
         mail = DjangoMail(Payload.objects.create(document=document))
         message = _new_message(mail, using=using)
-        message.message_id_header = payload.message_id(mail.built) or message.message_id_header
+        message.message_id_header = serializer.message_id(mail.built) or message.message_id_header
         return _enqueue(message)
 
 
@@ -96,8 +97,8 @@ def resend(message: Message) -> Message:
 
 
 def _new_message(email: Email, *, delay: timedelta = NOW, key: str = "", using: str = "") -> Message:
-    if using not in transport.ways():
-        raise ValueError(f"there is no transport {using!r} in MAILERS; there are {', '.join(transport.ways()[1:])}")
+    if using not in routes.names():
+        raise ValueError(f"there is no transport {using!r} in MAILERS; there are {', '.join(routes.names()[1:])}")
     now = timezone.now()
     return Message(
         kind=email.kind,
@@ -202,7 +203,7 @@ def _moved(messages: MessageQuerySet, to: State, *, reason: str, publish: bool =
             if not row.move(to, reason=reason, **changes):
                 continue
             moved += 1
-            observers.tell(message)
+            signals.tell(message)
             if publish:
                 message.refresh_from_db()
                 publish_on_commit(message)

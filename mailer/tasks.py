@@ -6,17 +6,17 @@ import structlog
 from celery import Task, shared_task
 from django.db import InterfaceError, OperationalError
 
-from mailer import delivery, pacing
-from mailer import sweep as sweeping
 from mailer.conf import options
-from mailer.publishing import DELIVER_TASK
+from mailer.delivery import pipeline, rate, retention
+from mailer.delivery import sweep as sweeping
+from mailer.delivery.broker import DELIVER_TASK
 
 log = structlog.get_logger("mailer.tasks")
 
 DATABASE_AWAY = (OperationalError, InterfaceError)
 
 
-TIME_LIMIT = round((max(pacing.LONGEST_WAIT.values()) + 2 * options().claim_lease).total_seconds())
+TIME_LIMIT = round((max(rate.LONGEST_WAIT.values()) + 2 * options().claim_lease).total_seconds())
 """A worker process that is still busy with one message then is beyond help (prefork pool only; seconds)."""
 
 
@@ -28,7 +28,7 @@ def deliver_message(self: "Task[Any, Any]", message_id: int) -> None:
     the row's. When the knocking ends, or is lost with the broker, the sweep finds the row.
     """
     try:
-        delivery.deliver(message_id)
+        pipeline.deliver(message_id)
     except DATABASE_AWAY as error:
         pause = min(2**self.request.retries, 30)
         log.warning(
@@ -50,4 +50,4 @@ def sweep() -> None:
 @shared_task(name="mailer.tasks.purge", max_retries=0)
 def purge() -> None:
     """Deletes what is older than the retention; beat calls it once an hour."""
-    sweeping.purge()
+    retention.purge()

@@ -9,7 +9,8 @@ from pytest_django import Settings
 
 from accounts.models import User
 from config import email_url
-from mailer import publishing, transport
+from mailer.delivery import broker
+from mailer.transports import transmit
 from tests import environment
 from tests.mailer import kinds
 from tests.servers import Postgres, Valkey
@@ -53,11 +54,11 @@ def quick_passwords(settings: Settings) -> None:
 @pytest.fixture(autouse=True)
 def no_memories(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a process remembers between messages must not leak from one test to the next one."""
-    monkeypatch.setattr(publishing, "breaker", publishing.Breaker())
+    monkeypatch.setattr(broker, "breaker", broker.Breaker())
     translation.activate("en")  # a page that was asked for in Thai leaves its thread in Thai
     yield
-    for alias in list(transport._backends()):
-        transport.close(alias)
+    for alias in list(transmit._backends()):
+        transmit.close(alias)
 
 
 @pytest.fixture

@@ -24,9 +24,9 @@ from accounts.password_length import LONGEST_PASSWORD
 from accounts.sessions import end_sessions
 from accounts.views.common import page_of_link, page_with_form
 from accounts.views.entering import remember_language
-from mailer import streams
 from mailer.email import Stream
-from mailer.streams import Membership
+from mailer.recipients import subscriptions
+from mailer.recipients.subscriptions import Membership
 
 
 @page_with_form
@@ -54,18 +54,18 @@ def profile(request: HttpRequest) -> HttpResponse:
 
 def _streams_of(user: User) -> list[tuple[Stream, bool]]:
     """Each stream, and whether she left it."""
-    left = streams.left_by(user.email)
-    return [(stream, stream.name in left) for stream in streams.every()]
+    left = subscriptions.left_by(user.email)
+    return [(stream, stream.name in left) for stream in subscriptions.every()]
 
 
 @require_POST
 @login_required
 def choose_stream(request: HttpRequest) -> HttpResponse:
     """Leaves one stream, or returns to it."""
-    stream = streams.find(request.POST.get("stream", ""))
+    stream = subscriptions.find(request.POST.get("stream", ""))
     if stream is not None:
         returns = "return" in request.POST
-        change = streams.return_to if returns else streams.leave
+        change = subscriptions.return_to if returns else subscriptions.leave
         change(Membership(_user(request).email, stream))
         messages.success(request, _("You get these e-mails again.") if returns else _("You get these e-mails no more."))
     return redirect("profile")

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from accounts.models import User
 from mailer.models import Message
-from mailer.testing import Outbox
+from mailer.testing.outbox import Outbox
 
 ANN = "ann@example.com"
 PASSWORD = "correct horse 9 battery"

@@ -17,7 +17,7 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from accounts.models import User
-from mailer.delivery import deliver
+from mailer.delivery.pipeline import deliver
 from mailer.models import Message
 from tests.environment import new_directory
 from tests.smtp_sink import Sink

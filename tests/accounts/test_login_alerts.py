@@ -15,7 +15,7 @@ from django.utils import timezone
 from accounts.emails import LogInAlert
 from accounts.models import User
 from mailer.models import Message, State
-from mailer.testing import Outbox
+from mailer.testing.outbox import Outbox
 from tests.accounts.test_throttling import everything_in
 from tests.servers import Valkey
 

@@ -13,7 +13,7 @@ from accounts import signup
 from accounts.emails import VerifyAddress
 from accounts.models import EmailVerification, User
 from mailer.models import Message, State
-from mailer.testing import Outbox
+from mailer.testing.outbox import Outbox
 from tests.at_once import at_once
 from tests.servers import Postgres
 

@@ -11,7 +11,7 @@ from django.utils.translation import trans_real
 from django.utils.translation.template import templatize
 
 PROJECT = Path(settings.BASE_DIR)
-OURS = ("accounts", "mailer/desk")
+OURS = ("accounts", "mailer")
 FUNCTIONS = {"_", "gettext", "gettext_lazy", "ngettext", "ngettext_lazy", "pgettext", "npgettext"}
 CALL_IN_A_TEMPLATE = re.compile(
     r"""\b(?:gettext|ngettext|pgettext)\(u?((?:'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"))""", re.DOTALL

@@ -10,10 +10,12 @@ import time
 import pytest
 from pytest_django import Settings
 
-from mailer import email, mime, rendering
-from mailer.building import assemble
+from mailer import email
+from mailer.composing import templates
+from mailer.composing.css import ENGINES
+from mailer.composing.message import assemble
 from mailer.email import Email
-from mailer.inlining import ENGINES
+from mailer.mime import encoding
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(300)]
 
@@ -29,9 +31,9 @@ SHIPPED = {name: kind for name, kind in sorted(email.KINDS.items()) if kind.temp
 def build(mail: Email) -> tuple[int, int]:
     """Builds it, and returns how many bytes its HTML and the whole of it have."""
     recipient = mail.recipient()
-    content = rendering.render(mail, recipient)
+    content = templates.render(mail, recipient)
     message = assemble(mail, recipient, content, message_id="<1@example.com>")
-    return len(content.html.encode()), len(mime.octets(mime.build(message, eight_bit=True)))
+    return len(content.html.encode()), len(encoding.octets(encoding.build(message, eight_bit=True)))
 
 
 def milliseconds(mail: Email, builds: int) -> float:

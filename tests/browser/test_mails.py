@@ -15,7 +15,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, Route
 
-from mailer import email, rendering
+from mailer import email
+from mailer.composing import templates
 from mailer.email import Email, Recipient
 from tests.mailer.kinds import Showcase
 
@@ -74,10 +75,10 @@ class Reader:
 LEAVE_URL = "https://shop.example/unsubscribe/abc/"
 
 
-def render(kind: type[Email], language: str) -> rendering.Content:
+def render(kind: type[Email], language: str) -> templates.Content:
     sample = kind.sample()
     recipient = Recipient(sample.recipient().address, "Ann Example", language)
-    return rendering.render(sample, recipient, leave_url=LEAVE_URL if kind.stream or kind is Showcase else "")
+    return templates.render(sample, recipient, leave_url=LEAVE_URL if kind.stream or kind is Showcase else "")
 
 
 @pytest.mark.parametrize("way", WAYS)

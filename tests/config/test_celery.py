@@ -10,7 +10,7 @@ from tests.stack import Stack
 
 ENQUEUE = """
 from mailer import outbox
-from mailer.desk.emails import TestEmail
+from mailer.emails import TestEmail
 for number in range({number}):
     outbox.enqueue(TestEmail(f"person-{{number}}@example.com", "a test"))
 """

@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from config.logging import configure
-from mailer.masking import mask
+from mailer.text import mask
 
 CODE = "0123456789abcdef0123456789abcdef01234567"
 LINK = f"/accounts/verify/7c0ffeee-0000-4000-8000-000000000000/{CODE}/"
@@ -69,7 +69,7 @@ def test_structured_and_standard_loggers_come_out_in_one_form(lines: StringIO) -
 
     ours, theirs = (json.loads(line) for line in lines.getvalue().splitlines())
     assert ours["event"] == "accepted"
-    assert (ours["message_id"], ours["text"], ours["logger"]) == (7, "to a***@example.com", "mailer.delivery")
+    assert (ours["message_id"], ours["text"], ours["logger"]) == (7, "to a***@example.com", "mailer.delivery.pipeline")
     assert (theirs["level"], theirs["logger"]) == ("warning", "django.request")
     assert CODE not in theirs["event"]
     assert ours.keys() >= {"timestamp", "level"}

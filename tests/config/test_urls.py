@@ -14,12 +14,12 @@ SMTP: dict[str, Any] = {"host": "h", "port": None, "username": "", "password": "
 @pytest.mark.parametrize(
     ("url", "backend", "options"),
     [
-        ("smtp://h", "mailer.smtp", SMTP),
-        ("smtp://h:2525", "mailer.smtp", SMTP | {"port": 2525}),
-        ("smtps://h", "mailer.smtp", SMTP | {"use_ssl": True}),
+        ("smtp://h", "mailer.transports.smtp", SMTP),
+        ("smtp://h:2525", "mailer.transports.smtp", SMTP | {"port": 2525}),
+        ("smtps://h", "mailer.transports.smtp", SMTP | {"use_ssl": True}),
         (
             "smtp://me%40gmail.com:pass%3Aword@smtp.gmail.com:587/?tls=1",
-            "mailer.smtp",
+            "mailer.transports.smtp",
             SMTP
             | {
                 "host": "smtp.gmail.com",

@@ -168,7 +168,7 @@ def test_a_refusal_for_now_is_logged_without_the_address_and_retried(stack: Stac
 def test_critical_mail_overtakes_a_backlog(stack: Stack) -> None:
     stack.run("""
 from mailer import outbox
-from mailer.desk.emails import TestEmail
+from mailer.emails import TestEmail
 for queue, number in (("bulk", 30), ("default", 10), ("critical", 3)):
     TestEmail.queue = queue
     for _ in range(number):

@@ -14,8 +14,9 @@ from django.core.files.storage import FileSystemStorage, Storage, storages
 from pytest_django import Settings
 
 from accounts.models import User
-from mailer import delivery, outbox
+from mailer import outbox
 from mailer.attachments import CHUNK, Attachment, StoredFile
+from mailer.delivery import pipeline
 from mailer.models import Message, State
 from tests.mailer.kinds import Plain
 from tests.smtp_sink import Received, Sink
@@ -97,7 +98,7 @@ def storage(settings: Settings, tmp_path: Path) -> Iterator[Storage]:
 
 
 def deliver(message: Message) -> Message:
-    delivery.deliver(message.pk)
+    pipeline.deliver(message.pk)
     message.refresh_from_db()
     return message
 

@@ -33,12 +33,13 @@ from structlog.testing import capture_logs
 
 from accounts.models import User
 from config import email_url
-from mailer import delivery, outbox
+from mailer import outbox
 from mailer.attachments import TooLarge
 from mailer.backend import OutboxBackend
+from mailer.delivery import pipeline
 from mailer.email import ReferenceGone
 from mailer.models import Message, Payload, State
-from tests.mailer.unusual_mail import ANN, BOB, SHAPES, Signed, a_message, normalised
+from tests.mailer.mime.unusual_mail import ANN, BOB, SHAPES, Signed, a_message, normalised
 from tests.smtp_sink import Received, Sink
 
 pytestmark = pytest.mark.django_db
@@ -49,10 +50,10 @@ OUTBOX = "mailer.backend.OutboxBackend"
 def deliver_everything() -> None:
     Message.objects.waiting().update(due_at=timezone.now())
     for message in Message.objects.waiting().order_by("pk"):
-        delivery.deliver(message.pk)
+        pipeline.deliver(message.pk)
 
 
-@pytest.fixture(params=["django.core.mail.backends.smtp.EmailBackend", "mailer.smtp.EmailBackend"])
+@pytest.fixture(params=["django.core.mail.backends.smtp.EmailBackend", "mailer.transports.smtp.EmailBackend"])
 def djangos(request: pytest.FixtureRequest, smtp: Sink, settings: Settings) -> Iterator[Sink]:
     """Another mail server, to which the same backend sends at once that the outbox uses: `using="at_once"`."""
     with Sink() as sink:

@@ -21,8 +21,8 @@ from pytest_django import Settings
 from accounts.models import User
 from mailer import checks, email
 from mailer.attachments import Attachment, StoredFile
+from mailer.composing.previews import languages
 from mailer.email import Email, Recipient, Stream
-from mailer.previews import languages
 from tests.environment import ENVIRONMENT
 
 ROOT = Path(__file__).parents[2]
@@ -287,7 +287,7 @@ def ids(messages: list[CheckMessage]) -> list[str]:
     return [str(message.id) for message in messages]
 
 
-SMTP = {"BACKEND": "mailer.smtp.EmailBackend", "OPTIONS": {"host": "127.0.0.1"}}
+SMTP = {"BACKEND": "mailer.transports.smtp.EmailBackend", "OPTIONS": {"host": "127.0.0.1"}}
 DJANGOS: dict[str, Any] = {"OPTIONS": {"host": "127.0.0.1"}}
 FILES = {"BACKEND": "django.core.mail.backends.filebased.EmailBackend", "OPTIONS": {"file_path": "/tmp"}}  # noqa: S108
 PROVIDER = {"BACKEND": "anymail.backends.postmark.EmailBackend", "OPTIONS": {"server_token": "x"}}

@@ -20,8 +20,9 @@ from django.core.mail.backends import locmem
 from django.test import SimpleTestCase, TestCase, override_settings
 
 from config import email_url
-from mailer import delivery, payload
 from mailer.backend import OutboxBackend
+from mailer.delivery import pipeline
+from mailer.mime import serializer
 from mailer.models import Message, State
 from tests.smtp_sink import Sink
 
@@ -40,7 +41,7 @@ class EmailBackend(OutboxBackend):
 
 def deliver_everything() -> None:
     for message in Message.objects.waiting().order_by("pk"):
-        delivery.deliver(message.pk)
+        pipeline.deliver(message.pk)
         message.refresh_from_db()
         assert message.state == State.SENT, message.reason
 
@@ -100,14 +101,14 @@ class Stored(SimpleTestCase):
                 return make(self, policy=policy)
             is_inside = True
             try:
-                copy = payload.load(payload.dump(self))
+                copy = serializer.load(serializer.dump(self))
             finally:
                 is_inside = False
             return make(copy, policy=policy)
 
         self.enterContext(mock.patch.object(EmailMessage, "message", message))
         # Addresses are the backends' affair in Django, whose tests build messages without any.
-        self.enterContext(mock.patch.object(payload, "_check_addresses"))
+        self.enterContext(mock.patch.object(serializer, "_check_addresses"))
 
 
 class TestMessages(Stored, of_mail.EmailMessageTestsWithMailers):

@@ -10,7 +10,7 @@ from mailer import email
 from mailer import outbox as mailer_outbox
 from mailer.email import Email, Recipient, ReferenceGone, Stream
 from mailer.models import Message, State
-from mailer.testing import Outbox
+from mailer.testing.outbox import Outbox
 from tests.mailer.kinds import Plain, Receipt
 
 

@@ -18,7 +18,8 @@ from django.utils import timezone
 
 from accounts.announcing import announce
 from accounts.models import User
-from mailer import delivery, outbox, sweep
+from mailer import outbox
+from mailer.delivery import pipeline, sweep
 from mailer.models import Message, State
 from tests.at_once import at_once
 from tests.mailer.kinds import Plain
@@ -46,7 +47,7 @@ def test_all_of_them_wait_for_the_sweep_and_are_sent(user: User, smtp: Sink, bro
 
     assert sweep.publish_overdue() == 5
     for message in Message.objects.all():
-        delivery.deliver(message.pk)
+        pipeline.deliver(message.pk)
     assert {message.state for message in Message.objects.all()} == {State.SENT}
     assert len({received.parsed["Message-ID"] for received in smtp.received}) == 5
 

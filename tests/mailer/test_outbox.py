@@ -9,7 +9,8 @@ from django.db import transaction
 from django.utils import timezone
 
 from accounts.models import User
-from mailer import delivery, outbox, sweep
+from mailer import outbox
+from mailer.delivery import pipeline, sweep
 from mailer.email import ReferenceGone
 from mailer.models import Message, State
 from tests.at_once import at_once
@@ -89,10 +90,10 @@ def test_a_message_can_be_cancelled_until_it_is_claimed(user: User) -> None:
 def test_a_delay_is_time_to_take_it_back(user: User, smtp: Sink) -> None:
     message = outbox.enqueue(Plain(user), delay=timedelta(seconds=30))
     with time_machine.travel(timezone.now() + timedelta(seconds=25)):
-        delivery.deliver(message.pk)
+        pipeline.deliver(message.pk)
         assert outbox.cancel(message, reason="undone")
     with time_machine.travel(timezone.now() + timedelta(seconds=31)):
-        delivery.deliver(message.pk)
+        pipeline.deliver(message.pk)
         assert sweep.publish_overdue() == 0
 
     assert smtp.received == []
@@ -105,22 +106,22 @@ def test_a_message_that_is_due_in_weeks_waits_in_the_database_and_goes_then(
     for days in (0, 7, 20):
         with time_machine.travel(timezone.now() + timedelta(days=days)):
             assert sweep.publish_overdue() == 0
-            delivery.deliver(message.pk)
+            pipeline.deliver(message.pk)
     assert (broker.keys("default*"), smtp.received) == ([], [])
 
     with time_machine.travel(timezone.now() + timedelta(weeks=3, seconds=1)):
         assert sweep.publish_overdue() == 1
-        delivery.deliver(message.pk)
+        pipeline.deliver(message.pk)
 
     assert len(smtp.received) == 1
 
 
 def test_the_same_again_is_a_message_of_its_own_that_names_the_first(user: User, smtp: Sink) -> None:
     first = outbox.enqueue(Plain(user, "a value"), key="welcome:1")
-    delivery.deliver(first.pk)
+    pipeline.deliver(first.pk)
 
     second = outbox.resend(first)
-    delivery.deliver(second.pk)
+    pipeline.deliver(second.pk)
 
     first.refresh_from_db()
     second.refresh_from_db()

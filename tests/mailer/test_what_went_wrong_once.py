@@ -18,14 +18,18 @@ from pytest_django import Settings
 
 from accounts.models import User
 from config.logging import Masking
-from mailer import checks, delivery, mime, outbox, pacing, payload, signing, suppression, sweep, transport
+from mailer import checks, outbox, routes
 from mailer.apps import MailerConfig
 from mailer.attachments import Attachment, attach
+from mailer.delivery import circuit, pipeline, steps, sweep
 from mailer.email import KINDS
-from mailer.masking import mask
+from mailer.mime import encoding, serializer
 from mailer.models import Message, State, Suppression, TransportState
-from mailer.observers import message_settled
 from mailer.outcomes import Unsendable
+from mailer.recipients import suppression
+from mailer.signals import message_settled
+from mailer.text import mask
+from mailer.transports import dkim, transmit
 from tests.mailer.kinds import Fleeting, Plain, Shared
 from tests.smtp_sink import Sink
 
@@ -37,7 +41,7 @@ AS_A_LINE_BREAK, AS_ADDRESSES = "=?utf-8?q?=0A?=", "=?utf-8?q?=2C_evil=40x=2Ecom
 
 def deliver(message: Message) -> Message:
     Message.objects.filter(pk=message.pk).update(due_at=timezone.now())
-    delivery.deliver(message.pk)
+    pipeline.deliver(message.pk)
     message.refresh_from_db()
     return message
 
@@ -77,16 +81,16 @@ def test_the_name_of_a_file_adds_no_header_field(name: str) -> None:
     attach(ours, [Attachment(name, b"x")])
     djangos.attach(name, b"x", "application/pdf")
 
-    assert b"\r\nX-Evil" not in mime.octets(mime.build(ours, eight_bit=True))
+    assert b"\r\nX-Evil" not in encoding.octets(encoding.build(ours, eight_bit=True))
     with pytest.raises(Unsendable, match="a header field holds a line break or a NUL"):
-        mime.octets(mime.build(djangos, eight_bit=True))
+        encoding.octets(encoding.build(djangos, eight_bit=True))
 
 
 def test_a_parameter_that_python_cannot_fold_hangs_nobody() -> None:
     message = EmailMessage("S", "text", None, [ANN])
     attach(message, [Attachment("a.txt", b"x", content_type="text/plain; " + "x" * 80 + "=1")])
 
-    assert b"application/octet-stream" in mime.octets(mime.build(message, eight_bit=True))
+    assert b"application/octet-stream" in encoding.octets(encoding.build(message, eight_bit=True))
 
 
 @pytest.mark.parametrize("entry", ["(" * 900 + " <a@example.com>", "a " * 20_000 + "<a@example.com>"])
@@ -94,7 +98,7 @@ def test_a_parameter_that_python_cannot_fold_hangs_nobody() -> None:
 def test_an_address_that_no_parser_survives_is_refused_at_once(entry: str, field: str) -> None:
     began = time.monotonic()
     with pytest.raises(ValueError, match=r"Invalid address .*: more than 998 characters, or too many brackets"):
-        payload.dump(EmailMessage("S", "text", None, [entry if field == "to" else ANN], reply_to=[entry]))
+        serializer.dump(EmailMessage("S", "text", None, [entry if field == "to" else ANN], reply_to=[entry]))
     assert time.monotonic() - began < 1
 
 
@@ -131,9 +135,9 @@ def test_a_receiver_that_takes_its_time_holds_up_no_sweep(
 
     def work() -> None:
         try:
-            delivery.deliver(message.pk)
+            pipeline.deliver(message.pk)
         finally:
-            transport.close(transport.PRIMARY)
+            transmit.close(routes.PRIMARY)
             connection.close()
 
     worker = threading.Thread(target=work)
@@ -172,7 +176,7 @@ def test_mime_of_somebody_elses_making_stays_readable_at_any_server(
         through(sink.url)
         message.send()
         assert deliver(Message.objects.get()).state == State.SENT
-        transport.close(transport.PRIMARY)
+        transmit.close(routes.PRIMARY)
 
     [received] = sink.received
     texts = [str(part.get_content()).strip() for part in received.parsed.walk() if not part.is_multipart()]
@@ -193,14 +197,14 @@ def test_who_is_suppressed_in_the_last_moment_does_not_take_the_mail_from_the_ot
     user: User, smtp: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     message = outbox.enqueue(Shared(user, copies=[BOB]))
-    prepare = delivery.prepare
+    prepare = pipeline.prepare
 
     def slowly(row: Message) -> Any:
         ready = prepare(row)
         suppression.suppress(ANN, "550 5.1.1 unknown", message)
         return ready
 
-    monkeypatch.setattr(delivery, "prepare", slowly)
+    monkeypatch.setattr(pipeline, "prepare", slowly)
     assert deliver(message).state == State.QUEUED
     monkeypatch.undo()
 
@@ -234,7 +238,7 @@ def one_sweep(rows: list[Message]) -> list[Message]:
         row for row in rows if row.pk in before and Message.objects.get(pk=row.pk).publish_at != before[row.pk]
     ]
     for row in published:
-        delivery.deliver(row.pk)
+        pipeline.deliver(row.pk)
         row.refresh_from_db()
     return published
 
@@ -253,7 +257,7 @@ def test_messages_that_will_not_be_sent_do_not_use_up_the_probes(user: User, smt
     assert published == [rows[0], rows[2]]
     assert rows[0].state == State.SUPPRESSED
     assert rows[2].state == State.SENT
-    assert pacing.find_route() == pacing.Route("transport")
+    assert circuit.find_transport() == steps.Transport("transport")
 
 
 def test_a_transport_that_keeps_errors_to_itself_is_refused(smtp: Sink, settings: Settings) -> None:
@@ -283,7 +287,7 @@ def test_a_worker_that_is_quicker_than_the_brokers_answer_stops_no_sweep(
 
     def publish(message: Message) -> bool:
         if message.pk == first.pk:
-            delivery.deliver(message.pk)
+            pipeline.deliver(message.pk)
         return False
 
     monkeypatch.setattr(sweep, "publish", publish)
@@ -320,14 +324,16 @@ def test_a_key_in_the_place_of_its_path_is_not_quoted(value: str, settings: Sett
     settings.MAILER = {"DKIM_KEYS": (f"s1:{value}",)}
 
     with pytest.raises(ImproperlyConfigured, match="MAILER_DKIM_KEYS must be selector:path") as caught:
-        signing.signer()
+        dkim.signer()
     assert value[:8] not in str(caught.value)
 
 
 def test_half_a_character_costs_neither_the_end_of_a_message_nor_its_line_in_the_log(
     user: User, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.CRITICAL, "mailer.delivery")  # a parallel run of pytest cannot hand such a line over
+    caplog.set_level(
+        logging.CRITICAL, "mailer.delivery.pipeline"
+    )  # a parallel run of pytest cannot hand such a line over
 
     class Odd(Plain):
         kind = "tests.OddFile"

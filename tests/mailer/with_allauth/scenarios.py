@@ -10,7 +10,7 @@ from django.test import Client
 from django.utils import timezone
 
 from accounts.models import User
-from mailer import delivery
+from mailer.delivery import pipeline
 from mailer.models import Message, Payload, State
 from tests.smtp_sink import Received, Sink
 
@@ -21,7 +21,7 @@ ANN, PASSWORD = "ann@example.com", "a long enough passphrase"
 
 def deliver_everything() -> None:
     for message in Message.objects.waiting().filter(due_at__lte=timezone.now()):
-        delivery.deliver(message.pk)
+        pipeline.deliver(message.pk)
 
 
 def sign_up(client: Client) -> Any:

@@ -1,0 +1,119 @@
+"""The list of messages: what a row shows and what the search looks at, read once and then kept in memory."""
+
+import html
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from threading import Lock
+from zlib import crc32
+
+from local.inbox.reading import read, readable
+from local.inbox.store import Missing, Store, received
+
+# What of a body is searched. A message of 10 MB must not stay in memory because somebody listed it.
+MAX_SEARCHED = 100_000
+SNIPPET = 160
+TONES = 6
+
+# Neither looks at a character twice, whatever is opened and never closed.
+TAG = re.compile(r"<[^<>]*>")
+HIDDEN = re.compile(r"<(style|script|title)\b(?:(?!</\1).)*+(?:</\1|\Z)", re.IGNORECASE | re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One row of the list."""
+
+    id: str
+    sender: str
+    envelope_sender: str
+    recipients: tuple[str, ...]
+    subject: str
+    snippet: str
+    message_id: str
+    received: datetime
+    size: int
+    attachments: int
+    haystack: str
+
+    @property
+    def initial(self) -> str:
+        """The letter of the coloured disc before the row."""
+        return next((letter.upper() for letter in self._first_recipient if letter.isalnum()), "?")
+
+    @property
+    def tone(self) -> int:
+        """The colour of the disc: the same for every mail to one address."""
+        return crc32(self._first_recipient.encode()) % TONES
+
+    @property
+    def _first_recipient(self) -> str:
+        return self.recipients[0] if self.recipients else ""
+
+
+class Listing:
+    """The messages of a store, summarised."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._known: dict[str, Summary] = {}
+        self._lock = Lock()
+
+    def newest_first(self, query: str = "") -> list[Summary]:
+        """The messages in which every word of the query occurs: in an address, the subject, the body, a file name."""
+        words = query.casefold().split()
+        return [summary for summary in self._all() if all(word in summary.haystack for word in words)]
+
+    def summary(self, message_id: str) -> Summary:
+        """One message. Raises Missing."""
+        return self._known.get(message_id) or summarise(self.store, message_id)
+
+    def revision(self) -> str:
+        """A text that changes whenever the list does."""
+        ids = self.store.ids()
+        return f"{len(ids)}.{ids[0] if ids else ''}"
+
+    def _all(self) -> list[Summary]:
+        with self._lock:
+            self._known = {summary.id: summary for summary in map(self._known_or_new, self.store.ids()) if summary}
+            return list(self._known.values())
+
+    def _known_or_new(self, message_id: str) -> Summary | None:
+        try:
+            return self.summary(message_id)
+        except Missing:  # deleted since the directory was read
+            return None
+
+
+def summarise(store: Store, message_id: str) -> Summary:
+    """Read a message for the list. Raises Missing."""
+    source, envelope = store.source(message_id), store.envelope(message_id)
+    reading = read(source)
+    sender, recipients = readable(envelope.sender), tuple(map(readable, envelope.recipients))
+    named = map(reading.header, ("From", "To", "Cc", "Subject"))
+    text, markup = _words(reading.text or ""), _words_of_markup(reading.html or "")
+    searched = (sender, *recipients, *named, text, markup, *(part.filename for part in reading.attachments))
+    return Summary(
+        id=message_id,
+        sender=reading.header("From") or sender,
+        envelope_sender=sender,
+        recipients=recipients,
+        subject=reading.header("Subject"),
+        snippet=(text or markup)[:SNIPPET],
+        message_id=reading.header("Message-ID"),
+        received=received(message_id),
+        size=len(source),
+        attachments=len(reading.attachments),
+        haystack="\n".join(searched).casefold(),
+    )
+
+
+def _words(text: str) -> str:
+    """What of a text is searched, on one line."""
+    return " ".join(text[:MAX_SEARCHED].split())
+
+
+def _words_of_markup(markup: str) -> str:
+    """What a reader sees of the HTML."""
+    shown = HIDDEN.sub(" ", markup[:MAX_SEARCHED])
+    return _words(html.unescape(TAG.sub(" ", shown)))

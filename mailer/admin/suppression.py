@@ -1,0 +1,20 @@
+"""Addresses that get no mail, or none of one stream."""
+
+from django.contrib import admin
+from django.utils.timesince import timesince
+
+from mailer.models import Suppression
+
+
+@admin.register(Suppression)
+class SuppressionAdmin(admin.ModelAdmin):
+    """Deleting a row lets the address be written to again. A row with a stream keeps off the mail of that stream alone."""
+
+    list_display = ("address", "stream", "reason", "since")
+    list_filter = ("stream",)
+    search_fields = ("address__exact",)
+    readonly_fields = ("message", "created_at")
+
+    @admin.display(description="since", ordering="created_at")
+    def since(self, suppression: Suppression) -> str:
+        return f"{timesince(suppression.created_at)} ago"

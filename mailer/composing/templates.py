@@ -1,0 +1,101 @@
+"""An e-mail and its template folder → subject, plain text, HTML with inlined CSS, in the recipient's language."""
+
+import dataclasses
+import re
+import unicodedata
+import zoneinfo
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from email.utils import parseaddr
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.template import Context, TemplateDoesNotExist, VariableDoesNotExist
+from django.template.loader import get_template
+from django.utils import timezone, translation
+
+from mailer.composing.css import inline_css
+from mailer.composing.plain_text import plain_text
+from mailer.email import Email, Recipient
+
+UNSENDABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+"""Control characters, of which RFC 5321 forbids NUL, and what UTF-8 cannot encode; parsers of HTML trip over all of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a reader sees. The subject is one line; the HTML is a whole document."""
+
+    subject: str
+    text: str
+    html: str
+
+
+def render(email: Email, recipient: Recipient, *, leave_url: str = "") -> Content:
+    """Renders the three templates of the e-mail's folder. Subject and text are not HTML-escaped; the HTML is.
+
+    `leave_url` is where the reader can leave the e-mail's stream; the templates see it as `unsubscribe_url`.
+    Without a `body.txt` the text is made from the HTML. Control characters and halves of characters, which no mail can
+    carry, are left out. Whatever a template or the e-mail's own code raises comes out as it is.
+    """
+    with _language_and_time_zone_of(recipient):
+        data = _data(email, recipient, leave_url)
+        subject = one_line(_render(f"{email.template}/subject.txt", data, escape=False))
+        html = inline_css(_render(f"{email.template}/body.html", data | {"subject": subject}, escape=True))
+        try:
+            get_template(f"{email.template}/body.txt")
+        except TemplateDoesNotExist:
+            return Content(subject, plain_text(html), html)
+        return Content(subject, _render(f"{email.template}/body.txt", data, escape=False).strip() + "\n", html)
+
+
+def site_name() -> str:
+    """What the site calls itself in its mails: the name beside DEFAULT_FROM_EMAIL, or else the host of SITE_URL."""
+    return parseaddr(settings.DEFAULT_FROM_EMAIL)[0] or urlsplit(settings.SITE_URL).hostname or settings.SITE_URL
+
+
+def subject_as_written(email: Email, recipient: Recipient, *, leave_url: str = "") -> str:
+    """The subject as its template has it, with the line breaks that `render` takes out. Raises as that does."""
+    with _language_and_time_zone_of(recipient):
+        return _render(f"{email.template}/subject.txt", _data(email, recipient, leave_url), escape=False)
+
+
+def _data(email: Email, recipient: Recipient, leave_url: str) -> dict[str, Any]:
+    return {
+        **{field.name: getattr(email, field.name) for field in dataclasses.fields(email)},  # type: ignore[arg-type]
+        "recipient": recipient,
+        "site_name": site_name(),
+        "site_url": settings.SITE_URL,
+        "unsubscribe_url": leave_url,
+        "language": translation.get_language(),
+        **email.context(),
+    }
+
+
+def _render(template: str, data: dict[str, Any], *, escape: bool) -> str:
+    try:
+        # Django's template adapter escapes .txt as well; the template underneath does as its context says.
+        compiled = get_template(template).template  # type: ignore[attr-defined]
+        rendered = str(compiled.render(Context(data, autoescape=escape)))
+    except VariableDoesNotExist as error:  # its own text holds the whole context, with the secret of a link in it
+        raise LookupError(f"{template} uses {error.params[0]!r}, which is not there") from None
+    except Exception as error:
+        error.add_note(template)  # it may come from a file that this one includes, or from a field that it shows
+        raise
+    return UNSENDABLE.sub("", rendered.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks and control characters: a header ends where one of them stands. What would be read as an
+    encoded word (RFC 2047) is broken up, since any of them may come out of it."""
+    visible = "".join(c for c in text if unicodedata.category(c) != "Cc" or c.isspace())
+    return " ".join(visible.split()).replace("=?", "= ?")
+
+
+@contextmanager
+def _language_and_time_zone_of(recipient: Recipient) -> Iterator[None]:
+    zone = zoneinfo.ZoneInfo(recipient.time_zone) if recipient.time_zone else timezone.get_default_timezone()
+    with translation.override(recipient.language or settings.LANGUAGE_CODE), timezone.override(zone):
+        yield

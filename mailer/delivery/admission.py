@@ -1,0 +1,25 @@
+"""Whether a message may go to a transport now: the circuit breaker and the rate limit in one answer."""
+
+import time
+from datetime import timedelta
+
+from mailer.delivery import circuit, rate
+from mailer.delivery.steps import Postponed, Transport
+from mailer.models import Message
+
+
+def admit(message: Message, longest_wait: timedelta) -> Transport | Postponed:
+    """Return the first working transport of the message's route, after waiting for the rate limit.
+
+    Postponed if every transport of the route is paused, or the wait would be longer than `longest_wait`. Raises
+    NoSuchTransport.
+    """
+    is_any_paused: bool = message.is_any_paused  # type: ignore[attr-defined]  # annotated by pipeline.load
+    found = circuit.find_transport(message.transport) if is_any_paused else circuit.first_transport(message.transport)
+    if isinstance(found, circuit.Paused):
+        return Postponed()
+    wait = rate.book_slot(found.alias, longest_wait)
+    if wait is None:
+        return Postponed()
+    time.sleep(wait)
+    return found

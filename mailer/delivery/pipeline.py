@@ -1,0 +1,125 @@
+"""The path of one message through a worker: load, admit, still wanted, compose, claim, transmit, settle.
+
+Everything slow comes before the claim, and no transaction is open while the network is used. Admission may wait for the rate
+limit, so the question whether the mail is still wanted comes after it.
+"""
+
+import time
+from datetime import timedelta
+
+import structlog
+from django.core.mail import EmailMessage
+from django.db import InterfaceError, OperationalError
+from django.utils import timezone
+
+from mailer import addresses, email
+from mailer.attachments import StorageAway
+from mailer.composing.message import build
+from mailer.delivery import circuit
+from mailer.delivery.admission import admit
+from mailer.delivery.claim import EARLY, claim
+from mailer.delivery.rate import LONGEST_WAIT
+from mailer.delivery.settle import settle_persistently, settle_unsent
+from mailer.delivery.steps import Claimed, Postponed, Ready, Unsent
+from mailer.models import Message, Queue, State
+from mailer.recipients import suppression
+from mailer.text import mask
+from mailer.transports import staging
+from mailer.transports.transmit import transmit
+
+log = structlog.get_logger("mailer.delivery")
+
+
+def deliver(message_id: int, *, longest_wait: timedelta | None = None) -> None:
+    """Deliver one message if it is due and unclaimed, and record the result in its row.
+
+    Under a rate limit it waits for its turn, but not longer than `longest_wait` (default: the limit of its queue); then the
+    sweep re-queues the message. Raises OperationalError or InterfaceError if the database is away.
+    """
+    message = load(message_id)
+    if message is None:
+        return
+    try:
+        _deliver(message, longest_wait or LONGEST_WAIT[Queue(message.queue)])
+    except (email.UnknownKind, circuit.NoSuchTransport) as error:
+        log.warning("left to a newer worker", **message.log_fields(), reason=str(error))
+    except StorageAway as error:  # the sweep re-queues it, after growing pauses
+        log.warning("not built yet", **message.log_fields(), reason=str(error))
+
+
+def _deliver(message: Message, longest_wait: timedelta) -> None:
+    if late := _expired(message):
+        settle_unsent(message, late)
+        return
+    transport = admit(message, longest_wait)
+    if isinstance(transport, Postponed):
+        postpone(message)
+        return
+    ready = prepare(message)
+    if isinstance(ready, Unsent):
+        settle_unsent(message, ready)
+        return
+    match claim(message, ready, transport):
+        case Claimed():
+            began = time.monotonic()
+            outcome = transmit(ready.mail, transport.alias, exclude=ready.exclude)
+            settle_persistently(message, transport, outcome, ms=round((time.monotonic() - began) * 1000))
+        case Postponed():
+            postpone(message)
+        case Unsent() as unsent:
+            settle_unsent(message, unsent)
+        case None:
+            pass  # another worker has it
+
+
+def load(message_id: int) -> Message | None:
+    """Return the message if it waits and is due."""
+    due = Message.objects.waiting().filter(pk=message_id, due_at__lte=timezone.now() + EARLY)
+    return due.annotate(is_any_paused=circuit.is_any_paused()).first()
+
+
+def prepare(message: Message) -> Ready | Unsent:
+    """Ask whether the mail is still wanted, and compose it. Raises UnknownKind and StorageAway."""
+    if late := _expired(message):  # it may have waited for the rate limit
+        return late
+    kind = email.find(message.kind)
+    try:
+        mail = kind.load(message.arguments)
+        if not mail.is_wanted():
+            return Unsent(State.CANCELLED, "no longer wanted when it was due")
+        return _addressed(message, build(mail, message.message_id_header), mail.stream.name if mail.stream else "")
+    except email.ReferenceGone as gone:
+        return Unsent(State.CANCELLED, str(gone))
+    except (OperationalError, InterfaceError, email.UnknownKind, StorageAway):
+        raise  # the database or a storage is away, which says nothing about this message
+    except Exception as error:  # a template or an e-mail class may raise anything; it concerns this one message alone
+        log.exception("could not be built", **message.log_fields())
+        return Unsent(State.FAILED, mask(f"could not be built: {type(error).__name__}: {error}"))
+
+
+def _expired(message: Message) -> Unsent | None:
+    if message.expires_at and message.expires_at <= timezone.now():
+        return Unsent(State.EXPIRED, "its deadline passed before it could be sent")
+    return None
+
+
+def _addressed(message: Message, built: EmailMessage, stream: str) -> Ready | Unsent:
+    """Leave out recipients who had their answer or are suppressed.
+
+    The row and the suppressions are about the recipients it was built for, also on a test system where others get it.
+    """
+    recipient, *others = recipients = [addresses.bare_address(entry) for entry in built.recipients()]
+    try:
+        staging.intercept(built)
+    except staging.HeldBack as reason:
+        return Unsent(State.SUPPRESSED, str(reason))
+    suppressed = suppression.suppressed(recipients if others else ())  # the claim itself looks at the first one
+    exclude = frozenset({*message.answers, *map(addresses.envelope_form, suppressed)})
+    if all(addresses.envelope_form(entry) in exclude for entry in built.recipients()):
+        return Unsent(State.SUPPRESSED, "every recipient who had no answer yet is suppressed")
+    return Ready(built, recipient, str(built.subject), stream, exclude)
+
+
+def postpone(message: Message) -> None:
+    """Leave the message to the sweep, which re-queues as many as can be sent. It spends no attempt."""
+    Message.objects.waiting().filter(pk=message.pk).update(publish_at=timezone.now(), handovers=0)

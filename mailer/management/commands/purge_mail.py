@@ -1,0 +1,14 @@
+from typing import Any
+
+from django.core.management.base import BaseCommand
+
+from mailer.conf import options as mailer_options
+from mailer.delivery import retention
+
+
+class Command(BaseCommand):
+    help = "Deletes settled messages that are older than MAILER_RETENTION_DAYS, with their attempts."
+    requires_system_checks = ()  # one broken kind of e-mail must not keep an operator from the others
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        self.stdout.write(f"{retention.purge()} messages older than {mailer_options().retention_days} days deleted.")

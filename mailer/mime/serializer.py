@@ -1,0 +1,281 @@
+"""A message that Django built ↔ one compressed document, without loss: both make the same bytes.
+
+The document is JSON: reading it runs nobody's code, and any later release can be taught to read it.
+"""
+
+import json
+import re
+import zlib
+from base64 import b64decode, b64encode
+from collections.abc import Iterator, Mapping
+from datetime import date, datetime
+from decimal import Decimal
+from email import policy
+from email.headerregistry import AddressHeader
+from email.message import Message, MIMEPart
+from email.utils import parseaddr
+from typing import Any
+
+from anymail.backends.base import BasePayload
+from anymail.utils import UNSET
+from django.core.mail import EmailAlternative, EmailAttachment, EmailMessage, EmailMultiAlternatives
+from django.utils.encoding import force_bytes, force_str, is_protected_type
+from django.utils.functional import Promise
+
+from mailer.attachments import TooLarge
+from mailer.conf import options
+from mailer.email import UnknownKind
+from mailer.mime import encoding, prebuilt
+from mailer.mime.prebuilt import ReadyMade
+
+VERSION = 1
+
+CLASSES: dict[str, type[EmailMessage]] = {
+    kind.__name__: kind for kind in (EmailMessage, EmailMultiAlternatives, ReadyMade)
+}
+FOR_PROVIDERS = tuple(name for name, *_ in BasePayload.anymail_message_attrs)
+"""Attributes that Anymail's backends read from any message: metadata, tags, merge_data, esp_extra …"""
+
+BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
+
+NO_DEFECTS = {
+    "addr-spec local part with no domain",  # a mailbox of the server's own, such as `root`
+    "local-part contains non-ASCII characters)",  # servers that announce SMTPUTF8 take it (RFC 6531)
+}
+"""What Python calls a defect of an address and is none."""
+LONGEST_ENTRY, DEEPEST_COMMENT = 998, 20
+"""Characters and brackets; Python's parser takes seconds for far more of them, or all of the stack."""
+LONGEST_ADDRESS = 254
+"""Characters (RFC 5321, 4.5.3.1.3, without its angle brackets)."""
+LONGEST_MESSAGE_ID = 250
+"""Characters that a row holds of it."""
+
+
+def dump(message: EmailMessage) -> bytes:
+    """The message as a document.
+
+    Raises ValueError, as sending it would, for what cannot be sent (TooLarge is one), and TypeError, which names the
+    attribute, for what cannot be stored.
+    """
+    _check_addresses(message)
+    _check_size(message)
+    source = message.message(policy=policy.SMTP).as_bytes()  # raises for a header or a charset that is none
+    described = _described(message)
+    if prebuilt.is_ready_made(message):
+        described |= _as_made(message, source)
+    _check_message_id(described["extra_headers"])
+    stored = {name: _encode(value, name) for name, value in described.items()}
+    return zlib.compress(json.dumps({"version": VERSION, **stored}).encode("ascii"))
+
+
+def load(document: bytes) -> EmailMessage:
+    """The message that `dump` was given, with the settings of today where it left something to them.
+
+    Raises UnknownKind for a document of a newer release.
+    """
+    stored: dict[str, Any] = json.loads(zlib.decompress(document))
+    if (version := stored.pop("version")) > VERSION:
+        raise UnknownKind(f"its body is a document of version {version}, and this release reads {VERSION}")
+    message = CLASSES[stored.pop("class")]()
+    for name, value in stored.items():
+        setattr(message, name, _decode(value))
+    message.attachments = [_attachment(entry) for entry in message.attachments]
+    if isinstance(message, EmailMultiAlternatives):
+        message.alternatives = [EmailAlternative(*alternative) for alternative in message.alternatives]
+    if isinstance(message, ReadyMade):
+        message.remember()
+    return message
+
+
+def message_id(message: EmailMessage) -> str:
+    """Its own Message-ID, if whoever made it gave it one."""
+    return _message_id(message.extra_headers)
+
+
+# --- What cannot be sent ---------------------------------------------------------------------------------------------
+
+
+def _check_addresses(message: EmailMessage) -> None:
+    recipients = message.recipients()
+    if not recipients:
+        raise ValueError("the message has no recipient")
+    _check_address("from_email", str(message.from_email))
+    for recipient in recipients:
+        _check_address("a recipient", str(recipient))
+    for entry in message.reply_to:
+        _check_length("reply_to", str(entry))
+
+
+def _check_length(what: str, text: str) -> None:
+    if len(text) > LONGEST_ENTRY or text.count("(") > DEEPEST_COMMENT:
+        raise ValueError(f"Invalid address ({what}): more than {LONGEST_ENTRY} characters, or too many brackets")
+
+
+def _check_address(what: str, text: str) -> None:
+    """As Django's SMTP backend does, without naming anybody."""
+    _check_length(what, text)
+    parsed: Any = AddressHeader.value_parser(text)
+    defects = {str(defect) for defect in parsed.all_defects} - NO_DEFECTS
+    address = parseaddr(text)[1]
+    if defects or len(parsed.all_mailboxes) != 1 or not address:
+        why = "; ".join(sorted(defects)) or "each entry has to be one mailbox"
+        raise ValueError(f"Invalid address ({what}): {why}")
+    if len(address) > LONGEST_ADDRESS:
+        raise ValueError(f"Invalid address ({what}): longer than {LONGEST_ADDRESS} characters")
+
+
+def _check_message_id(headers: Mapping[str, Any]) -> None:
+    message_id = _message_id(headers)
+    if len(message_id) > LONGEST_MESSAGE_ID or not message_id.isascii() or not message_id.isprintable():
+        raise ValueError(f"its Message-ID is more than {LONGEST_MESSAGE_ID} printable ASCII characters")
+
+
+def _message_id(headers: Mapping[str, Any]) -> str:
+    return next((str(value) for name, value in headers.items() if name.lower() == "message-id"), "")
+
+
+def _check_size(message: EmailMessage) -> None:
+    limit = options().max_message_size
+    if (size := sum(map(_length, _contents(message)))) > limit:
+        raise TooLarge(
+            f"the bodies and attachments have {size} bytes, more than the {limit} of MAILER_MAX_MESSAGE_SIZE; "
+            "send a link instead of the largest file"
+        )
+
+
+def _contents(message: EmailMessage) -> Iterator[Any]:
+    yield message.body
+    yield from (content for content, _ in getattr(message, "alternatives", ()))
+    yield from (entry if isinstance(entry, Message) else entry[1] for entry in message.attachments)
+
+
+def _length(content: Any) -> int:
+    match content:
+        case bytes() | bytearray() | memoryview():
+            return memoryview(content).nbytes
+        case EmailMessage():
+            return sum(map(_length, _contents(content)))
+        case Message():
+            leaves = (part for part in content.walk() if not part.is_multipart())
+            return sum(len(leaf.get_payload(decode=True) or b"") for leaf in leaves)
+        case _:
+            return len(str(content).encode("utf-8", "surrogatepass"))
+
+
+# --- A message as names and values -----------------------------------------------------------------------------------
+
+
+def _described(message: EmailMessage) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "class": "EmailMessage",
+        "subject": str(message.subject),
+        "body": message.body if isinstance(message.body, bytes) else str(message.body or ""),
+        "from_email": str(message.from_email),
+        **{field: [entry and str(entry) for entry in getattr(message, field)] for field in ("to", "cc", "bcc")},
+        "reply_to": [str(entry) for entry in message.reply_to],
+        "extra_headers": {str(name): _header(name, value) for name, value in message.extra_headers.items()},
+        "attachments": [_described_attachment(entry) for entry in message.attachments],
+        "encoding": message.encoding,
+        "content_subtype": message.content_subtype,
+    }
+    if isinstance(message, EmailMultiAlternatives):
+        described |= {"class": "EmailMultiAlternatives", "alternatives": [[*each] for each in message.alternatives]}
+    values = ((name, getattr(message, name, UNSET)) for name in FOR_PROVIDERS)
+    return described | {name: value for name, value in values if value is not UNSET}
+
+
+def _header(name: str, value: Any) -> Any:
+    """What Django makes of it: the address fields take lists of addresses too, the others numbers and dates."""
+    if isinstance(value, list | tuple) and name in ("To", "Cc", "Reply-To"):
+        return ", ".join(map(str, value))
+    return value if is_protected_type(value) else force_str(value)
+
+
+def _described_attachment(entry: Any) -> Any:
+    if isinstance(entry, Message):
+        return entry
+    filename, content, mimetype = entry
+    is_message = mimetype.partition("/")[0] == "message" and isinstance(content, EmailMessage | Message)
+    if not is_message and not isinstance(content, str | bytes | bytearray | memoryview):
+        content = force_bytes(content)
+    return [filename, content, mimetype]
+
+
+def _as_made(message: EmailMessage, source: bytes) -> dict[str, Any]:
+    """Its MIME, and the envelope as its class says it is."""
+    recipients = [str(recipient) for recipient in message.recipients()]
+    seen = [str(entry) for entry in (*message.to, *message.cc) if entry]
+    headers = {name: value for name, value in message.extra_headers.items() if name.lower() != "message-id"}
+    made_id = prebuilt.message_id(source)
+    return {
+        "class": "ReadyMade",
+        "source": BARE_LINE_FEED.sub(b"\r\n", source),  # SMTP knows no other line end (RFC 5321, 2.3.8)
+        "to": [str(entry) for entry in message.to if str(entry) in recipients],
+        "cc": [str(entry) for entry in message.cc if str(entry) in recipients],
+        "bcc": [recipient for recipient in recipients if recipient not in seen],
+        "extra_headers": {name: _header(name, value) for name, value in headers.items()}
+        | ({"Message-ID": made_id} if made_id else {}),
+    }
+
+
+def _attachment(stored: Any) -> Any:
+    return stored if isinstance(stored, MIMEPart) else EmailAttachment(*stored)
+
+
+# --- Values as JSON: whatever JSON does not know is an object with one entry, the name of the type --------------------
+
+
+def _encode(value: Any, attribute: str) -> Any:
+    match value:
+        case None | bool() | int() | float():
+            return value
+        case str() | Promise():
+            return str(value)
+        case list():
+            return [_encode(entry, attribute) for entry in value]
+        case tuple():
+            return {"tuple": [_encode(entry, attribute) for entry in value]}
+        case Mapping():
+            return {"dict": [[_encode(key, attribute), _encode(value[key], attribute)] for key in value]}
+    return _encode_object(value, attribute)
+
+
+def _encode_object(value: Any, attribute: str) -> dict[str, str]:
+    match value:
+        case bytes() | bytearray() | memoryview():
+            return {"bytes": b64encode(value).decode()}
+        case EmailMessage():
+            return _encode_object(value.message(policy=policy.SMTP), attribute)
+        case Message():
+            return {"mime": b64encode(value.as_bytes(policy=encoding.standard_policy())).decode()}
+        case datetime():
+            return {"datetime": value.isoformat()}
+        case date():
+            return {"date": value.isoformat()}
+        case Decimal():
+            return {"Decimal": str(value)}
+    raise TypeError(f"{attribute} of the message holds a {type(value).__name__}, which cannot be stored")
+
+
+def _decode(stored: Any) -> Any:
+    if isinstance(stored, list):
+        return [_decode(entry) for entry in stored]
+    if not isinstance(stored, dict):
+        return stored
+    [(kind, value)] = stored.items()
+    match kind:
+        case "bytes":
+            return b64decode(value)
+        case "mime":
+            return prebuilt.parse(b64decode(value))
+        case "tuple":
+            return tuple(_decode(entry) for entry in value)
+        case "dict":
+            return {_decode(key): _decode(entry) for key, entry in value}
+        case "datetime":
+            return datetime.fromisoformat(value)
+        case "date":
+            return date.fromisoformat(value)
+        case "Decimal":
+            return Decimal(value)
+    raise UnknownKind(f"its body holds a value of the type {kind!r}, which this release does not know")

@@ -1,0 +1,259 @@
+"""SMTP: Django's backend with a connection that remembers how far a conversation came, and what its replies mean."""
+
+import math
+import re
+import smtplib
+import socket
+import ssl
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from django.core.mail import EmailMessage
+from django.core.mail.backends import smtp
+from django.utils.encoding import punycode
+
+from mailer import conf
+from mailer.mime import encoding
+from mailer.outcomes import OutcomeUnknown, PermanentRefusal, TransientRefusal, TransportDown, Unsendable
+from mailer.transports import dkim, staging
+
+ENHANCED_STATUS = re.compile(r"^([245]\.\d{1,3}\.\d{1,3})\b")  # RFC 3463
+NO_SUCH_ADDRESS = {"5.1.1", "5.1.10"}  # RFC 3463, 3.2; RFC 7505 (a domain that takes no mail at all)
+
+LINE_TOO_LONG = "Line too long."
+"""smtplib's own words, in the place of a reply that it did not read to its end."""
+
+Refusal = TransientRefusal | PermanentRefusal | TransportDown | OutcomeUnknown
+
+
+class _Remembering:
+    """Mixed into smtplib's classes: tells a cut before the payload's final dot from one behind it, and bounds the whole.
+
+    smtplib raises the same SMTPServerDisconnected for both cuts, forgets the reply to a payload that was accepted, and its
+    timeout is one silence long, of which a slow server may have many.
+    """
+
+    deadline: float
+    """When the conversation about the newest message has to be over, on the monotonic clock."""
+
+    payload_sent = False
+    """Whether the whole payload of the newest message went out."""
+    verdict: tuple[int, bytes] | None = None
+    """The reply to it, once it was seen."""
+    refused: dict[str, tuple[int, bytes]]
+    """Those of its recipients who were refused while others were accepted; Django forgets them."""
+    _in_data = False
+    sock: socket.socket | None
+
+    def __init__(self, *args: Any, deadline: float, **options: Any) -> None:
+        self.deadline = deadline
+        self.refused = {}
+        super().__init__(*args, **options)
+
+    def sendmail(self, *args: Any, **options: Any) -> dict[str, tuple[int, bytes]]:
+        self.refused = super().sendmail(*args, **options)  # type: ignore[misc]
+        return self.refused
+
+    def data(self, msg: Any) -> tuple[int, bytes]:
+        self.payload_sent, self.verdict, self._in_data = False, None, True
+        try:
+            self.verdict = super().data(msg)  # type: ignore[misc]
+        finally:
+            self._in_data = False
+        return self.verdict
+
+    def getreply(self) -> tuple[int, bytes]:
+        self._limit_silence()
+        reply: tuple[int, bytes] = super().getreply()  # type: ignore[misc]
+        return reply
+
+    def send(self, s: Any) -> None:
+        self._limit_silence()
+        super().send(s)  # type: ignore[misc]
+        if self._in_data and isinstance(s, bytes):  # the DATA command itself is a str
+            self.payload_sent = True
+
+    def quit(self) -> tuple[int, bytes]:
+        try:
+            reply: tuple[int, bytes] = super().quit()  # type: ignore[misc]
+        except OSError:
+            self.close()  # type: ignore[attr-defined]  # Django forgets the connection now, and the socket with it
+            raise
+        return reply
+
+    def _limit_silence(self) -> None:
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the conversation took too long")
+        if self.sock is not None:
+            self.sock.settimeout(min(left, self.timeout))  # type: ignore[attr-defined]
+
+
+class SMTP(_Remembering, smtplib.SMTP):
+    """Plain, or encrypted after STARTTLS."""
+
+
+class EncryptedSMTP(_Remembering, smtplib.SMTP_SSL):
+    """Encrypted from the first byte."""
+
+
+class EmailBackend(smtp.EmailBackend):
+    """Django's SMTP backend, over connections that remember."""
+
+    connection: SMTP | EncryptedSMTP | None
+    deadline: float = math.inf
+    """On the monotonic clock; none for Django's own send_mail(), which begins no conversation."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if self.timeout is None:
+            self.timeout = conf.options().smtp_timeout.total_seconds()
+
+    @property
+    def connection_class(self) -> Any:
+        return partial(EncryptedSMTP if self.use_ssl else SMTP, deadline=self.deadline)
+
+    def send_messages(self, email_messages: Sequence[EmailMessage]) -> int:
+        """Mail that is sent past the outbox does not get past MAILER_REDIRECT_ALL_TO and MAILER_ALLOWED_RECIPIENTS."""
+        sent: int = super().send_messages(staging.let_through(email_messages))
+        return sent
+
+    def begin(self, deadline: float) -> None:
+        """Forgets the message before this one; the conversation about the next one ends by `deadline` (monotonic)."""
+        self.deadline = deadline
+        if self.connection and self.connection.sock:
+            self.connection.payload_sent, self.connection.verdict, self.connection.refused = False, None, {}
+            self.connection.deadline = deadline
+
+    def _send(self, email_message: EmailMessage) -> bool:
+        """Django's own, but for what leaves: fit for this server, and signed, before the conversation about it begins."""
+        if not email_message.recipients():
+            return False
+        assert self.connection is not None
+        sender, *recipients = map(self._addr_spec, [email_message.from_email, *email_message.recipients()])
+        try:
+            self.connection.ehlo_or_helo_if_needed()
+            octets, mail_options = self._prepare(email_message, [sender, *recipients])
+            self.connection.sendmail(sender, recipients, octets, mail_options)
+        except smtplib.SMTPException:
+            if not self.fail_silently:
+                raise
+            return False
+        return True
+
+    def _addr_spec(self, address: str) -> str:
+        """The bare address, its domain in ASCII: servers answer in the spelling that they were given."""
+        spec = self.prep_address(address, force_ascii=False)
+        local, _, domain = spec.rpartition("@")
+        return spec if domain.isascii() else f"{local}@{punycode(domain)}"
+
+    def _prepare(self, mail: EmailMessage, envelope: list[str]) -> tuple[bytes, list[str]]:
+        """The octets that will leave, and what MAIL says about them. Raises Unsendable."""
+        assert self.connection is not None
+        takes_8bit = self.connection.has_extn("8bitmime")
+        signer = dkim.signer()
+        signs = signer is not None and signer.signs(mail)
+        eight_bit = takes_8bit and not signs  # a relay that encodes it on the way breaks the signature (RFC 6376, 5.3)
+        try:
+            built = encoding.build(mail, eight_bit=eight_bit)
+        except encoding.Untouchable:
+            if not takes_8bit:
+                raise
+            eight_bit = True
+            built = encoding.build(mail, eight_bit=eight_bit)
+        utf8 = not "".join(envelope).isascii() or encoding.has_international_address(built)
+        if utf8:
+            # The second includes the first (RFC 6531, 3.1).
+            if not (takes_8bit and self.connection.has_extn("smtputf8")):
+                raise Unsendable(
+                    "an address has non-ASCII characters before its @, and the server does not announce SMTPUTF8 (RFC 6531)"
+                )
+            built = encoding.build(mail, eight_bit=eight_bit, utf8=True)
+        octets = encoding.octets(built)
+        if signer is not None and signs:
+            octets = signer.sign(octets)
+        return octets, ["BODY=8BITMIME"] * (not octets.isascii()) + ["SMTPUTF8"] * utf8
+
+    @property
+    def payload_sent(self) -> bool:
+        """Whether the newest message's payload went out as a whole."""
+        return self.connection is not None and self.connection.payload_sent
+
+    @property
+    def reply(self) -> tuple[str, str]:
+        """Code and text of the reply to the newest payload."""
+        code, text = (self.connection and self.connection.verdict) or (250, b"")
+        return str(code), _text(text)
+
+    @property
+    def refused(self) -> dict[str, TransientRefusal | PermanentRefusal]:
+        """The recipients for whom the newest message was not accepted, though it was for others."""
+        replies = self.connection.refused if self.connection else {}
+        return {address: _of_recipient(*reply) for address, reply in replies.items()}
+
+
+def translate(error: OSError, *, payload_sent: bool) -> Refusal:
+    """What an error of the conversation means (every error of smtplib is an OSError)."""
+    match error:
+        case smtplib.SMTPRecipientsRefused():
+            return _all_refused(error.recipients)
+        case smtplib.SMTPAuthenticationError():
+            return _down(error.smtp_code, error.smtp_error, misconfigured=error.smtp_code >= 500)
+        case smtplib.SMTPNotSupportedError():
+            return TransportDown("", str(error), misconfigured=True)
+        case smtplib.SMTPConnectError() | smtplib.SMTPHeloError():
+            return _down(error.smtp_code, error.smtp_error, misconfigured=False)
+        case smtplib.SMTPSenderRefused() if error.smtp_code == 530 or _status(_text(error.smtp_error)).startswith(
+            "5.7."
+        ):
+            return _down(error.smtp_code, error.smtp_error, misconfigured=True)
+        case smtplib.SMTPResponseException() if payload_sent and error.smtp_error == LINE_TOO_LONG:
+            return OutcomeUnknown("the payload was sent, then came a reply too long to read")
+        case smtplib.SMTPResponseException() if 400 <= error.smtp_code < 600:
+            return _by_code(error.smtp_code, error.smtp_error)
+    if payload_sent:
+        return OutcomeUnknown(f"the payload was sent, then {_name(error)}")
+    return TransportDown("", _name(error), misconfigured=isinstance(error, ssl.SSLCertVerificationError))
+
+
+def _all_refused(replies: dict[str, tuple[int, bytes]]) -> Refusal:
+    """The message is refused for good only if that is so for each recipient; a mixture is worth another attempt."""
+    refusal = _by_code(*min(replies.values(), key=lambda reply: reply[0]))
+    if len(replies) == 1 or not isinstance(refusal, TransientRefusal | PermanentRefusal):
+        return refusal
+    each = {address: _of_recipient(*reply) for address, reply in replies.items()}
+    return replace(refusal, refused={a: r for a, r in each.items() if isinstance(r, PermanentRefusal)})
+
+
+def _of_recipient(code: int, raw: bytes | str) -> TransientRefusal | PermanentRefusal:
+    refusal = _by_code(code, raw)
+    return refusal if isinstance(refusal, PermanentRefusal) else TransientRefusal(str(code), _text(raw))
+
+
+def _by_code(code: int, raw: bytes | str) -> Refusal:
+    text = _text(raw)
+    if code == 421:  # "service not available, closing transmission channel" (RFC 5321, 4.2.3)
+        return _down(code, raw, misconfigured=False)
+    if code < 500:
+        return TransientRefusal(str(code), text)
+    return PermanentRefusal(str(code), text, address_unknown=_status(text) in NO_SUCH_ADDRESS)
+
+
+def _down(code: int, raw: bytes | str, *, misconfigured: bool) -> TransportDown:
+    return TransportDown(str(code), _text(raw), misconfigured=misconfigured)
+
+
+def _status(text: str) -> str:
+    found = ENHANCED_STATUS.match(text)
+    return found[1] if found else ""
+
+
+def _text(raw: bytes | str) -> str:
+    return raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw
+
+
+def _name(error: OSError) -> str:
+    return f"{type(error).__name__}: {error}".rstrip(": ")

@@ -1,0 +1,11 @@
+from django.urls import path
+
+from mailer.views import health
+from mailer.views.unsubscribe import unsubscribe
+
+urlpatterns = [
+    path("healthz", health.alive, name="healthz"),
+    path("readyz", health.ready, name="readyz"),
+    path("unsubscribe/<str:token>/", unsubscribe, name="unsubscribe"),
+    path("unsubscribe/<path:token>", unsubscribe),  # a mail client's POST must not be redirected for a lost slash
+]

@@ -1,0 +1,245 @@
+"""What operators see and may do."""
+
+import pytest
+from django.contrib.auth.models import Permission
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+from pytest_django import Settings
+
+from accounts import verification
+from accounts.models import User
+from mailer import outbox
+from mailer.delivery import pipeline
+from mailer.email import Stream
+from mailer.models import DeliveryAttempt, Message, State, Suppression
+from mailer.recipients import subscriptions, suppression
+from mailer.recipients.subscriptions import Membership
+from tests.mailer.kinds import Plain, Raising
+from tests.smtp_sink import Sink
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def operator(client: Client) -> Client:
+    client.force_login(User.objects.create_superuser("operator@example.com", name="Olga"))
+    return client
+
+
+def page_of(message: Message) -> str:
+    return reverse("admin:mailer_message_change", args=[message.pk])
+
+
+def act(client: Client, action: str, *messages: Message) -> str:
+    data = {"action": action, "_selected_action": [m.pk for m in messages]}
+    return client.post(reverse("admin:mailer_message_changelist"), data, follow=True).content.decode()
+
+
+def test_every_page_of_the_admin_opens(operator: Client, user: User, smtp: Sink) -> None:
+    pipeline.deliver(outbox.enqueue(Plain(user)).pk)
+    verification.begin(user)
+    Suppression.objects.create(address="gone@example.com", reason="550")
+    for app, model, pk in (
+        ("accounts", "user", user.pk),
+        ("accounts", "emailverification", user.email_verifications.get().pk),
+        ("mailer", "message", Message.objects.get().pk),
+        ("mailer", "suppression", Suppression.objects.get().pk),
+    ):
+        for name, arguments in (("changelist", []), ("change", [pk])):
+            response = operator.get(reverse(f"admin:{app}_{model}_{name}", args=arguments))
+            assert response.status_code == 200, (model, name)
+            assert "'unsafe-inline'" not in response["Content-Security-Policy"]
+
+
+def test_a_message_tells_its_story(operator: Client, user: User, smtp: Sink) -> None:
+    smtp.script.always["RCPT"] = "550 5.7.1 blocked by policy"
+    message = outbox.enqueue(Plain(user))
+    pipeline.deliver(message.pk)
+
+    page = operator.get(page_of(message)).content.decode()
+
+    for text in ("Failed", "refused for good: 550 5.7.1 blocked by policy", "ann@example.com", "550", " ms"):
+        assert text in page
+
+
+def test_a_mail_that_could_not_be_built_says_so(operator: Client, user: User, smtp: Sink) -> None:
+    message = outbox.enqueue(Raising(user))
+    pipeline.deliver(message.pk)
+
+    assert "could not be built: ZeroDivisionError" in operator.get(page_of(message)).content.decode()
+
+
+@pytest.mark.parametrize("model", ["message", "emailverification"])
+def test_what_a_state_machine_owns_is_read_only(operator: Client, user: User, model: str) -> None:
+    message = outbox.enqueue(Plain(user))
+    app, pk = ("mailer", message.pk) if model == "message" else ("accounts", verification.begin(user).pk)
+
+    assert operator.get(reverse(f"admin:{app}_{model}_add")).status_code == 403
+    assert operator.post(reverse(f"admin:{app}_{model}_change", args=[pk]), {"state": "sent"}).status_code == 403
+    assert operator.post(reverse(f"admin:{app}_{model}_delete", args=[pk]), {"post": "yes"}).status_code == 403
+    message.refresh_from_db()
+    assert message.state == State.QUEUED
+
+
+def test_failed_messages_can_be_sent_again_and_others_cannot(operator: Client, user: User) -> None:
+    failed, sent = outbox.enqueue(Plain(user)), outbox.enqueue(Plain(user))
+    Message.objects.filter(pk=failed.pk).update(state=State.FAILED, attempts=3, settled_at=timezone.now())
+    Message.objects.filter(pk=sent.pk).update(state=State.SENT)
+
+    page = act(operator, "send_again", failed, sent)
+
+    assert "1 queued again; 1 could not be" in page
+    failed.refresh_from_db()
+    sent.refresh_from_db()
+    assert (failed.state, failed.counted_after, failed.settled_at) == (State.QUEUED, 3, None)
+    assert failed.reason == "sent again by operator@example.com"
+    assert sent.state == State.SENT
+
+
+def test_settled_messages_can_be_sent_once_more_as_new_ones(operator: Client, user: User, smtp: Sink) -> None:
+    sent, waiting, orphan = (outbox.enqueue(Plain(user)) for _ in range(3))
+    pipeline.deliver(sent.pk)
+    Message.objects.filter(pk=orphan.pk).update(state=State.FAILED, arguments={"account": 0})
+
+    page = act(operator, "resend", sent, waiting, orphan)
+
+    assert "1 enqueued as new messages; 2 could not be" in page
+    assert f"Message {orphan.pk} cannot be made again: user 0 exists no more." in page
+    copy = Message.objects.get(resent_from=sent)
+    assert copy.arguments == sent.arguments
+    assert copy.message_id_header != sent.message_id_header
+    assert f'href="{page_of(copy)}"' in operator.get(page_of(sent)).content.decode()
+    assert f'href="{page_of(sent)}"' in operator.get(page_of(copy)).content.decode()
+    pipeline.deliver(copy.pk)
+    assert [received.recipients for received in smtp.received] == [["ann@example.com"]] * 2
+    sent.refresh_from_db()
+    assert (sent.state, sent.attempts) == (State.SENT, 1)
+
+
+def test_waiting_messages_can_be_dropped(operator: Client, user: User) -> None:
+    message = outbox.enqueue(Plain(user))
+
+    assert "1 dropped" in act(operator, "drop", message)
+    message.refresh_from_db()
+    assert (message.state, message.reason) == (State.CANCELLED, "dropped by operator@example.com")
+
+
+def test_who_may_only_look_decides_nothing(client: Client, user: User) -> None:
+    viewer = User.objects.create_user("viewer@example.com", is_staff=True)
+    viewer.user_permissions.add(Permission.objects.get(codename="view_message"))
+    client.force_login(viewer)
+    message = outbox.enqueue(Plain(user))
+
+    assert client.get(page_of(message)).status_code == 200
+    act(client, "drop", message)
+    message.refresh_from_db()
+    assert message.state == State.QUEUED
+    assert client.get(reverse("admin:mailer_message_send_test")).status_code == 403
+
+
+def test_staff_sends_a_test_mail_and_lands_at_its_record(operator: Client, smtp: Sink) -> None:
+    page = operator.get(reverse("admin:mailer_message_send_test")).content.decode()
+    assert 'value="operator@example.com"' in page
+
+    response = operator.post(reverse("admin:mailer_message_send_test"), {"address": "bob@example.com"})
+
+    message = Message.objects.get()
+    assert response.headers["Location"] == page_of(message)
+    pipeline.deliver(message.pk)
+    assert smtp.received[0].recipients == ["bob@example.com"]
+    assert "operator@example.com" in smtp.received[0].source.decode()
+
+
+def test_a_wrong_address_for_a_test_mail_is_explained(operator: Client) -> None:
+    response = operator.post(reverse("admin:mailer_message_send_test"), {"address": "bob"})
+
+    assert "Enter a valid email address." in response.content.decode()
+    assert Message.objects.count() == 0
+
+
+def test_the_front_page_leads_to_flower_and_to_mail_that_needs_somebody(operator: Client, settings: Settings) -> None:
+    settings.FLOWER_URL = "http://localhost:5555"
+    page = operator.get(reverse("admin:index")).content.decode()
+
+    assert 'href="http://localhost:5555"' in page
+    assert reverse("admin:mailer_message_send_test") in page
+    link = reverse("admin:mailer_message_changelist") + "?state__in=retrying,held,failed"
+    assert operator.get(link).status_code == 200
+
+
+def test_strangers_are_sent_to_the_login(client: Client) -> None:
+    for name in ("index", "mailer_message_changelist", "mailer_message_send_test"):
+        assert client.get(reverse(f"admin:{name}")).status_code == 302
+
+
+def test_a_user_is_created_with_an_address_and_found_by_it(operator: Client) -> None:
+    data = {
+        "email": "new@example.com",
+        "usable_password": "true",
+        "password1": "a long password 1",
+        "password2": "a long password 1",
+    }
+    operator.post(reverse("admin:accounts_user_add"), data)
+
+    assert User.objects.get(email="new@example.com").check_password("a long password 1")
+    assert "new@example.com" in operator.get(reverse("admin:accounts_user_changelist") + "?q=new@").content.decode()
+
+
+def test_an_attempt_that_goes_on_has_no_duration_yet(operator: Client, user: User) -> None:
+    message = outbox.enqueue(Plain(user))
+    DeliveryAttempt.objects.create(message=message, number=1, transport="transport")
+
+    assert "under way" in operator.get(page_of(message)).content.decode()
+
+
+def test_staff_who_may_change_users_cannot_become_or_take_over_an_administrator(client: Client) -> None:
+    boss = User.objects.create_superuser("boss@example.com", "boss password 1")
+    helper = User.objects.create_user("helper@example.com", is_staff=True)
+    helper.user_permissions.set(Permission.objects.filter(codename__in=["change_user", "view_user"]))
+    client.force_login(helper)
+
+    own = {"email": helper.email, "language": "en", "is_active": "on", "is_staff": "on", "is_superuser": "on"}
+    client.post(reverse("admin:accounts_user_change", args=[helper.pk]), own)
+    passwords = {"usable_password": "true", "password1": "taken over 1", "password2": "taken over 1"}
+    taken = client.post(reverse("admin:auth_user_password_change", args=[boss.pk]), passwords)
+
+    helper.refresh_from_db()
+    boss.refresh_from_db()
+    assert not helper.is_superuser
+    assert taken.status_code == 403
+    assert boss.check_password("boss password 1")
+
+
+def test_an_address_that_staff_changes_is_canonical_and_not_verified(operator: Client) -> None:
+    user = User.objects.create_user("ann@example.com", email_verified_at=timezone.now())
+    change = {"email": "New.Ann@Example.COM", "language": "en", "is_active": "on"}
+
+    operator.post(reverse("admin:accounts_user_change", args=[user.pk]), change)
+
+    user.refresh_from_db()
+    assert (user.email, user.is_verified) == ("new.ann@example.com", False)
+
+
+def test_an_address_that_is_too_long_for_a_test_mail_is_explained(operator: Client) -> None:
+    response = operator.post(reverse("admin:mailer_message_send_test"), {"address": "a@" + "b" * 63 + ".c" * 120})
+
+    assert "at most 254 characters" in response.content.decode()
+
+
+def test_who_left_a_stream_is_listed_with_it_and_can_be_let_in_again(operator: Client) -> None:
+    subscriptions.leave(Membership("ann@example.com", Stream("news", "News")))
+    row = Suppression.objects.get()
+
+    page = operator.get(reverse("admin:mailer_suppression_changelist"), {"stream": "news"}).content.decode()
+    assert "ann@example.com" in page
+    assert "its reader left the stream" in page
+    assert operator.post(reverse("admin:mailer_suppression_delete", args=[row.pk]), {"post": "yes"}).status_code == 302
+    assert not Suppression.objects.exists()
+
+
+def test_an_address_that_an_operator_adds_is_found_however_it_was_typed(operator: Client) -> None:
+    form = {"address": "Ann@Example.com", "stream": "", "reason": "she asked on the phone"}
+
+    assert operator.post(reverse("admin:mailer_suppression_add"), form).status_code == 302
+    assert suppression.reason_against("ANN@example.com") == "she asked on the phone"

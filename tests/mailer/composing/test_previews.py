@@ -1,0 +1,249 @@
+"""What kinds look like before anybody gets them, as data and as `manage.py preview_email` shows them."""
+
+import os
+import subprocess
+import sys
+from base64 import b64encode
+from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
+from typing import ClassVar, Self
+
+import pytest
+from django.core.management import CommandError, call_command, load_command_class
+from django.core.management.base import SystemCheckError
+from pytest_django import Settings
+
+from mailer import email
+from mailer.attachments import Attachment
+from mailer.composing import previews
+from mailer.email import Email, Recipient, UnknownKind
+from tests.environment import ENVIRONMENT
+
+ROOT = Path(__file__).parents[2]
+PNG = b"\x89PNG\r\n\x1a\n not much of a picture"
+
+
+@pytest.fixture
+def illustrated(tmp_path: Path, settings: Settings) -> Iterator[type[Email]]:
+    """A kind with an inline image and a file."""
+    folder = tmp_path / "email" / "illustrated"
+    folder.mkdir(parents=True)
+    (folder / "subject.txt").write_text("A picture")
+    (folder / "body.txt").write_text("See the picture.")
+    (folder / "body.html").write_text('<p><img src="cid:logo" alt="Logo"> <img src="cid:none" alt=""></p>')
+    [engine] = settings.TEMPLATES
+    settings.TEMPLATES = [engine | {"DIRS": [tmp_path, *engine["DIRS"]]}]
+    before = dict(email.KINDS)
+
+    class Illustrated(Email):
+        """Shows a picture.
+
+        And more.
+        """
+
+        template: ClassVar = "email/illustrated"
+
+        def recipient(self) -> Recipient:
+            return Recipient("ann@example.com", language="en")
+
+        def attachments(self) -> list[Attachment]:
+            return [Attachment("logo.png", PNG, content_id="logo"), Attachment("terms.pdf", b"%PDF-")]
+
+        @classmethod
+        def sample(cls) -> Self:
+            return cls()
+
+    yield Illustrated
+    email.KINDS.clear()
+    email.KINDS.update(before)
+
+
+def run(*arguments: str) -> str:
+    out = StringIO()
+    call_command("preview_email", *arguments, stdout=out)
+    return out.getvalue()
+
+
+def test_a_preview_is_what_would_be_transmitted() -> None:
+    preview = previews.preview(previews.find("accounts.VerifyAddress"))
+
+    assert preview.language == "en"
+    assert preview.subject == "Verify your e-mail address for Postcommit"
+    assert ("To", "Ann Example <ann@example.com>") in preview.headers
+    assert "http://localhost:8000/accounts/verify/" in preview.text
+    assert preview.html.startswith("<!DOCTYPE html>")
+    assert preview.size == len(preview.source) > len(preview.html)
+    assert preview.source.count(b"\r\n") == preview.source.count(b"\n")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in email.kinds() if not kind.__module__.startswith("tests.")])
+def test_every_kind_that_ships_speaks_the_language_of_its_reader(kind: type[Email]) -> None:
+    if not kind.template:
+        assert previews.preview(kind, "th").text == "The text.\n"
+        return
+    english, thai = (previews.preview(kind, language) for language in ("en", "th"))
+
+    for preview in english, thai:
+        assert preview.html.count("<!DOCTYPE html>") == 1
+        assert f'lang="{preview.language}"' in preview.html
+        assert "{{" not in preview.text + preview.html
+    assert english.text != thai.text
+    assert any("\u0e00" < letter < "\u0e7f" for letter in thai.text)
+
+
+def test_inline_images_stand_in_the_html_itself(illustrated: type[Email]) -> None:
+    preview = previews.preview(illustrated)
+
+    assert f'src="data:image/png;base64,{b64encode(PNG).decode()}"' in preview.html
+    assert "cid:none" in preview.html
+    assert preview.attachments == [("terms.pdf", "application/pdf", 5)]
+
+
+def test_a_mail_with_text_alone_is_a_page_as_well() -> None:
+    message = b"Subject: x\r\nContent-Type: text/plain\r\n\r\n1 < 2\r\n"
+    preview = previews.Preview(previews.find("TestEmail"), "en", message)
+
+    assert (preview.html, preview.text) == ("", "1 < 2\n")
+    assert "<pre>1 &lt; 2\n</pre>" in preview.page
+
+
+def test_a_kind_is_found_by_its_class_in_any_case() -> None:
+    assert previews.find("verifyaddress") is previews.find("accounts.VerifyAddress")
+    with pytest.raises(UnknownKind, match=r"no kind 'VerifyAdress'; did you mean accounts\.VerifyAddress"):
+        previews.find("VerifyAdress")
+    with pytest.raises(UnknownKind, match=r"no kind 'qqq'; there are accounts\.AccountDeleted, "):
+        previews.find("qqq")
+
+
+def test_one_name_for_two_classes_is_asked_back(illustrated: type[Email]) -> None:
+    type("Illustrated", (illustrated,), {"kind": "shop.Illustrated", "__module__": __name__})
+
+    with pytest.raises(UnknownKind, match=r"several kinds of the name 'illustrated': shop\.Illustrated, tests\.Ill"):
+        previews.find("illustrated")
+
+
+# --- The command
+
+
+def test_without_options_the_command_prints_header_and_text() -> None:
+    shown = run("VerifyAddress", "--language", "th")
+
+    assert shown.startswith("Subject: ")
+    assert "To:              Ann Example <ann@example.com>\n" in shown
+    assert "Content-Type" not in shown
+    assert "สวัสดีคุณ Ann Example" in shown
+    assert "\n[accounts.VerifyAddress, th: " in shown
+
+
+def test_files_are_listed_below_the_text(illustrated: type[Email]) -> None:
+    assert "[file] terms.pdf (application/pdf, 5\xa0bytes)" in run("Illustrated")
+
+
+@pytest.mark.parametrize(
+    ("format", "start"), [("text", "Hello Ann Example"), ("html", "<!DOCTYPE html>"), ("raw", "MIME-Version: 1.0\r\n")]
+)
+def test_a_format_is_printed_with_nothing_around_it(format: str, start: str) -> None:  # noqa: A002
+    assert run("VerifyAddress", "--format", format).startswith(start)
+
+
+def test_it_writes_a_file_of_the_kind_that_its_name_says(tmp_path: Path) -> None:
+    for suffix, start in (".txt", b"Hello Ann"), (".html", b"<!DOCTYPE"), (".eml", b"MIME-Version: 1.0"):
+        path = tmp_path / f"mail{suffix}"
+        assert run("VerifyAddress", "--output", str(path)) == f"{path}\n"
+        assert path.read_bytes().startswith(start)
+    run("VerifyAddress", "--output", str(path), "--format", "html")
+    assert path.read_bytes().startswith(b"<!DOCTYPE")
+
+
+def test_it_writes_all_three_into_a_folder(tmp_path: Path) -> None:
+    run("VerifyAddress", "--output", str(tmp_path / "new"))
+
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
+        f"accounts.VerifyAddress.en{suffix}" for suffix in (".eml", ".html", ".txt")
+    ]
+
+
+def test_the_list_names_each_kind_with_its_first_line(illustrated: type[Email]) -> None:
+    lines = run("--list").splitlines()
+
+    assert [line for line in lines if line.startswith("tests.Illustrated ") and line.endswith(" Shows a picture.")]
+    assert [line for line in lines if line.startswith("accounts.VerifyAddress ")]
+
+
+def test_all_writes_every_kind_and_language_with_an_index(
+    tmp_path: Path, illustrated: type[Email], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:  # the tests' own kinds have no samples
+        patched.setattr(previews, "kinds", lambda: [illustrated, previews.find("VerifyAddress")])
+        assert run("--all", "--output", str(tmp_path)).startswith("2 kinds in en, th: open ")
+
+    index = (tmp_path / "index.html").read_text()
+    assert '<th scope="row">accounts.VerifyAddress<' in index
+    assert '<a href="tests.Illustrated.th.html">A picture</a>' in index
+    assert '<a href="accounts.VerifyAddress.en.html">Verify your e-mail address for Postcommit</a>' in index
+    assert len(list(tmp_path.glob("*.*.*.*"))) == 12
+
+
+def test_one_kind_that_fails_does_not_keep_the_others_back(tmp_path: Path, illustrated: type[Email]) -> None:
+    type("Sampleless", (illustrated,), {"sample": Email.__dict__["sample"], "__module__": __name__})
+
+    with pytest.raises(CommandError, match=r"tests\.Sampleless in 'en': .*Sampleless has no sample data"):
+        run("--all", "--output", str(tmp_path))
+
+    assert (tmp_path / "tests.Illustrated.en.html").exists()
+    assert "cannot be shown" in (tmp_path / "index.html").read_text()
+
+
+@pytest.mark.parametrize("arguments", [(), ("VerifyAddress", "--all"), ("--list", "--all")])
+def test_it_asks_which_one(arguments: tuple[str, ...]) -> None:
+    with pytest.raises(CommandError, match="Say which: KIND, --all, or --list"):
+        run(*arguments)
+
+
+def test_a_path_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match=r"no/mail\.txt: No such file or directory"):
+        run("VerifyAddress", "--output", str(tmp_path / "no" / "mail.txt"))
+
+
+def test_a_template_that_fails_is_a_sentence_with_its_file(illustrated: type[Email], tmp_path: Path) -> None:
+    (tmp_path / "email" / "illustrated" / "body.html").write_text("{% url 'nowhere' %}")
+
+    with pytest.raises(CommandError) as caught:
+        run("Illustrated")
+
+    assert str(caught.value).startswith(
+        "Illustrated cannot be shown: email/illustrated/body.html: NoReverseMatch: Reverse for 'nowhere' not found."
+    )
+
+
+def manage(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "manage.py"), *arguments],
+        env=os.environ | ENVIRONMENT | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_developer_needs_neither_database_nor_broker_and_sees_no_traceback() -> None:
+    away = {"DATABASE_URL": "postgres://nobody@127.0.0.1:1/none", "REDIS_URL": "redis://127.0.0.1:1/0"}
+
+    shown = manage("preview_email", "VerifyAddress", "--format", "text", **away)
+    mistyped = manage("preview_email", "VerifyAdress", **away)
+
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "http://localhost:8000/accounts/verify/" in shown.stdout
+    assert (mistyped.returncode, mistyped.stdout) == (1, "")
+    assert "did you mean accounts.VerifyAddress" in mistyped.stderr
+    assert "Traceback" not in mistyped.stderr
+
+
+def test_a_kind_is_shown_though_another_one_is_broken(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemCheckError, match=r"mailer\.E002"):
+        call_command("check")  # of which the kinds that only the tests know are full
+
+    load_command_class("mailer", "preview_email").run_from_argv(["manage.py", "preview_email", "VerifyAddress"])
+
+    assert "Subject:" in capsys.readouterr().out

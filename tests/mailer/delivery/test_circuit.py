@@ -1,0 +1,218 @@
+"""A mail server that is down: left alone, probed by one message at a time, and spared the rest until it answers again."""
+
+from collections import deque
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, ClassVar
+
+import pytest
+from django.db import OperationalError, connection
+from django.utils import timezone
+from pytest_django import Settings
+
+from accounts.models import User
+from config import email_url
+from mailer import outbox
+from mailer.delivery import circuit, pipeline, steps, sweep
+from mailer.models import Message, Outcome, Queue, State, TransportState
+from tests.mailer.kinds import Plain
+from tests.smtp_sink import CUT, Sink
+
+pytestmark = pytest.mark.django_db
+
+
+def deliver(message: Message) -> Message:
+    pipeline.deliver(message.pk)
+    message.refresh_from_db()
+    return message
+
+
+def end_pause() -> None:
+    TransportState.objects.update(paused_until=timezone.now())
+
+
+def pause() -> float:
+    """For how many seconds the transport is paused from now on."""
+    until = TransportState.objects.get().paused_until
+    assert until is not None
+    return (until - timezone.now()).total_seconds()
+
+
+@pytest.fixture
+def down(smtp: Sink) -> Sink:
+    """A mail server that refuses connections."""
+    smtp.script.always["CONNECT"] = "421 4.3.2 closed"
+    return smtp
+
+
+def test_while_it_is_paused_no_message_tries_it_and_none_spends_an_attempt(user: User, down: Sink) -> None:
+    messages = [outbox.enqueue(Plain(user)) for _ in range(5)]
+
+    for message in messages * 3:
+        deliver(message)
+
+    assert down.connections == 1
+    assert sum(m.attempts for m in messages) == 1
+    assert all(m.publish_at <= timezone.now() for m in messages)  # the sweep waits for the transport, not they
+    assert {m.state for m in messages} == {State.QUEUED, State.RETRYING}
+
+
+def test_pauses_grow_with_each_probe_up_to_five_minutes(user: User, down: Sink) -> None:
+    message = outbox.enqueue(Plain(user))
+    pauses = []
+    for _ in range(8):
+        deliver(message)
+        pauses.append(pause())
+        end_pause()
+
+    assert 4 <= pauses[0] <= 10
+    assert 8 <= pauses[1] <= 20
+    assert 149 <= pauses[7] <= 300
+    assert TransportState.objects.get().failures == 8
+    assert message.state == State.RETRYING
+
+
+def test_one_message_probes_and_the_others_wait_for_what_it_finds(user: User, down: Sink) -> None:
+    deliver(outbox.enqueue(Plain(user)))
+    end_pause()
+    route = circuit.find_transport()
+    assert isinstance(route, steps.Transport)
+    assert route.probing
+
+    assert [circuit.enter(route), circuit.enter(route)] == [True, False]
+    assert isinstance(circuit.find_transport(), circuit.Paused)
+
+
+def test_when_it_answers_again_the_backlog_is_released_at_once(user: User, down: Sink) -> None:
+    messages = [outbox.enqueue(Plain(user)) for _ in range(4)]
+    for message in messages:
+        deliver(message)
+    del down.script.always["CONNECT"]
+    end_pause()
+
+    assert deliver(messages[0]).state == State.SENT
+
+    assert TransportState.objects.get().paused_until is None
+    assert Message.objects.overdue(Queue.DEFAULT, timezone.now()).count() == 3
+    assert [deliver(m).state for m in messages[1:]] == [State.SENT] * 3
+
+
+def test_a_refusal_of_the_message_shows_that_the_server_works(user: User, down: Sink) -> None:
+    deliver(outbox.enqueue(Plain(user)))
+    end_pause()
+    del down.script.always["CONNECT"]
+    down.script.once["RCPT"] = deque(["550 5.7.1 not you"])
+
+    assert deliver(outbox.enqueue(Plain(user))).state == State.FAILED
+    assert TransportState.objects.get().paused_until is None
+
+
+def test_the_sweep_sends_one_message_as_a_probe_and_nothing_before(
+    user: User, down: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handed_over: list[int] = []
+
+    def publish(message: Message) -> bool:
+        handed_over.append(message.pk)
+        return True
+
+    monkeypatch.setattr(sweep, "publish", publish)
+    deliver(outbox.enqueue(Plain(user)))
+    for _ in range(3):
+        outbox.enqueue(Plain(user))
+    Message.objects.update(publish_at=timezone.now())
+
+    assert sweep.publish_overdue() == 0
+    end_pause()
+    assert sweep.publish_overdue() == 1
+    assert len(handed_over) == 1
+
+
+def test_a_refused_login_pauses_the_transport_with_an_alarm_and_fails_nothing(
+    user: User, through: Callable[[str], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    with Sink(user="shop", password="right") as sink:
+        through(f"smtp://shop:wrong@127.0.0.1:{sink.port}")
+        messages = [deliver(outbox.enqueue(Plain(user))) for _ in range(3)]
+
+    assert [m.attempts for m in messages] == [1, 0, 0]
+    assert [r for r in caplog.records if r.levelname == "ERROR" and "transport paused" in r.getMessage()]
+
+
+def test_the_fallback_takes_everything_while_the_first_one_is_paused(
+    user: User, sink: Sink, settings: Settings
+) -> None:
+    settings.MAILERS = {"transport": email_url.parse("smtp://127.0.0.1:1"), "fallback": email_url.parse(sink.url)}
+    first, second = outbox.enqueue(Plain(user)), outbox.enqueue(Plain(user))
+    deliver(first)
+
+    assert [deliver(first).state, deliver(second).state] == [State.SENT, State.SENT]
+    assert list(first.delivery_attempts.values_list("transport", "outcome")) == [
+        ("transport", Outcome.TRANSPORT_DOWN),
+        ("fallback", Outcome.ACCEPTED),
+    ]
+    assert list(second.delivery_attempts.values_list("transport", flat=True)) == ["fallback"]
+
+
+def test_an_uncertain_outcome_pauses_nothing(user: User, smtp: Sink) -> None:
+    smtp.script.once["BODY"] = deque([CUT])
+
+    deliver(outbox.enqueue(Plain(user)))
+
+    assert not TransportState.objects.exclude(paused_until=None).exists()
+
+
+def test_a_probe_whose_worker_dies_is_followed_by_another_after_a_lease(user: User, down: Sink) -> None:
+    deliver(outbox.enqueue(Plain(user)))
+    end_pause()
+    route = circuit.find_transport()
+    assert isinstance(route, steps.Transport)
+    assert circuit.enter(route)
+
+    assert 59 < pause() <= 60
+    TransportState.objects.update(paused_until=timezone.now() - timedelta(seconds=1))
+    again = circuit.find_transport()
+    assert isinstance(again, steps.Transport)
+    assert circuit.enter(again)
+
+
+class Dawdling(Plain):
+    """While this one is built, another message probes the transport."""
+
+    other: ClassVar[Message]
+
+    def is_wanted(self) -> bool:
+        deliver(self.other)
+        return True
+
+
+def test_who_comes_second_does_not_probe(user: User, down: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Dawdling, "other", outbox.enqueue(Plain(user)), raising=False)
+    TransportState.objects.create(alias="transport", failures=1, paused_until=timezone.now())
+
+    message = deliver(outbox.enqueue(Dawdling(user)))
+
+    assert (down.connections, Dawdling.other.attempts) == (1, 1)
+    assert (message.state, message.attempts) == (State.QUEUED, 0)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_probe_counts_once_however_often_its_outcome_is_written(
+    user: User, down: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    TransportState.objects.create(alias="transport", failures=1, paused_until=timezone.now())
+    lost: list[str] = []
+
+    def lose_once(execute: Any, sql: str, *rest: Any) -> Any:
+        if "deliveryattempt" in sql and sql.startswith("UPDATE") and not lost:
+            lost.append(sql)
+            raise OperationalError("the connection is lost")
+        return execute(sql, *rest)
+
+    monkeypatch.setattr(pipeline, "PAUSE", 0)
+    message = outbox.enqueue(Plain(user))
+    with connection.execute_wrapper(lose_once):
+        deliver(message)
+
+    assert (len(lost), message.delivery_attempts.get().outcome) == (1, Outcome.TRANSPORT_DOWN)
+    assert TransportState.objects.get().failures == 2

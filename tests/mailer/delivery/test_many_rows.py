@@ -1,0 +1,114 @@
+"""History grows and nothing gets slower: no statement of the mail's path reads the whole table.
+
+make bench ARGS=tests/mailer/delivery/test_many_rows.py          # with a million rows, and how long a sweep takes
+"""
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import redis
+from django.db import connection
+from django.utils import timezone
+
+from accounts.models import User
+from mailer import outbox
+from mailer.delivery import pipeline, retention, sweep
+from mailer.models import Message
+from tests.mailer.kinds import Plain
+from tests.smtp_sink import Sink
+
+pytestmark = [pytest.mark.bench, pytest.mark.django_db(transaction=True), pytest.mark.timeout(600)]
+
+ROWS = int(os.environ.get("ROWS", "20000"))
+
+HISTORY = """
+INSERT INTO mailer_message (kind, arguments, user_id, recipient, subject, message_id_header, queue, key, state, reason,
+    attempts, counted_after, created_at, due_at, publish_at, handovers, settled_at)
+SELECT 'tests.Plain', jsonb_build_object('account', %(user)s), %(user)s, 'person-' || n || '@example.com', 'Test',
+    '<old-' || n || '@example.com>', (ARRAY['critical', 'default', 'bulk'])[n %% 3 + 1], '', 'sent', '',
+    1, 0, moment, moment, moment, 0, moment
+FROM (SELECT n, now() - n * interval '6 seconds' AS moment FROM generate_series(1, %(rows)s) AS n) AS history
+"""
+ATTEMPTS = """
+INSERT INTO mailer_deliveryattempt (message_id, number, transport, worker, started_at, finished_at, outcome, code, response)
+SELECT id, 1, 'transport', 'worker', created_at, created_at, 'accepted', '250', '2.0.0 Ok' FROM mailer_message
+"""
+
+
+@pytest.fixture
+def history(user: User, broker: redis.Redis) -> None:
+    """Many settled messages with their attempts, and a thousand that are due."""
+    with connection.cursor() as cursor:
+        cursor.execute(HISTORY, {"user": user.pk, "rows": ROWS})
+        cursor.execute(ATTEMPTS)
+        for number in range(1000):
+            outbox.enqueue(Plain(user, str(number)))
+        cursor.execute("UPDATE mailer_message SET publish_at = now() WHERE state = 'queued'")
+        cursor.execute("VACUUM ANALYZE mailer_message, mailer_deliveryattempt")
+    broker.flushall()
+
+
+@contextmanager
+def plans() -> Iterator[list[tuple[str, str, list[str]]]]:
+    """The statements that run inside, each with PostgreSQL's plan for it, and the tables that it reads from end to end."""
+    seen: list[tuple[str, str, list[str]]] = []
+
+    def explain(execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
+        if "mailer_" in sql and not sql.startswith("EXPLAIN"):
+            with connection.cursor() as cursor:
+                cursor.execute(f"EXPLAIN (FORMAT JSON) {sql}", params)
+                [plan] = cursor.fetchone()[0]
+            seen.append((sql, json.dumps(plan), list(_read_whole(plan["Plan"]))))
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(explain):
+        yield seen
+
+
+def _read_whole(node: dict[str, Any]) -> Iterator[str]:
+    if node["Node Type"] == "Seq Scan":
+        yield node["Relation Name"]
+    for below in node.get("Plans", []):
+        yield from _read_whole(below)
+
+
+def test_no_statement_of_the_mails_path_reads_the_whole_table(history: None, user: User, smtp: Sink) -> None:
+    message = Message.objects.waiting().latest("pk")
+    abandoned = Message.objects.waiting().earliest("pk")
+    Message.objects.filter(pk=abandoned.pk).update(state="sending", claimed_until=timezone.now(), attempts=1)
+    abandoned.delivery_attempts.create(number=1, transport="transport")
+
+    with plans() as seen:
+        pipeline.deliver(message.pk)
+        sweep.sweep()
+        retention.purge()
+        outbox.enqueue(Plain(user), key="one")
+        Message.objects.all().age_of_oldest_due(timezone.now())
+
+    assert len(seen) > 15
+    for sql, plan, read_whole in seen:
+        assert not {"mailer_message", "mailer_deliveryattempt"} & set(read_whole), f"{sql}\n{plan}"
+
+
+def test_a_sweep_is_quick_however_long_the_history(history: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "BATCH", 1000)
+    monkeypatch.setattr(sweep, "publish", lambda message: True)  # the database's part
+    took = []
+    for _ in range(9):
+        Message.objects.waiting().update(publish_at=timezone.now(), handovers=0)
+        began = time.perf_counter()
+        assert sweep.publish_overdue() == 1000
+        sweep.settle_abandoned()
+        took.append((time.perf_counter() - began) * 1000)
+
+    median = statistics.median(took)
+    print(
+        f"\n{ROWS} settled rows, 1000 due: a sweep takes {median:.1f} ms (median of 9; {min(took):.1f}-{max(took):.1f})"
+    )
+    assert median < 250  # five times what is meant, for busy machines; the figure above is the point

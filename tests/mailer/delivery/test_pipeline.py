@@ -1,0 +1,530 @@
+"""One message through the pipeline, against a real PostgreSQL and a real SMTP conversation."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from django.core import mail
+from django.db import InterfaceError, OperationalError
+from django.utils import timezone
+from pytest_django import Settings
+
+from accounts.models import User
+from config import email_url
+from mailer import outbox
+from mailer.delivery import claim, pipeline, steps, sweep
+from mailer.delivery.settle import settle
+from mailer.models import Message, Outcome, State, Suppression, TransportState
+from mailer.outcomes import Accepted, OutcomeUnknown, PermanentRefusal, TransientRefusal
+from tests.mailer.kinds import Broken, Fleeting, Plain, Raising, Receipt
+from tests.smtp_sink import CUT, HANG, SLOW, Phase, Sink
+
+pytestmark = pytest.mark.django_db
+
+
+def deliver(message: Message) -> Message:
+    pipeline.deliver(message.pk)
+    message.refresh_from_db()
+    return message
+
+
+def outcomes(message: Message) -> list[str]:
+    return list(message.delivery_attempts.values_list("outcome", flat=True))
+
+
+def test_a_mail_is_sent_once_with_both_parts_and_its_attempt_is_on_record(user: User, smtp: Sink) -> None:
+    message = deliver(outbox.enqueue(Plain(user)))
+    pipeline.deliver(message.pk)
+
+    assert (message.state, message.attempts) == (State.SENT, 1)
+    assert message.settled_at
+    [attempt] = message.delivery_attempts.all()
+    assert (attempt.outcome, attempt.code, attempt.response) == ("accepted", "250", "2.0.0 Ok: queued as 1")
+    assert attempt.milliseconds is not None
+    [received] = smtp.received
+    assert received.recipients == ["ann@example.com"]
+    assert received.parsed["Message-ID"] == message.message_id_header
+    assert received.parsed["X-Entity-Ref-ID"] == message.message_id_header.strip("<>").partition("@")[0]
+    assert received.parsed["To"] == "Ann <ann@example.com>"
+    assert received.parsed["Auto-Submitted"] == "auto-generated"
+    assert received.parsed["Subject"] == message.subject
+    assert [part.get_content_type() for part in received.parsed.iter_parts()] == ["text/plain", "text/html"]
+
+
+def test_one_connection_serves_many_messages(user: User, smtp: Sink) -> None:
+    for _ in range(5):
+        deliver(outbox.enqueue(Plain(user)))
+
+    assert len(smtp.received) == 5
+    assert smtp.connections == 1
+
+
+def test_a_connection_that_the_server_closed_meanwhile_costs_nothing(user: User, smtp: Sink) -> None:
+    deliver(outbox.enqueue(Plain(user)))
+    smtp.script.once["MAIL"] = deque([CUT])
+
+    message = deliver(outbox.enqueue(Plain(user)))
+
+    assert (message.state, outcomes(message)) == (State.SENT, ["accepted"])
+    assert smtp.connections == 2
+
+
+def test_what_is_not_due_yet_waits(user: User, smtp: Sink) -> None:
+    message = deliver(outbox.enqueue(Plain(user), delay=timedelta(seconds=30)))
+
+    assert (message.state, smtp.received) == (State.QUEUED, [])
+
+
+@pytest.mark.parametrize(
+    ("phase", "reply", "state", "outcome", "reason"),
+    [
+        ("CONNECT", "554 5.3.2 closed", State.RETRYING, Outcome.TRANSPORT_DOWN, "554 5.3.2 closed"),
+        ("CONNECT", CUT, State.RETRYING, Outcome.TRANSPORT_DOWN, "SMTPServerDisconnected"),
+        ("EHLO", CUT, State.RETRYING, Outcome.TRANSPORT_DOWN, "SMTPServerDisconnected"),
+        ("MAIL", "451 4.3.0 later", State.RETRYING, Outcome.REFUSED_FOR_NOW, "451 4.3.0 later"),
+        ("MAIL", "550 5.7.1 not your sender", State.RETRYING, Outcome.TRANSPORT_DOWN, "550 5.7.1 not your sender"),
+        ("MAIL", "552 5.3.4 too big", State.FAILED, Outcome.REFUSED_FOR_GOOD, "552 5.3.4 too big"),
+        ("MAIL", CUT, State.RETRYING, Outcome.TRANSPORT_DOWN, "SMTPServerDisconnected"),
+        ("RCPT", "450 4.2.1 greylisted", State.RETRYING, Outcome.REFUSED_FOR_NOW, "450 4.2.1 greylisted"),
+        ("RCPT", "421 4.3.2 going down", State.RETRYING, Outcome.TRANSPORT_DOWN, "421 4.3.2 going down"),
+        ("RCPT", "550 5.1.1 no such user", State.FAILED, Outcome.REFUSED_FOR_GOOD, "550 5.1.1 no such user"),
+        ("RCPT", CUT, State.RETRYING, Outcome.TRANSPORT_DOWN, "SMTPServerDisconnected"),
+        ("DATA", "451 4.3.0 later", State.RETRYING, Outcome.REFUSED_FOR_NOW, "451 4.3.0 later"),
+        ("DATA", CUT, State.RETRYING, Outcome.TRANSPORT_DOWN, "SMTPServerDisconnected"),
+        ("BODY", "452 4.3.1 full", State.RETRYING, Outcome.REFUSED_FOR_NOW, "452 4.3.1 full"),
+        ("BODY", "554 5.7.1 spam", State.FAILED, Outcome.REFUSED_FOR_GOOD, "554 5.7.1 spam"),
+        ("BODY", CUT, State.RETRYING, Outcome.UNCERTAIN, "the payload was sent, then"),
+    ],
+)
+def test_each_answer_in_each_phase_ends_in_a_clear_state(
+    user: User, smtp: Sink, phase: Phase, reply: str, state: State, outcome: Outcome, reason: str
+) -> None:
+    smtp.script.always[phase] = reply
+
+    message = deliver(outbox.enqueue(Plain(user)))
+
+    assert (message.state, outcomes(message)) == (state, [outcome])
+    assert reason in message.reason
+    assert message.claimed_until is None
+    assert (message.settled_at is not None) == (state is State.FAILED)
+
+
+def test_a_refusal_for_now_is_tried_again_with_growing_pauses_until_the_limit(user: User, smtp: Sink) -> None:
+    smtp.script.always["RCPT"] = "451 4.3.0 later"
+    message = outbox.enqueue(Plain(user))
+    pauses = []
+    for _ in range(10):
+        before = timezone.now()
+        deliver(message)
+        pauses.append((message.due_at - before).total_seconds())
+        Message.objects.filter(pk=message.pk).update(due_at=before)
+
+    assert (message.state, message.attempts) == (State.FAILED, 10)
+    assert message.reason.startswith("refused 10 times")
+    assert 4.9 <= pauses[0] <= 11
+    assert 900 <= pauses[8] <= 2561
+    assert outcomes(message) == [Outcome.REFUSED_FOR_NOW] * 10
+
+
+def test_a_refused_login_is_the_configurations_fault_and_the_mail_waits(
+    user: User, through: Callable[[str], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    with Sink(user="shop", password="right") as sink:
+        through(f"smtp://shop:wrong@127.0.0.1:{sink.port}")
+        message = deliver(outbox.enqueue(Plain(user)))
+        through(sink.url)
+        TransportState.objects.update(paused_until=timezone.now())
+        assert (message.state, outcomes(message)) == (State.RETRYING, [Outcome.TRANSPORT_DOWN])
+        assert "535" in message.reason
+        assert any(r.levelname == "ERROR" and "configuration needs a person" in r.getMessage() for r in caplog.records)
+        assert "wrong" not in caplog.text
+
+        assert deliver(message).state == State.SENT
+
+
+def test_a_server_that_is_slow_at_every_step_cannot_outlast_the_lease(
+    user: User, smtp: Sink, settings: Settings
+) -> None:
+    settings.MAILER = {"SMTP_TIMEOUT": "1.5", "CLAIM_LEASE": "2.5"}  # 2 s for the whole conversation
+    smtp.script.always = {"EHLO": SLOW, "MAIL": SLOW, "RCPT": SLOW, "DATA": SLOW}
+    started = time.monotonic()
+
+    message = deliver(outbox.enqueue(Plain(user)))
+
+    assert (message.state, outcomes(message)) == (State.RETRYING, [Outcome.TRANSPORT_DOWN])
+    assert time.monotonic() - started < 2.4
+
+
+def test_a_silent_server_after_the_payload_leaves_the_outcome_uncertain(
+    user: User, smtp: Sink, settings: Settings
+) -> None:
+    settings.MAILER = {"SMTP_TIMEOUT": "0.5"}
+    smtp.script.once["BODY"] = deque([HANG])
+
+    message = deliver(outbox.enqueue(Plain(user)))
+
+    assert (message.state, outcomes(message)) == (State.RETRYING, [Outcome.UNCERTAIN])
+
+
+def test_nobody_listens_at_the_servers_address(user: User, through: Callable[[str], None]) -> None:
+    through("smtp://127.0.0.1:1")
+
+    message = deliver(outbox.enqueue(Plain(user)))
+
+    assert (message.state, outcomes(message)) == (State.RETRYING, [Outcome.TRANSPORT_DOWN])
+    assert "Connection refused" in message.reason
+
+
+def test_another_transport_takes_over_at_once_when_the_first_one_is_down(
+    user: User, sink: Sink, settings: Settings
+) -> None:
+    settings.MAILERS = {"transport": email_url.parse("smtp://127.0.0.1:1"), "fallback": email_url.parse(sink.url)}
+    message = deliver(outbox.enqueue(Plain(user)))
+    assert message.due_at <= timezone.now()
+
+    assert deliver(message).state == State.SENT
+    assert list(message.delivery_attempts.values_list("transport", "outcome")) == [
+        ("transport", Outcome.TRANSPORT_DOWN),
+        ("fallback", Outcome.ACCEPTED),
+    ]
+
+
+@pytest.mark.parametrize(("phase", "reply"), [("BODY", CUT), ("RCPT", "451 4.3.0 later")])
+def test_another_transport_never_takes_over_what_the_first_one_may_accept(
+    user: User, sink: Sink, settings: Settings, phase: Phase, reply: str
+) -> None:
+    sink.script.once[phase] = deque([reply])
+    settings.MAILERS = {"transport": email_url.parse(sink.url), "fallback": email_url.parse("smtp://127.0.0.1:1")}
+    message = deliver(outbox.enqueue(Plain(user)))
+    assert message.due_at > timezone.now()
+    Message.objects.update(due_at=timezone.now())
+
+    assert deliver(message).state == State.SENT
+    assert set(message.delivery_attempts.values_list("transport", flat=True)) == {"transport"}
+
+
+@pytest.mark.parametrize("url", ["smtp://me:p%C3%A4ss@127.0.0.1:{port}", "smtp://smtp..example.com"])
+def test_a_configuration_that_cannot_work_is_not_the_messages_fault(
+    user: User, through: Callable[[str], None], url: str
+) -> None:
+    with Sink(user="me", password="pass") as sink:
+        through(url.format(port=sink.port))
+        message = deliver(outbox.enqueue(Plain(user)))
+
+    assert (message.state, outcomes(message)) == (State.RETRYING, [Outcome.TRANSPORT_DOWN])
+
+
+@pytest.mark.parametrize("reply", ["250 queued as \0", "250 queued as " + "x" * 9000])
+def test_an_odd_reply_to_the_payload_does_not_lose_track_of_it(user: User, smtp: Sink, reply: str) -> None:
+    smtp.script.once["BODY"] = deque([reply])
+
+    message = deliver(outbox.enqueue(Plain(user)))
+
+    assert outcomes(message) == [Outcome.UNCERTAIN if len(reply) > 8000 else Outcome.ACCEPTED]
+    assert message.state in (State.SENT, State.RETRYING)
+
+
+@pytest.mark.parametrize("subject", ["x" * 2000, "a\0b", "line\r\nBcc: eve@example.com"])
+def test_an_odd_subject_stops_nothing(
+    user: User, smtp: Sink, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subject: str
+) -> None:
+    for name, text in (("subject.txt", subject), ("body.txt", "text"), ("body.html", "<p>html</p>")):
+        (tmp_path / name).write_text(text)
+    settings.TEMPLATES = [settings.TEMPLATES[0] | {"DIRS": [tmp_path.parent]}]
+    monkeypatch.setattr(Plain, "template", tmp_path.name)
+
+    message = deliver(outbox.enqueue(Plain(user)))
+
+    assert message.state == State.SENT
+    assert len(message.subject) <= 998
+    assert smtp.received[0].parsed["Bcc"] is None
+
+
+def test_an_address_that_does_not_exist_is_suppressed_and_not_written_to_again(user: User, smtp: Sink) -> None:
+    smtp.script.once["RCPT"] = deque(["550 5.1.1 <ann@example.com>: no such user"])
+
+    first = deliver(outbox.enqueue(Plain(user)))
+    second = deliver(outbox.enqueue(Plain(user)))
+
+    assert first.state == State.FAILED
+    assert Suppression.objects.get().reason == "550 5.1.1 <a***@example.com>: no such user"
+    assert (second.state, second.attempts) == (State.SUPPRESSED, 0)
+    assert "550 5.1.1" in second.reason
+    assert smtp.received == []
+
+
+def test_a_mail_whose_copy_would_do_harm_is_held_for_a_person(user: User, smtp: Sink) -> None:
+    smtp.script.once["BODY"] = deque([CUT])
+    message = deliver(outbox.enqueue(Receipt(user)))
+    assert (message.state, outcomes(message)) == (State.HELD, [Outcome.UNCERTAIN])
+
+    assert outbox.requeue(Message.objects.filter(pk=message.pk), reason="asked the customer") == 1
+    assert deliver(message).state == State.SENT
+
+    assert [r.parsed["Message-ID"] for r in smtp.received] == [message.message_id_header] * 2
+
+
+def test_a_person_can_say_that_a_held_mail_did_arrive(user: User, smtp: Sink) -> None:
+    smtp.script.once["BODY"] = deque([CUT])
+    message = deliver(outbox.enqueue(Receipt(user)))
+
+    others = [outbox.enqueue(Plain(user)) for _ in range(3)]
+    for other, state in zip(others, (State.FAILED, State.RETRYING, State.EXPIRED), strict=True):
+        Message.objects.filter(pk=other.pk).update(state=state)
+    assert outbox.confirm_arrival(Message.objects.all(), reason="found in the server's log") == 1
+    message.refresh_from_db()
+
+    assert (message.state, message.reason) == (State.SENT, "found in the server's log")
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (Broken, "could not be built: TemplateDoesNotExist"),
+        (Raising, "could not be built: ZeroDivisionError"),
+    ],
+)
+def test_a_mail_that_cannot_be_built_fails_alone_and_is_sent_after_the_mend(
+    user: User, smtp: Sink, kind: type[Plain], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken, other = outbox.enqueue(kind(user)), outbox.enqueue(Plain(user))
+    deliver(broken)
+    deliver(other)
+    assert (broken.state, other.state) == (State.FAILED, State.SENT)
+    assert broken.reason.startswith(reason)
+    assert broken.attempts == 0
+
+    monkeypatch.setattr(kind, "template", Plain.template)
+    monkeypatch.setattr(kind, "context", Plain.context)
+    outbox.requeue(Message.objects.filter(pk=broken.pk), reason="mended")
+
+    assert deliver(broken).state == State.SENT
+
+
+@pytest.mark.parametrize("error", [OperationalError, InterfaceError])
+def test_a_database_that_is_away_while_it_is_built_is_not_the_messages_fault(
+    user: User, smtp: Sink, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(mail: Plain) -> dict[str, Any]:
+        raise error("the connection is closed")
+
+    monkeypatch.setattr(Raising, "context", ask)
+    message = outbox.enqueue(Raising(user))
+
+    with pytest.raises(error):
+        pipeline.deliver(message.pk)
+
+    message.refresh_from_db()
+    assert (message.state, message.attempts) == (State.QUEUED, 0)
+
+
+def test_what_is_no_longer_wanted_is_cancelled_and_says_so(user: User, smtp: Sink) -> None:
+    message = outbox.enqueue(Plain(user))
+    User.objects.update(is_active=False)
+
+    assert deliver(message).state == State.CANCELLED
+    assert message.reason == "no longer wanted when it was due"
+
+
+def test_a_row_that_is_gone_cancels_the_mail_about_it(user: User, smtp: Sink) -> None:
+    message = outbox.enqueue(Plain(user))
+    pk = user.pk
+    user.delete()
+
+    assert deliver(message).state == State.CANCELLED
+    assert message.reason == f"user {pk} exists no more"
+
+
+def test_nothing_is_sent_after_its_deadline(user: User, smtp: Sink) -> None:
+    assert deliver(outbox.enqueue(Fleeting(user))).state == State.EXPIRED
+    assert smtp.received == []
+
+
+def test_an_older_worker_leaves_a_kind_that_it_does_not_know_to_a_newer_one(user: User, smtp: Sink) -> None:
+    message = outbox.enqueue(Plain(user))
+    Message.objects.update(kind="accounts.FromTomorrow")
+
+    assert deliver(message).state == State.QUEUED
+
+
+def test_a_claim_that_outlived_its_lease_is_settled_as_uncertain_and_sent_again(user: User, smtp: Sink) -> None:
+    message = outbox.enqueue(Plain(user))
+    prepared = pipeline.prepare(message)
+    assert isinstance(prepared, steps.Ready)
+    assert claim.take(message, prepared)
+    assert sweep.settle_abandoned() == 0
+
+    Message.objects.update(claimed_until=timezone.now() - timedelta(seconds=1))
+    assert sweep.settle_abandoned() == 1
+
+    message.refresh_from_db()
+    assert (message.state, outcomes(message)) == (State.RETRYING, [Outcome.UNCERTAIN])
+    Message.objects.update(due_at=timezone.now())
+    assert deliver(message).state == State.SENT
+
+
+@pytest.mark.django_db(transaction=True)  # as a sweep, which has no transaction around it
+def test_an_abandoned_kind_that_is_not_known_here_keeps_nobody_else_waiting(user: User) -> None:
+    messages = [outbox.enqueue(Plain(user)) for _ in range(2)]
+    for message in messages:
+        prepared = pipeline.prepare(message)
+        assert isinstance(prepared, steps.Ready)
+        assert claim.take(message, prepared)
+    Message.objects.update(claimed_until=timezone.now() - timedelta(seconds=1))
+    Message.objects.filter(pk=messages[0].pk).update(kind="accounts.FromTomorrow")
+
+    assert sweep.settle_abandoned() == 1
+    unknown, known = (Message.objects.get(pk=message.pk) for message in messages)
+    assert (unknown.state, outcomes(unknown)) == (State.SENDING, [Outcome.PENDING])
+    assert known.state == State.RETRYING
+
+
+def test_suppression_does_not_care_for_capitals(user: User, smtp: Sink) -> None:
+    Suppression.objects.create(address="ann@example.com", reason="550")
+    User.objects.update(email="Ann@Example.com")
+
+    assert deliver(outbox.enqueue(Plain(User.objects.get()))).state == State.SUPPRESSED
+
+
+def test_only_one_of_two_workers_gets_the_claim(user: User) -> None:
+    message = outbox.enqueue(Plain(user))
+    mine, theirs = Message.objects.get(pk=message.pk), Message.objects.get(pk=message.pk)
+    prepared = pipeline.prepare(message)
+    assert isinstance(prepared, steps.Ready)
+
+    assert [claim.take(mine, prepared), claim.take(theirs, prepared)] == [True, False]
+
+
+def test_a_worker_that_was_overtaken_does_not_claim(user: User, smtp: Sink) -> None:
+    message = outbox.enqueue(Plain(user))
+    slow = Message.objects.get(pk=message.pk)
+    prepared = pipeline.prepare(slow)
+    assert isinstance(prepared, steps.Ready)
+
+    smtp.script.once["CONNECT"] = deque(["421 4.3.2 later"])
+    assert deliver(message).state == State.RETRYING
+    assert message.due_at <= timezone.now()  # but its attempts have moved on
+
+    assert not claim.take(slow, prepared)
+    assert outcomes(message) == [Outcome.TRANSPORT_DOWN]
+
+
+def test_what_is_not_due_cannot_be_claimed(user: User) -> None:
+    message = outbox.enqueue(Plain(user), delay=timedelta(minutes=1))
+    prepared = pipeline.prepare(message)
+    assert isinstance(prepared, steps.Ready)
+
+    assert not claim.take(message, prepared)
+
+
+class Overtaking(Plain):
+    """Another worker comes and goes while this one asks whether it is wanted, and has another answer."""
+
+    is_overtaken: ClassVar = False
+
+    def is_wanted(self) -> bool:
+        if type(self).is_overtaken:
+            return True
+        type(self).is_overtaken = True
+        pipeline.deliver(Message.objects.get().pk)
+        return False
+
+
+def test_a_worker_that_was_overtaken_does_not_settle(user: User, smtp: Sink) -> None:
+    smtp.script.once["RCPT"] = deque(["451 4.3.0 later"])
+
+    message = deliver(outbox.enqueue(Overtaking(user)))
+
+    assert (message.state, outcomes(message)) == (State.RETRYING, [Outcome.REFUSED_FOR_NOW])
+
+
+def claimed_and_abandoned(user: User) -> Message:
+    """A message whose worker claimed it and was not heard of for longer than its lease."""
+    message = outbox.enqueue(Plain(user))
+    prepared = pipeline.prepare(message)
+    assert isinstance(prepared, steps.Ready)
+    assert claim.take(message, prepared)
+    Message.objects.filter(pk=message.pk).update(claimed_until=timezone.now() - timedelta(seconds=1))
+    assert sweep.settle_abandoned() == 1
+    return message
+
+
+def make_due(message: Message) -> Message:
+    Message.objects.filter(pk=message.pk).update(due_at=timezone.now())
+    return message
+
+
+def test_a_worker_that_comes_back_late_does_not_overwrite_a_newer_outcome(user: User, smtp: Sink) -> None:
+    late = claimed_and_abandoned(user)
+    assert deliver(make_due(Message.objects.get(pk=late.pk))).state == State.SENT
+
+    settle(late, PermanentRefusal("550", "no"))
+
+    message = Message.objects.get(pk=late.pk)
+    assert message.state == State.SENT
+    assert outcomes(message) == [Outcome.REFUSED_FOR_GOOD, Outcome.ACCEPTED]
+
+
+@pytest.mark.parametrize("meanwhile", ["nothing", "given up", "queued again", "tried again and refused"])
+def test_a_late_acceptance_ends_the_matter(user: User, smtp: Sink, meanwhile: str) -> None:
+    late = claimed_and_abandoned(user)
+    if meanwhile == "tried again and refused":
+        smtp.script.once["RCPT"] = deque(["451 4.3.0 later"])
+        assert deliver(make_due(Message.objects.get(pk=late.pk))).state == State.RETRYING
+    elif meanwhile != "nothing":
+        Message.objects.filter(pk=late.pk).update(state=State.FAILED)
+    if meanwhile == "queued again":
+        outbox.requeue(Message.objects.filter(pk=late.pk), reason="again")
+
+    settle(late, Accepted("250", "ok"))
+
+    message = Message.objects.get(pk=late.pk)
+    assert (message.state, outcomes(message)[0]) == (State.SENT, Outcome.ACCEPTED)
+    assert deliver(make_due(message)).state == State.SENT
+    assert smtp.received == []
+
+
+def test_a_late_acceptance_stops_the_copy_that_is_under_way_from_being_followed_by_another(
+    user: User, smtp: Sink
+) -> None:
+    late = claimed_and_abandoned(user)
+    second = Message.objects.get(pk=make_due(late).pk)
+    prepared = pipeline.prepare(second)
+    assert isinstance(prepared, steps.Ready)
+    assert claim.take(second, prepared)
+
+    settle(late, Accepted("250", "ok"))
+    assert Message.objects.get(pk=late.pk).state == State.SENDING
+    settle(second, TransientRefusal("451", "later"))
+
+    message = Message.objects.get(pk=late.pk)
+    assert message.state == State.SENT
+    assert "an earlier attempt was accepted after all" in message.reason
+
+
+def test_a_sweep_that_comes_late_does_not_overwrite_what_the_server_said(user: User, smtp: Sink) -> None:
+    message = outbox.enqueue(Plain(user))
+    stale = deliver(message)
+    assert stale.state == State.SENT
+    settle(stale, OutcomeUnknown("the worker was not heard of again"))
+
+    message.refresh_from_db()
+    assert (message.state, outcomes(message)) == (State.SENT, [Outcome.ACCEPTED])
+
+
+def test_cancelling_works_until_the_mail_is_on_its_way(user: User, smtp: Sink) -> None:
+    waiting, gone = outbox.enqueue(Plain(user)), deliver(outbox.enqueue(Plain(user)))
+
+    assert outbox.cancel(waiting)
+    assert not outbox.cancel(gone)
+    assert deliver(waiting).state == State.CANCELLED
+
+
+def test_outside_of_smtp_tests_mail_lands_in_djangos_outbox(user: User) -> None:
+    deliver(outbox.enqueue(Plain(user)))
+
+    assert [m.to for m in mail.outbox] == [["Ann <ann@example.com>"]]

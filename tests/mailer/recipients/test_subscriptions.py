@@ -1,0 +1,341 @@
+"""Mail that its reader can leave: what its headers say to a mail client, whose link works, and what leaving stops."""
+
+import json
+import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable
+from copy import deepcopy
+from email.policy import SMTP
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+import pytest
+from django.test.utils import override_settings
+from django.utils import timezone
+from pytest_django import Settings
+
+from accounts.models import User
+from mailer import outbox
+from mailer.composing.message import build
+from mailer.delivery import claim, pipeline, steps
+from mailer.email import Recipient, Stream
+from mailer.models import Message, State, Suppression
+from mailer.recipients import subscriptions
+from mailer.recipients.subscriptions import BrokenLink, Membership
+from tests.at_once import at_once
+from tests.mailer.kinds import Plain
+from tests.smtp_sink import Received, Sink
+
+TIPS = Stream("tips", "Tips & tricks")
+LONGEST = Stream("n" * 50, "Of the longest name")
+ANN = "ann@example.com"
+LONG_DOMAIN = f"{'.'.join(['x' * 60] * 3)}.{'x' * 30}"
+
+
+class Tip(Plain):
+    stream: ClassVar = TIPS
+
+
+class OfALongKindInTheStreamOfTheLongestNameThatIsAllowedWhichNobodyHasShortened(Plain):
+    stream: ClassVar = LONGEST
+
+
+class SharedTip(Tip):
+    def cc(self) -> list[Recipient]:
+        return [Recipient("bob@example.com")]
+
+
+def deliver(message: Message) -> Message:
+    Message.objects.filter(pk=message.pk).update(due_at=timezone.now())
+    pipeline.deliver(message.pk)
+    message.refresh_from_db()
+    return message
+
+
+def lines(received: Received) -> dict[str, str]:
+    """The header fields as they went over the line, each on one."""
+    head = received.source.partition(b"\r\n\r\n")[0].decode("ascii")
+    return dict(line.partition(": ")[::2] for line in re.sub(r"\r\n(?=[ \t])", "", head).split("\r\n"))
+
+
+@pytest.fixture
+def receive(user: User, smtp: Sink) -> Callable[..., Received]:
+    """What arrives of a mail of this kind."""
+
+    def receive(kind: type[Plain]) -> Received:
+        assert deliver(outbox.enqueue(kind(user))).state == State.SENT
+        return smtp.received[-1]
+
+    return receive
+
+
+@pytest.mark.django_db
+def test_a_mail_client_is_told_how_to_leave_and_to_which_stream_the_mail_belongs(
+    receive: Callable[..., Received], settings: Settings
+) -> None:
+    settings.DEFAULT_FROM_EMAIL = "Shop <hello@shop.example>"
+
+    received = receive(Tip)
+
+    head, parsed = lines(received), received.parsed
+    link = head["List-Unsubscribe"].removeprefix("<").removesuffix(">")
+    assert head["List-Unsubscribe"] == f"<{link}>" == parsed["List-Unsubscribe"]
+    assert subscriptions.read(urlsplit(link).path.split("/")[2]) == Membership(ANN, TIPS)
+    assert head["List-Unsubscribe-Post"] == parsed["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
+    assert head["List-ID"] == parsed["List-ID"] == "<tips.shop.example>"
+    assert head["Feedback-ID"] == parsed["Feedback-ID"] == "tests.Tip:tips:shop.example"
+
+
+@pytest.mark.django_db
+def test_other_mail_has_none_of_these_fields(receive: Callable[..., Received]) -> None:
+    assert not {"List-Unsubscribe", "List-Unsubscribe-Post", "List-ID", "Feedback-ID"} & lines(receive(Plain)).keys()
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    "domain",
+    [
+        "bücher.example",
+        "ส่งเมล.example",
+        "t.co",
+        f"{'a-long-label-' * 4}x.example",
+        f"{'.'.join(['x' * 60] * 3)}.{'x' * 30}",
+    ],
+)
+def test_long_and_foreign_names_stay_within_what_the_fields_may_hold(
+    receive: Callable[..., Received], settings: Settings, domain: str
+) -> None:
+    settings.DEFAULT_FROM_EMAIL = f"hello@{domain}"
+    User.objects.update(email=f"{'l' * 64}@{'.'.join(['d' * 60] * 3)}.test")
+
+    received = receive(OfALongKindInTheStreamOfTheLongestNameThatIsAllowedWhichNobodyHasShortened)
+
+    head = lines(received)
+    assert "=?" not in "".join(value for name, value in head.items() if name.startswith(("List-", "Feedback-")))
+    assert max(map(len, received.source.split(b"\r\n"))) <= 998
+    assert re.fullmatch(r"<http://localhost:8000/unsubscribe/[\w-]+/>", head["List-Unsubscribe"], re.ASCII)
+    dot_atom = r"[a-z0-9-]+(\.[a-z0-9-]+)+"  # RFC 2919, 3
+    if domain == LONG_DOMAIN:
+        assert "List-ID" not in head  # longer than a list's name may be
+    else:
+        assert re.fullmatch(rf"<{LONGEST.name}\.{dot_atom}>", head["List-ID"])
+    kind, stream, sender = head["Feedback-ID"].split(":")
+    assert (kind.partition(".")[0], stream) == ("tests", LONGEST.name)
+    assert 5 <= len(sender) <= 15
+    assert sender.isascii()
+    assert re.fullmatch(rf"<\w+@{dot_atom}>", head["Message-ID"])
+
+
+def test_the_senders_name_for_gmail_tells_two_long_domains_apart(settings: Settings) -> None:
+    names = set()
+    for domain in ("newsletter.a.example", "newsletter.b.example"):
+        settings.DEFAULT_FROM_EMAIL = f"hello@{domain}"
+        names.add(build(Tip(User(pk=1, email=ANN)), "<1@x>").extra_headers["Feedback-ID"])
+
+    assert len(names) == 2
+
+
+def test_a_message_of_a_stream_can_be_copied() -> None:  # as Django's in-memory backend does
+    copy = deepcopy(build(Tip(User(pk=1, email=ANN)), "<1@x>"))
+
+    assert b"\r\nList-Unsubscribe: <http" in copy.message(policy=SMTP).as_bytes()
+
+
+@pytest.mark.django_db
+def test_a_mail_in_a_stream_goes_to_one_reader(user: User, smtp: Sink) -> None:
+    message = deliver(outbox.enqueue(SharedTip(user)))
+
+    assert (message.state, smtp.received) == (State.FAILED, [])
+    assert "so each reader needs a message of her own" in message.reason
+
+
+def test_a_link_shows_nothing_of_its_reader_and_is_another_one_each_time() -> None:
+    first, second = (subscriptions.token("ann.example@example.com", TIPS) for _ in range(2))
+
+    assert first != second
+    for secret in (b"ann", b"example", b"tips"):
+        assert secret not in urlsafe_b64decode(first + "==")
+    assert subscriptions.read(first) == subscriptions.read(second) == Membership("ann.example@example.com", TIPS)
+
+
+@pytest.mark.parametrize("address", ["ann@bücher.example", "o'hara+x@example.com", '"a b"@example.com', "ก@ข.example"])
+def test_any_address_comes_back_as_it_was(address: str) -> None:
+    assert subscriptions.read(subscriptions.token(address, TIPS)).address == address
+
+
+def flipped(token: str) -> str:
+    raw = bytearray(urlsafe_b64decode(token + "=" * (-len(token) % 4)))
+    raw[30] ^= 1
+    return urlsafe_b64encode(bytes(raw)).decode()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda token: token[:-1],
+        lambda token: token[: len(token) // 2],
+        lambda token: token[1:],
+        lambda token: token.lower(),
+        flipped,
+        lambda token: f"{token}{token}",
+        lambda token: "",
+        lambda token: ">",
+        lambda token: "a",
+        lambda token: "AAAA",
+        lambda token: "ก" * 20,
+        lambda token: "A" * 100_000,
+        lambda token: urlsafe_b64encode(json.dumps([ANN, "tips"]).encode()).decode(),
+    ],
+)
+def test_a_link_that_was_not_made_here_or_is_cut_is_broken(spoil: Callable[[str], str]) -> None:
+    with pytest.raises(BrokenLink):
+        subscriptions.read(spoil(subscriptions.token(ANN, TIPS)))
+
+
+@pytest.mark.parametrize("glue", [">", ".", "/>", "/.", "/", "=", "),", "%3E", "\u201d", " and more", "&amp;x=1", "?x"])
+def test_what_a_mail_program_glued_to_a_link_is_passed_over(glue: str) -> None:
+    assert subscriptions.read(subscriptions.token(ANN, TIPS) + glue) == Membership(ANN, TIPS)
+
+
+def test_a_link_outlives_a_change_of_the_key_for_as_long_as_the_old_one_is_named(settings: Settings) -> None:
+    before = settings.SECRET_KEY
+    token = subscriptions.token(ANN, TIPS)
+
+    with override_settings(SECRET_KEY="another key " * 5, SECRET_KEY_FALLBACKS=["a third " * 7, before]):
+        assert subscriptions.read(token) == Membership(ANN, TIPS)
+        newer = subscriptions.token(ANN, TIPS)
+    with pytest.raises(BrokenLink):
+        subscriptions.read(newer)
+    with override_settings(SECRET_KEY="another key " * 5), pytest.raises(BrokenLink):
+        subscriptions.read(token)
+
+
+def test_a_link_in_a_mail_of_an_earlier_release_works(settings: Settings) -> None:
+    settings.SECRET_KEY_FALLBACKS = ["a-key-of-long-ago"]
+
+    link = "N89ldb_3nz_e8V939FV-cxRL0KjVSF-Nn8vh0QJm7qssSTMRStiCtabp0MkAMxcurK6U0TQv7CVQ0NengPWqh1yrdA"
+
+    assert subscriptions.read(link) == Membership(ANN, TIPS)
+
+
+def test_a_link_to_a_stream_that_is_no_more_is_broken() -> None:
+    with pytest.raises(BrokenLink):
+        subscriptions.read(subscriptions.token(ANN, Stream("of-last-year", "Gone")))
+
+
+@pytest.mark.django_db
+def test_who_left_gets_no_more_of_the_stream_and_all_the_rest(user: User, smtp: Sink) -> None:
+    tip, other, plain = (outbox.enqueue(kind(user)) for kind in (Tip, OTHER, Plain))
+    subscriptions.leave(Membership("Ann@Example.com", TIPS))
+
+    assert [deliver(message).state for message in (tip, other, plain)] == [State.SUPPRESSED, State.SENT, State.SENT]
+    assert tip.reason == "the address is suppressed: its reader left the stream 'tips'"
+    assert tip.attempts == 0
+    assert len(smtp.received) == 2
+
+
+@pytest.mark.django_db
+def test_who_leaves_after_it_was_built_does_not_get_it_either(user: User, smtp: Sink) -> None:
+    message = outbox.enqueue(Tip(user))
+    prepared = pipeline.prepare(message)
+    assert isinstance(prepared, steps.Ready)
+
+    subscriptions.leave(Membership(ANN, TIPS))
+
+    assert not claim.take(message, prepared)
+
+
+@pytest.mark.django_db
+def test_an_address_that_does_not_exist_gets_nothing_of_a_stream_either(user: User, smtp: Sink) -> None:
+    Suppression.objects.create(address=ANN, reason="550 5.1.1 no such user")
+
+    assert deliver(outbox.enqueue(Tip(user))).reason == "the address is suppressed: 550 5.1.1 no such user"
+    assert smtp.received == []
+
+
+@pytest.mark.django_db
+def test_a_person_who_sends_it_again_does_not_overrule_its_reader(user: User, smtp: Sink) -> None:
+    message = outbox.enqueue(Tip(user))
+    Message.objects.update(state=State.FAILED)
+    subscriptions.leave(Membership(ANN, TIPS))
+
+    outbox.requeue(Message.objects.all(), reason="sent again")
+
+    assert deliver(message).state == State.SUPPRESSED
+    assert deliver(outbox.resend(message)).state == State.SUPPRESSED
+
+
+OTHER: Any = OfALongKindInTheStreamOfTheLongestNameThatIsAllowedWhichNobodyHasShortened
+
+
+@pytest.mark.django_db
+def test_who_came_back_gets_it_again(user: User, smtp: Sink) -> None:
+    subscriptions.leave(Membership(ANN, TIPS))
+    subscriptions.return_to(Membership(ANN, TIPS))
+
+    assert deliver(outbox.enqueue(Tip(user))).state == State.SENT
+
+
+@pytest.mark.django_db
+def test_coming_back_does_not_revive_an_address_that_does_not_exist(user: User, smtp: Sink) -> None:
+    Suppression.objects.create(address=ANN, reason="550 5.1.1 no such user")
+    subscriptions.leave(Membership(ANN, TIPS))
+    subscriptions.return_to(Membership(ANN, TIPS))
+
+    assert not subscriptions.has_left(Membership(ANN, TIPS))
+    assert deliver(outbox.enqueue(Plain(user))).state == State.SUPPRESSED
+
+
+@pytest.mark.django_db(transaction=True)
+def test_leaving_many_times_at_once_is_leaving_once() -> None:
+    membership = Membership(ANN, TIPS)
+
+    _, failures = at_once([lambda: subscriptions.leave(membership)] * 12)
+
+    assert (failures, Suppression.objects.count()) == ([], 1)
+    for _time in range(5):
+        _, failures = at_once(
+            [lambda: subscriptions.return_to(membership), lambda: subscriptions.leave(membership)] * 6
+        )
+        assert failures == []
+        assert Suppression.objects.count() <= 1
+
+
+@pytest.mark.django_db
+def test_readers_are_those_who_did_not_leave_it(make_user: Callable[..., User]) -> None:
+    for name in ("ann", "bob", "cid", "dee"):
+        make_user(f"{name}@example.com")
+    User.objects.filter(email=ANN).update(email="Ann@example.com")  # as an older release may have written it
+    subscriptions.leave(Membership(ANN, TIPS))
+    subscriptions.leave(Membership("bob@example.com", LONGEST))
+    Suppression.objects.create(address="cid@example.com", reason="550")
+
+    left = subscriptions.readers(User.objects.all(), TIPS).values_list("email", flat=True)
+
+    assert set(left) == {"bob@example.com", "dee@example.com"}
+
+
+@pytest.mark.django_db
+def test_what_somebody_left_she_has_left_at_her_next_address() -> None:
+    subscriptions.leave(Membership(ANN, TIPS))
+    Suppression.objects.create(address=ANN, reason="550")
+
+    subscriptions.follow(ANN, "ann@new.example")
+
+    assert subscriptions.left_by("ann@new.example") == subscriptions.left_by("Ann@New.Example") == {"tips"}
+    assert not Suppression.objects.filter(address="ann@new.example", stream="").exists()
+    subscriptions.follow("ann@new.example", ANN)
+    assert subscriptions.left_by(ANN) == {"tips"}
+
+
+def test_streams_are_listed_once_and_by_name() -> None:
+    names = [stream.name for stream in subscriptions.every()]
+
+    assert {"tips", LONGEST.name} <= set(names)
+    assert names == sorted(set(names))
+
+
+@pytest.mark.parametrize("name", ["", "a" * 51, "a.b", "a b", "é", "-a", "a\n"])
+def test_a_stream_needs_a_name_that_a_header_may_hold(name: str) -> None:
+    with pytest.raises(ValueError, match="letters, digits and hyphens"):
+        Stream(name, "Label")

@@ -1,0 +1,222 @@
+"""The page of a link to leave a stream, for people, mail clients, scanners, and those who have no business there."""
+
+import logging
+from io import StringIO
+from typing import Any, ClassVar
+
+import pytest
+from django.test import Client
+from django.test.client import BOUNDARY, MULTIPART_CONTENT, encode_multipart
+from django.urls import reverse
+from django.utils.translation import gettext_lazy as _
+from structlog.stdlib import ProcessorFormatter
+
+from accounts.models import User
+from mailer.email import Stream
+from mailer.models import Suppression
+from mailer.recipients import subscriptions
+from mailer.recipients.subscriptions import Membership
+from tests.at_once import at_once
+from tests.mailer.kinds import Plain
+
+pytestmark = pytest.mark.django_db
+
+OFFERS = Stream("offers", _("News"))
+ANN = "ann.example@example.com"
+ONE_CLICK = "List-Unsubscribe=One-Click"
+FORM = "application/x-www-form-urlencoded"
+
+
+class Offer(Plain):
+    stream: ClassVar = OFFERS
+
+
+@pytest.fixture
+def browser() -> Client:
+    """One that checks as a real one is checked, and lets no server error through."""
+    return Client(enforce_csrf_checks=True)
+
+
+@pytest.fixture
+def page() -> str:
+    return reverse("unsubscribe", args=[subscriptions.token(ANN, OFFERS)])
+
+
+def has_left() -> bool:
+    return subscriptions.has_left(Membership(ANN, OFFERS))
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_looking_changes_nothing(browser: Client, page: str, method: str) -> None:
+    for left in (False, True):
+        response = browser.generic(method, page)
+        assert (response.status_code, has_left()) == (200, left)
+        subscriptions.leave(Membership(ANN, OFFERS))
+
+
+def test_the_page_says_what_whose_and_has_one_button(browser: Client, page: str) -> None:
+    text = browser.get(page).content.decode()
+
+    assert "<strong>News</strong>" in text
+    assert "a***@example.com" in text
+    assert ANN not in text
+    assert text.count("<button") == 1
+    assert "<script" not in text
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (ONE_CLICK, FORM),
+        (encode_multipart(BOUNDARY, {"List-Unsubscribe": "One-Click"}), MULTIPART_CONTENT),
+        ("", FORM),
+        (ONE_CLICK, "text/plain"),
+    ],
+)
+def test_a_mail_client_leaves_with_one_post(browser: Client, page: str, body: Any, content_type: str) -> None:
+    response = browser.generic("POST", page, body, content_type=content_type)
+
+    assert (response.status_code, has_left()) == (200, True)
+    assert not response.cookies
+
+
+def test_doing_it_twice_is_doing_it_once(browser: Client, page: str) -> None:
+    for _time in range(2):
+        response = browser.post(page, {"List-Unsubscribe": "One-Click"})
+        assert response.status_code == 200
+        assert "You have left" in response.content.decode()
+    assert Suppression.objects.count() == 1
+
+
+def test_who_left_by_mistake_comes_back(browser: Client, page: str) -> None:
+    browser.post(page, {"List-Unsubscribe": "One-Click"})
+    assert 'name="return"' in browser.get(page).content.decode()
+
+    for _time in range(2):
+        assert "Welcome back" in browser.post(page, {"return": "1"}).content.decode()
+        assert not has_left()
+
+
+def test_a_mailbox_that_says_it_ten_times_at_once_gets_ten_good_answers(page: str, transactional_db: None) -> None:
+    statuses, failures = at_once([lambda: Client().post(page, {"List-Unsubscribe": "One-Click"}).status_code] * 10)
+
+    assert (statuses, failures, Suppression.objects.count()) == ([200] * 10, [], 1)
+
+
+def test_the_page_speaks_the_readers_language(browser: Client, page: str) -> None:
+    text = browser.get(page, headers={"Accept-Language": "th"}).content.decode()
+
+    assert '<html lang="th"' in text
+    assert "ข่าวสาร" in text
+
+
+@pytest.mark.parametrize("glue", [">", ".", "/>", "/.", "%3E", "/%3E", ",", "/)", "%E2%80%9D", "/?utm_source=x"])
+def test_what_a_mail_program_glued_to_the_link_does_not_break_it(browser: Client, page: str, glue: str) -> None:
+    glued = page.rstrip("/") + glue
+
+    assert browser.get(glued).status_code == 200
+    assert browser.post(glued, {"List-Unsubscribe": "One-Click"}).status_code == 200
+    assert has_left()
+
+
+def test_a_lost_slash_costs_no_redirect(browser: Client, page: str) -> None:
+    assert browser.post(page.rstrip("/"), {"List-Unsubscribe": "One-Click"}).status_code == 200
+    assert has_left()
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
+@pytest.mark.parametrize("cut", [-2, 40, 1])
+def test_a_link_that_is_cut_is_explained(browser: Client, page: str, method: str, cut: int) -> None:
+    response = browser.generic(method, f"{page.rstrip('/')[: len('/unsubscribe/') + cut if cut > 0 else cut]}/")
+
+    assert response.status_code == 404
+    assert method == "HEAD" or "We do not recognise this link" in response.content.decode()
+    assert not Suppression.objects.exists()
+
+
+@pytest.mark.parametrize(
+    "path", ["/unsubscribe/%00/", "/unsubscribe/%ff%fe/", "/unsubscribe/../admin/", f"/unsubscribe/{'A' * 60_000}/"]
+)
+def test_nonsense_is_no_server_error(browser: Client, path: str) -> None:
+    for answer in (browser.get(path), browser.post(path)):
+        assert answer.status_code in (400, 404)
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])
+def test_another_method_is_refused_with_a_page(browser: Client, page: str, method: str) -> None:
+    response = browser.generic(method, page, ONE_CLICK, content_type=FORM)
+
+    assert (response.status_code, response["Allow"]) == (405, "GET, HEAD, POST")
+    assert "<h1" in response.content.decode()
+    assert not has_left()
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        ("x=" + "y" * 3_000_000, FORM),
+        ("&".join(f"x{n}=y" for n in range(1001)), FORM),
+        (b"--x\r\nbroken", "multipart/form-data"),
+    ],
+)
+def test_a_body_that_cannot_be_read_changes_nothing(browser: Client, page: str, body: Any, content_type: str) -> None:
+    response = browser.generic("POST", page, body, content_type=content_type)
+
+    assert response.status_code == 400
+    assert "<h1" in response.content.decode()
+    assert not has_left()
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_the_address_of_the_page_goes_nowhere_and_the_page_into_no_cache(
+    browser: Client, page: str, method: str, is_broken: bool
+) -> None:
+    response = browser.generic(method, "/unsubscribe/broken/" if is_broken else page)
+
+    assert response["Referrer-Policy"] == "strict-origin"
+    assert "no-store" in response["Cache-Control"]
+    assert 'name="robots" content="noindex"' in response.content.decode()
+
+
+def test_nothing_of_the_link_or_the_reader_is_logged(
+    browser: Client, page: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = StringIO()
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, ProcessorFormatter):
+            monkeypatch.setattr(handler, "stream", log)
+
+    browser.get(page)
+    browser.put(page)
+    browser.post(page, {"return": "1"})
+    browser.get(page.rstrip("/")[:-3])
+
+    token = page.split("/")[2]
+    assert "Method Not Allowed: /unsubscribe/***/" in log.getvalue()
+    assert token[:-3] not in log.getvalue()
+    assert "ann.example" not in log.getvalue()
+
+
+def test_a_link_says_nothing_about_accounts(browser: Client, user: User) -> None:
+    known, unknown = (
+        browser.get(reverse("unsubscribe", args=[subscriptions.token(address, OFFERS)])).content
+        for address in (user.email, "a@example.com")
+    )
+
+    assert known == unknown
+
+
+def test_an_address_that_is_suppressed_for_other_reasons_looks_like_any_other(browser: Client, page: str) -> None:
+    before = browser.get(page).content
+    Suppression.objects.create(address=ANN, reason="550 5.1.1 no such user")
+
+    assert browser.get(page).content == before
+    browser.post(page, {"return": "1"})
+    assert Suppression.objects.filter(address=ANN, stream="").exists()
+
+
+def test_markup_in_an_address_is_text(browser: Client) -> None:
+    page = reverse("unsubscribe", args=[subscriptions.token('"x"@<b>evil</b>.example', OFFERS)])
+
+    assert "<b>" not in browser.get(page).content.decode()
