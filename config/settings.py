@@ -4,7 +4,6 @@ Variables that are missing or broken stop the process with a sentence that names
 """
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -92,7 +91,6 @@ FLOWER_BASIC_AUTH: str = env.basic_auth("FLOWER_BASIC_AUTH", "")
 FLOWER_URL: str = env.str("FLOWER_URL", "")
 ACCOUNTS_MAIL_PER_NETWORK: str = env.limits("ACCOUNTS_MAIL_PER_NETWORK", "60/hour")
 VERIFICATION_DELAY: float = env.float("VERIFICATION_DELAY", 5.0, validate=validate.Range(min=0, max=86_400))
-MAILER_SWEEP_EVERY: float = env.float("MAILER_SWEEP_EVERY", 5.0, validate=validate.Range(min=0.1))
 LOG_LEVEL: str = env.str("LOG_LEVEL", "INFO", validate=validate.OneOf(["DEBUG", "INFO", "WARNING", "ERROR"]))
 
 try:
@@ -222,47 +220,19 @@ MAILERS: dict[str, dict[str, Any]] = {"default": {"BACKEND": "mailer.backend.Out
 if fallback_transport:
     MAILERS["fallback"] = fallback_transport
 
-# Typed, bounded and explained in mailer/conf.py.
-MAILER = {
-    name.removeprefix("MAILER_"): value
-    for name, value in os.environ.items()
-    if name.startswith("MAILER_") and name != "MAILER_SWEEP_EVERY"
+# mailer/conf.py converts and explains the values; `manage.py check` names a broken one.
+POSTCOMMIT = {
+    name.removeprefix("POSTCOMMIT_"): value for name, value in os.environ.items() if name.startswith("POSTCOMMIT_")
 }
 
 CELERY_BROKER_URL = broker.url
-CELERY_BROKER_TRANSPORT_OPTIONS = broker.transport_options | {
-    "visibility_timeout": 300,
-    "unacked_restore_interval": 10,
-    "unacked_restore_throttle": 1,
-    "socket_timeout": 5,
-    "socket_connect_timeout": 2,
-    "socket_keepalive": True,
-    "health_check_interval": 10,
-    "queue_order_strategy": "priority",  # in the order of `-Q critical,default,bulk`
-}
-CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
-CELERY_BROKER_CONNECTION_MAX_RETRIES = None
-CELERY_BROKER_CHANNEL_ERROR_RETRY = True
-CELERY_TASK_DEFAULT_QUEUE = "default"
+CELERY_BROKER_TRANSPORT_OPTIONS = broker.transport_options  # mailer.celery.configure() adds the rest
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TIMEZONE = TIME_ZONE
-CELERY_DB_REUSE_MAX = sys.maxsize  # config/celery.py looks after the connections instead
-CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_WORKER_SEND_TASK_EVENTS = True  # what Flower shows
 CELERY_BEAT_SCHEDULE = {
-    "sweep": {
-        "task": "mailer.tasks.sweep",
-        "schedule": MAILER_SWEEP_EVERY,
-        # Late sweeps are the next one's work; but the clocks of beat and worker may differ, so they get a minute at least.
-        "options": {"queue": "critical", "priority": 0, "expires": max(12 * MAILER_SWEEP_EVERY, 60.0)},
-    },
     "purge-accounts": {
         "task": "accounts.tasks.purge",
-        "schedule": 3600.0,
-        "options": {"queue": "bulk", "expires": 3600.0},
-    },
-    "purge": {
-        "task": "mailer.tasks.purge",
         "schedule": 3600.0,
         "options": {"queue": "bulk", "expires": 3600.0},
     },

@@ -28,7 +28,7 @@ MISTAKES = (ImproperlyConfigured, SuspiciousOperation, AttributeError, LookupErr
 
 
 class TooLarge(ValueError):
-    """The message would be larger than MAILER_MAX_MESSAGE_SIZE."""
+    """The message would be larger than POSTCOMMIT_MAX_MESSAGE_SIZE."""
 
 
 class StorageAway(Exception):
@@ -106,7 +106,7 @@ def _read(attachment: Attachment, limit: int) -> bytes:
             if len(content) > limit:
                 raise TooLarge(
                     f"with the attachment {attachment.name!r} the message is larger than {options().max_message_size} bytes "
-                    "(MAILER_MAX_MESSAGE_SIZE); send a link instead"
+                    "(POSTCOMMIT_MAX_MESSAGE_SIZE); send a link instead"
                 )
     return bytes(content)
 

@@ -18,7 +18,7 @@ from django.db import InterfaceError, OperationalError, transaction
 from mailer import outbox, routes
 from mailer.attachments import TooLarge
 
-log = structlog.get_logger("mailer.backend")
+log = structlog.get_logger(__name__)
 
 DATABASE_AWAY = (OperationalError, InterfaceError)
 

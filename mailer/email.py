@@ -96,7 +96,7 @@ class Email:
     stream: ClassVar[Stream | None] = None
     """What the reader may leave without losing the rest; None for what she has to get, such as a receipt."""
     retention: ClassVar[timedelta | None] = None
-    """How long its settled messages are kept; None: as MAILER_RETENTION_DAYS says."""
+    """How long its settled messages are kept; None: as POSTCOMMIT_RETENTION_DAYS says."""
     kind: ClassVar[str]
     """The name under which it is stored: `<top-level package>.<class>`, unless it is set."""
     aliases: ClassVar[tuple[str, ...]] = ()

@@ -20,7 +20,7 @@ from mailer.email import Email, find
 from mailer.mime import serializer
 from mailer.models import ACCEPTED, UNSETTLED, Message, MessageQuerySet, Payload, State
 
-log = structlog.get_logger("mailer.outbox")
+log = structlog.get_logger(__name__)
 
 NOW = timedelta(0)
 BATCH = 1000
@@ -73,7 +73,7 @@ def enqueue_built(built: EmailMessage, *, using: str = "") -> Message:
     """Writes down a message as Django built it; the outbox backend's door.
 
     Raises ValueError, as sending it would, for what cannot be sent: an address that is none, a line break in a header, more
-    than MAILER_MAX_MESSAGE_SIZE.
+    than POSTCOMMIT_MAX_MESSAGE_SIZE.
     """
     document = serializer.dump(built)
     with transaction.atomic():

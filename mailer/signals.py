@@ -14,7 +14,7 @@ from django.dispatch import Signal
 from mailer import email
 from mailer.models import SETTLED, Message
 
-log = structlog.get_logger("mailer.observers")
+log = structlog.get_logger(__name__)
 
 message_settled = Signal()
 """Sent with `message` when it is sent, failed, cancelled, expired or suppressed; the sender is the class of its kind.

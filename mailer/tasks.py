@@ -11,7 +11,7 @@ from mailer.delivery import pipeline, rate, retention
 from mailer.delivery import sweep as sweeping
 from mailer.delivery.broker import DELIVER_TASK
 
-log = structlog.get_logger("mailer.tasks")
+log = structlog.get_logger(__name__)
 
 DATABASE_AWAY = (OperationalError, InterfaceError)
 

@@ -36,6 +36,6 @@ ENVIRONMENT = {
     "DJANGO_SETTINGS_MODULE": "config.settings",
 }
 for name in list(os.environ):
-    if name.startswith(("MAILER_", "FLOWER_")):
+    if name.startswith(("POSTCOMMIT_", "FLOWER_")):
         del os.environ[name]
 os.environ.update(ENVIRONMENT)

@@ -26,11 +26,11 @@ PASSWORD = "correct horse 9 battery"
 
 QUICK = {
     "VERIFICATION_DELAY": "1",
-    "MAILER_SWEEP_EVERY": "0.5",
-    "MAILER_REPUBLISH_AFTER": "2",
-    "MAILER_BACKOFF_BASE": "0.5",
-    "MAILER_SMTP_TIMEOUT": "2",
-    "MAILER_CLAIM_LEASE": "4",
+    "POSTCOMMIT_SWEEP_EVERY": "0.5",
+    "POSTCOMMIT_REPUBLISH_AFTER": "2",
+    "POSTCOMMIT_BACKOFF_BASE": "0.5",
+    "POSTCOMMIT_SMTP_TIMEOUT": "2",
+    "POSTCOMMIT_CLAIM_LEASE": "4",
     "ACCOUNTS_MAIL_PER_NETWORK": "1000000/hour",
 }
 """Seconds instead of minutes: the same code, in the time of a test."""

@@ -34,7 +34,7 @@ class DjangoMail(Email):
             return super().load(arguments)
         except ReferenceGone:
             raise ReferenceGone(
-                "its body was erased, as it is MAILER_BODY_RETENTION_DAYS after a message is settled"
+                "its body was erased, as it is POSTCOMMIT_BODY_RETENTION_DAYS after a message is settled"
             ) from None
 
     @classmethod

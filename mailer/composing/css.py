@@ -1,7 +1,7 @@
 """HTML with a <style> element → HTML with style attributes, which is what many mail clients want.
 
 Two engines do the same: css_inline, in a tenth of a millisecond, and premailer, against which the tests hold it.
-MAILER_INLINER chooses. Neither opens a connection or a file, whatever the HTML asks for.
+POSTCOMMIT_INLINER chooses. Neither opens a connection or a file, whatever the HTML asks for.
 """
 
 import logging

@@ -24,7 +24,7 @@ from kombu.pools import producers
 from mailer.conf import HORIZON, options
 from mailer.models import Message, Queue
 
-log = structlog.get_logger("mailer.publishing")
+log = structlog.get_logger(__name__)
 
 DELIVER_TASK = "mailer.tasks.deliver_message"
 

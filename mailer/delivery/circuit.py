@@ -16,7 +16,7 @@ from mailer.delivery.steps import Transport
 from mailer.models import TransportState
 from mailer.outcomes import Outcome, TransportDown
 
-log = structlog.get_logger("mailer.transport")
+log = structlog.get_logger(__name__)
 
 LONGEST_PAUSE = timedelta(minutes=5)
 """Between two probes."""

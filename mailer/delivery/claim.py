@@ -17,7 +17,7 @@ from mailer.models import SOURCES, DeliveryAttempt, Message, Outcome, State, Sup
 from mailer.recipients import suppression
 from mailer.text import storable
 
-log = structlog.get_logger("mailer.delivery")
+log = structlog.get_logger(__name__)
 
 EARLY = timedelta(seconds=1)
 """A worker's clock may be a little ahead of the clock that wrote the due time."""

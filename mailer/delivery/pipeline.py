@@ -27,7 +27,7 @@ from mailer.text import mask
 from mailer.transports import staging
 from mailer.transports.transmit import transmit
 
-log = structlog.get_logger("mailer.delivery")
+log = structlog.get_logger(__name__)
 
 
 def deliver(message_id: int, *, longest_wait: timedelta | None = None) -> None:

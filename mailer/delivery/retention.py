@@ -12,7 +12,7 @@ from mailer import email
 from mailer.conf import options
 from mailer.models import SETTLED, Message, Payload
 
-log = structlog.get_logger("mailer.retention")
+log = structlog.get_logger(__name__)
 
 BATCH = 500
 """Rows that one statement deletes."""

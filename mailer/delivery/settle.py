@@ -22,7 +22,7 @@ from mailer.recipients import suppression
 from mailer.text import mask, storable
 from mailer.transports import staging
 
-log = structlog.get_logger("mailer.delivery")
+log = structlog.get_logger(__name__)
 
 COUNTED = (Recorded.REFUSED_FOR_NOW, Recorded.PARTLY_ACCEPTED, Recorded.UNCERTAIN)
 """Attempts that count against the limit; one that met a server that was down says nothing about the message."""

@@ -18,7 +18,7 @@ from mailer.delivery.settle import settle
 from mailer.models import Message, Queue
 from mailer.outcomes import OutcomeUnknown
 
-log = structlog.get_logger("mailer.sweep")
+log = structlog.get_logger(__name__)
 
 BATCH = 500
 """How many messages one sweep handles, so that it ends before the next one begins."""

@@ -138,7 +138,7 @@ def _check_size(message: EmailMessage) -> None:
     limit = options().max_message_size
     if (size := sum(map(_length, _contents(message)))) > limit:
         raise TooLarge(
-            f"the bodies and attachments have {size} bytes, more than the {limit} of MAILER_MAX_MESSAGE_SIZE; "
+            f"the bodies and attachments have {size} bytes, more than the {limit} of POSTCOMMIT_MAX_MESSAGE_SIZE; "
             "send a link instead of the largest file"
         )
 

@@ -17,7 +17,7 @@ from nacl.secret import SecretBox
 from mailer.email import Stream, kinds
 from mailer.models import Suppression
 
-PURPOSE = b"mailer.recipients.subscriptions"
+PURPOSE = b"mailer.streams"
 """Keeps this key apart from every other use of SECRET_KEY (the personalisation of BLAKE2, RFC 7693, 2.8)."""
 
 TOKEN = re.compile(r"[A-Za-z0-9_-]+")

@@ -111,7 +111,7 @@ def _names(message: Any) -> Iterator[bytes]:
 
 @lru_cache(maxsize=1)
 def signer() -> Signer | None:
-    """The one of this installation, if MAILER_DKIM_KEYS is set; its files are read once per process.
+    """The one of this installation, if POSTCOMMIT_DKIM_KEYS is set; its files are read once per process.
 
     Raises ImproperlyConfigured with a sentence that names variable, selector and path.
     """
@@ -121,19 +121,19 @@ def signer() -> Signer | None:
     domain = _ascii(options().dkim_domain or sender_domain())
     if not DOMAIN.fullmatch(domain):
         raise ImproperlyConfigured(
-            "MAILER_DKIM_DOMAIN must be a domain as in example.com; unless it is set, that of DEFAULT_FROM_EMAIL counts."
+            "POSTCOMMIT_DKIM_DOMAIN must be a domain as in example.com; unless it is set, that of DEFAULT_FROM_EMAIL counts."
         )
     keys = tuple(map(_load, entries))
     selectors = [key.selector.lower() for key in keys]
     if len(set(selectors)) < len(selectors):
-        raise ImproperlyConfigured("MAILER_DKIM_KEYS names a selector twice; each key needs one of its own.")
+        raise ImproperlyConfigured("POSTCOMMIT_DKIM_KEYS names a selector twice; each key needs one of its own.")
     return Signer(domain, keys)
 
 
 @setting_changed.connect
 def forget(*, setting: str, **_: Any) -> None:
-    """Lets `override_settings(MAILER=…)` take effect."""
-    if setting in ("MAILER", "DEFAULT_FROM_EMAIL"):
+    """Lets `override_settings(POSTCOMMIT=…)` take effect."""
+    if setting in ("POSTCOMMIT", "DEFAULT_FROM_EMAIL"):
         signer.cache_clear()
 
 
@@ -148,7 +148,7 @@ def _load(entry: str) -> Key:
     selector, _, path = (piece.strip() for piece in entry.partition(":"))
     if not PATH.fullmatch(path) or not SELECTOR.fullmatch(selector):
         raise ImproperlyConfigured(
-            "MAILER_DKIM_KEYS must be selector:path, as in s1:/run/secrets/s1.pem; commas between several."
+            "POSTCOMMIT_DKIM_KEYS must be selector:path, as in s1:/run/secrets/s1.pem; commas between several."
         )
     try:
         return parse_key(selector, Path(path).read_bytes())
@@ -156,7 +156,7 @@ def _load(entry: str) -> Key:
         reason = f"cannot be read: {error.strerror}"
     except UnusableKey as error:
         reason = str(error)
-    raise ImproperlyConfigured(f"MAILER_DKIM_KEYS: the key of the selector {selector!r}, {path}, {reason}.")
+    raise ImproperlyConfigured(f"POSTCOMMIT_DKIM_KEYS: the key of the selector {selector!r}, {path}, {reason}.")
 
 
 def parse_key(selector: str, content: bytes) -> Key:

@@ -117,7 +117,7 @@ class EmailBackend(smtp.EmailBackend):
         return partial(EncryptedSMTP if self.use_ssl else SMTP, deadline=self.deadline)
 
     def send_messages(self, email_messages: Sequence[EmailMessage]) -> int:
-        """Mail that is sent past the outbox does not get past MAILER_REDIRECT_ALL_TO and MAILER_ALLOWED_RECIPIENTS."""
+        """Mail that is sent past the outbox does not get past POSTCOMMIT_REDIRECT_ALL_TO and POSTCOMMIT_ALLOWED_RECIPIENTS."""
         sent: int = super().send_messages(staging.let_through(email_messages))
         return sent
 

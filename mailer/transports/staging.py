@@ -16,7 +16,7 @@ from django.core.mail import EmailMessage
 from mailer.addresses import comparable, mailbox
 from mailer.conf import options
 
-log = structlog.get_logger("mailer.interception")
+log = structlog.get_logger(__name__)
 
 ADDRESSING = frozenset({"to", "cc", "bcc", "apparently-to", "errors-to"})
 """Header fields that name recipients, beside those that begin with Resent-."""
@@ -26,6 +26,8 @@ STEERING = ("x-smtpapi", "x-msys-api", "x-mc-", "x-mj-", "x-mailgun-recipient-va
 """Beginnings of header fields in which providers take recipients, even over SMTP."""
 PER_RECIPIENT = ("merge_data", "merge_metadata", "merge_headers")
 """Anymail's attributes whose keys are addresses."""
+ADDING_RECIPIENTS = frozenset({"to", "cc", "bcc", "esp_extra", "extra_headers", *PER_RECIPIENT})
+"""Anymail's SEND_DEFAULTS that may add recipients to a message after it was restricted."""
 ORIGINAL = "X-Redirected-From"
 
 
@@ -44,7 +46,7 @@ def reaches(address: str) -> bool:
 
 
 def is_allowed(recipient: str) -> bool:
-    """Whether the one address in `Ann <ann@example.com>`, or its domain, is in MAILER_ALLOWED_RECIPIENTS.
+    """Whether the one address in `Ann <ann@example.com>`, or its domain, is in POSTCOMMIT_ALLOWED_RECIPIENTS.
 
     Subdomains are domains of their own, and ann+news@ is another address than ann@: not every server takes them for one.
     """
@@ -53,8 +55,8 @@ def is_allowed(recipient: str) -> bool:
 
 
 def intercept(message: EmailMessage) -> None:
-    """Changes recipients, header fields and subject as MAILER_REDIRECT_ALL_TO, MAILER_ALLOWED_RECIPIENTS and
-    MAILER_SUBJECT_PREFIX say; nothing if none of them is set, and nothing if it has done so before.
+    """Changes recipients, header fields and subject as POSTCOMMIT_REDIRECT_ALL_TO, POSTCOMMIT_ALLOWED_RECIPIENTS and
+    POSTCOMMIT_SUBJECT_PREFIX say; nothing if none of them is set, and nothing if it has done so before.
 
     Raises HeldBack.
     """
@@ -123,9 +125,9 @@ def _restrict(message: EmailMessage) -> None:
     _restrict_merging(message, others)
     left = message.recipients()
     if not left:
-        raise HeldBack("none of its recipients is among MAILER_ALLOWED_RECIPIENTS")
+        raise HeldBack("none of its recipients is among POSTCOMMIT_ALLOWED_RECIPIENTS")
     if not all(map(_stays, left)):  # of a class that makes them up itself
-        raise HeldBack("its recipients cannot be changed, and not all of them are among MAILER_ALLOWED_RECIPIENTS")
+        raise HeldBack("its recipients cannot be changed, and not all of them are among POSTCOMMIT_ALLOWED_RECIPIENTS")
 
 
 def _restrict_merging(message: EmailMessage, others: list[str]) -> None:

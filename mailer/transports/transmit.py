@@ -26,7 +26,7 @@ from mailer.routes import PRIMARY
 from mailer.text import mask, storable
 from mailer.transports import anymail, smtp
 
-log = structlog.get_logger("mailer.transport")
+log = structlog.get_logger(__name__)
 
 
 _open = threading.local()

@@ -54,7 +54,7 @@ def test_a_table_of_what_each_kind_costs(settings: Settings) -> None:
     for name, kind in SHIPPED.items():
         cells = []
         for engine in sorted(ENGINES):
-            settings.MAILER = settings.MAILER | {"INLINER": engine}
+            settings.POSTCOMMIT = settings.POSTCOMMIT | {"INLINER": engine}
             cells.append(f"{milliseconds(kind.sample(), BUILDS):>12.2f}")
         html, whole = build(kind.sample())
         lines.append(f"{name:<32}{''.join(cells)}{html:>10}{whole:>10}")

@@ -1,7 +1,5 @@
 from typing import Any
 
-from django.conf import settings
-
 from config.celery import app
 from mailer.models import Queue
 from tests.environment import new_directory
@@ -19,7 +17,8 @@ for number in range({number}):
 def test_beat_asks_for_tasks_and_queues_that_exist() -> None:
     app.loader.import_default_modules()
 
-    schedule: dict[str, Any] = settings.CELERY_BEAT_SCHEDULE
+    schedule: dict[str, Any] = app.conf.beat_schedule
+    assert schedule.keys() == {"sweep", "purge", "purge-accounts"}
     for entry in schedule.values():
         assert entry["task"] in app.tasks
         assert entry["options"]["queue"] in Queue.values

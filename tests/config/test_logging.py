@@ -69,7 +69,7 @@ def test_structured_and_standard_loggers_come_out_in_one_form(lines: StringIO) -
 
     ours, theirs = (json.loads(line) for line in lines.getvalue().splitlines())
     assert ours["event"] == "accepted"
-    assert (ours["message_id"], ours["text"], ours["logger"]) == (7, "to a***@example.com", "mailer.delivery.pipeline")
+    assert (ours["message_id"], ours["text"], ours["logger"]) == (7, "to a***@example.com", "mailer.delivery")
     assert (theirs["level"], theirs["logger"]) == ("warning", "django.request")
     assert CODE not in theirs["event"]
     assert ours.keys() >= {"timestamp", "level"}

@@ -94,9 +94,6 @@ def test_broken_variables_are_named_all_at_once(
     ("changes", "complaint"),
     [
         ({"SECRET_KEY": "short"}, "SECRET_KEY: Shorter than minimum length 50."),
-        ({"EMAIL_URL": "postmark:"}, "OPTIONS must define 'server_token'"),
-        ({"EMAIL_URL": "postmark:?server_token=t&colour=red"}, "colour"),
-        ({"MAILER_MAX_ATEMPTS": "1"}, "did you mean MAILER_MAX_ATTEMPTS?"),
     ],
 )
 def test_a_process_ends_with_one_sentence(changes: dict[str, str], complaint: str) -> None:
@@ -105,6 +102,45 @@ def test_a_process_ends_with_one_sentence(changes: dict[str, str], complaint: st
     assert done.returncode == 1
     assert complaint in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+BROKEN = [
+    ({"EMAIL_URL": "postmark:"}, "mailer.E014", "OPTIONS must define 'server_token'"),
+    ({"EMAIL_URL": "postmark:?server_token=t&colour=red"}, "mailer.E014", "colour"),
+    ({"POSTCOMMIT_MAX_ATEMPTS": "1"}, "mailer.E010", "Did you mean POSTCOMMIT_MAX_ATTEMPTS?"),
+    ({"POSTCOMMIT_SWEEP_EVERY": "soon"}, "mailer.E010", "POSTCOMMIT_SWEEP_EVERY must be a number"),
+    ({"DEFAULT_FROM_EMAIL": "Shop"}, "mailer.E011", "DEFAULT_FROM_EMAIL is not one address"),
+]
+
+
+@pytest.mark.parametrize(("changes", "check", "complaint"), BROKEN)
+def test_check_names_each_setting_that_cannot_be_used(changes: dict[str, str], check: str, complaint: str) -> None:
+    done = manage("check", **changes)
+
+    assert done.returncode == 1
+    assert f"({check})" in done.stderr
+    assert complaint in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "program",
+    [["-c", "import config.wsgi"], ["-m", "celery", "-A", "config", "worker", "--pool", "solo"]],
+    ids=["web", "worker"],
+)
+def test_a_server_does_not_start_with_a_setting_that_cannot_be_used(program: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, *program],
+        cwd=PROJECT,
+        env={**os.environ, **PRODUCTION, "POSTCOMMIT_MAX_ATTEMPTS": "many"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+
+    assert done.returncode != 0
+    assert "POSTCOMMIT_MAX_ATTEMPTS must be a number, not 'many'" in done.stderr
 
 
 def test_models_and_migrations_agree() -> None:

@@ -73,7 +73,7 @@ def read_by_the_project() -> set[str]:
     """Every variable that config/settings.py, mailer/conf.py and gunicorn.conf.py read."""
     settings = READ_BY_SETTINGS.findall((ROOT / "config" / "settings.py").read_text())
     gunicorn = READ_BY_GUNICORN_CONF.findall((ROOT / "gunicorn.conf.py").read_text())
-    return {*settings, *gunicorn} | {f"MAILER_{field.name.upper()}" for field in fields(Options)}
+    return {*settings, *gunicorn} | {f"POSTCOMMIT_{field.name.upper()}" for field in fields(Options)}
 
 
 def load_settings(values: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":

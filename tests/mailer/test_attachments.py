@@ -196,7 +196,7 @@ def test_a_broken_type_is_no_reason_to_lose_the_file(send: Callable[..., Message
 def test_a_file_that_is_far_too_large_is_given_up_early(
     send: Callable[..., Message], smtp: Sink, storage: Storage, settings: Settings
 ) -> None:
-    settings.MAILER = settings.MAILER | {"MAX_MESSAGE_SIZE": "1000000"}
+    settings.POSTCOMMIT = settings.POSTCOMMIT | {"MAX_MESSAGE_SIZE": "1000000"}
     with Path(storage.path("huge")).open("wb") as file:
         os.truncate(file.fileno(), 20_000_000_000)  # it holds nothing, and takes no room
 
@@ -205,19 +205,19 @@ def test_a_file_that_is_far_too_large_is_given_up_early(
     assert (message.state, message.attempts, smtp.received) == (State.FAILED, 0, [])
     assert message.reason == (
         "could not be built: TooLarge: with the attachment 'huge' the message is larger than 1000000 bytes "
-        "(MAILER_MAX_MESSAGE_SIZE); send a link instead"
+        "(POSTCOMMIT_MAX_MESSAGE_SIZE); send a link instead"
     )
     assert Rented.read <= 1_000_000 + CHUNK
 
 
 def test_files_may_fill_a_message_to_the_byte(send: Callable[..., Message], settings: Settings) -> None:
-    settings.MAILER = settings.MAILER | {"MAX_MESSAGE_SIZE": "10000"}
+    settings.POSTCOMMIT = settings.POSTCOMMIT | {"MAX_MESSAGE_SIZE": "10000"}
 
     assert send(Attachment("a", b"x" * 6000), Attachment("b", b"x" * 4000)).state == State.SENT
 
 
 def test_files_are_too_large_together(send: Callable[..., Message], settings: Settings) -> None:
-    settings.MAILER = settings.MAILER | {"MAX_MESSAGE_SIZE": "10000"}
+    settings.POSTCOMMIT = settings.POSTCOMMIT | {"MAX_MESSAGE_SIZE": "10000"}
 
     assert send(Attachment("a", b"x" * 6000)).state == State.SENT
     message = send(Attachment("a", b"x" * 6000), Attachment("b", b"x" * 6000))

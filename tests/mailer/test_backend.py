@@ -16,12 +16,10 @@ import pytest
 import redis
 import time_machine
 from anymail.message import AnymailMessage
-from django.apps import apps
 from django.conf import settings as django_settings
 from django.contrib import admin
 from django.contrib.auth.forms import PasswordResetForm
 from django.core import mail
-from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage, EmailMultiAlternatives, InvalidMailer, mailers
 from django.db import OperationalError, connection, transaction
 from django.test import Client
@@ -36,6 +34,7 @@ from config import email_url
 from mailer import outbox
 from mailer.attachments import TooLarge
 from mailer.backend import OutboxBackend
+from mailer.checks.settings import check_settings
 from mailer.delivery import pipeline
 from mailer.email import ReferenceGone
 from mailer.models import Message, Payload, State
@@ -292,7 +291,7 @@ def test_a_body_of_a_newer_release_waits_for_a_worker_that_can_read_it(smtp: Sin
 
 
 def test_a_test_system_redirects_what_a_class_made_itself(smtp: Sink, settings: Settings) -> None:
-    settings.MAILER = {"REDIRECT_ALL_TO": "staging@example.org", "SUBJECT_PREFIX": "[staging]"}
+    settings.POSTCOMMIT = {"REDIRECT_ALL_TO": "staging@example.org", "SUBJECT_PREFIX": "[staging]"}
     Signed("A secret", "The text.", to=[ANN], bcc=[BOB]).send()
     deliver_everything()
 
@@ -353,18 +352,19 @@ class Ours(OutboxBackend):
 
 
 @pytest.mark.parametrize("wrong", ["no_such", "default", "other", "variant"])
-def test_a_way_that_leads_nowhere_or_back_stops_the_process(wrong: str, settings: Settings, sink: Sink) -> None:
+def test_an_outbox_whose_transport_does_not_send_is_an_error(wrong: str, settings: Settings, sink: Sink) -> None:
     settings.MAILERS = {
         "transport": email_url.parse(sink.url),
         "default": {"BACKEND": OUTBOX, "OPTIONS": {"transport": wrong}},
         "other": {"BACKEND": OUTBOX},
         "variant": {"BACKEND": f"{__name__}.Ours"},
     }
-    with pytest.raises(ImproperlyConfigured) as told:
-        apps.get_app_config("mailer").ready()
-    assert str(told.value) == (
-        f"MAILERS['default']: its option 'transport' is {wrong!r}, which is not the alias of a mailer that sends; "
-        "there are: 'transport'."
+    [found] = check_settings(None)
+    assert (found.id, found.msg) == (
+        "mailer.E014",
+        f"MAILERS['default']: its option 'transport' is {wrong!r}, "
+        "which is not the alias of a mailer that sends; "
+        "there are: 'transport'.",
     )
 
 
@@ -391,17 +391,17 @@ def silent(smtp: Sink, settings: Settings) -> None:
 
 
 def test_a_message_that_is_too_large_says_what_to_do(smtp: Sink, settings: Settings) -> None:
-    settings.MAILER = {"MAX_MESSAGE_SIZE": "1000"}
+    settings.POSTCOMMIT = {"MAX_MESSAGE_SIZE": "1000"}
     message = a_message()
     message.attach("large.bin", b"\0" * 1000)
 
-    with pytest.raises(TooLarge, match=r"MAILER_MAX_MESSAGE_SIZE; send a link instead of the largest file$"):
+    with pytest.raises(TooLarge, match=r"POSTCOMMIT_MAX_MESSAGE_SIZE; send a link instead of the largest file$"):
         message.send()
     assert not Payload.objects.exists()
 
 
 def test_html_counts_as_well(smtp: Sink, settings: Settings) -> None:
-    settings.MAILER = {"MAX_MESSAGE_SIZE": "1000"}
+    settings.POSTCOMMIT = {"MAX_MESSAGE_SIZE": "1000"}
     message = EmailMultiAlternatives("A subject", "The text.", None, [ANN])
     message.attach_alternative("x" * 1000, "text/html")
 
@@ -412,7 +412,7 @@ def test_html_counts_as_well(smtp: Sink, settings: Settings) -> None:
 def test_silence_covers_what_a_server_would_refuse_and_costs_nobody_elses_mail(
     silent: None, settings: Settings
 ) -> None:
-    settings.MAILER = {"MAX_MESSAGE_SIZE": "20"}
+    settings.POSTCOMMIT = {"MAX_MESSAGE_SIZE": "20"}
     with capture_logs() as lines:
         assert mailers.default.send_messages([a_message(body="x" * 21), a_message()]) == 1
 

@@ -19,8 +19,10 @@ from django.utils.translation import get_language
 from pytest_django import Settings
 
 from accounts.models import User
-from mailer import checks, email
+from mailer import email
 from mailer.attachments import Attachment, StoredFile
+from mailer.checks import kinds
+from mailer.checks import settings as settings_checks
 from mailer.composing.previews import languages
 from mailer.email import Email, Recipient, Stream
 from tests.environment import ENVIRONMENT
@@ -68,7 +70,7 @@ def fails(*_: Any) -> Any:
 
 
 def said(kind: type[Email]) -> list[tuple[str, str]]:
-    return [(str(message.id), str(message.msg)) for message in checks.check_kind(kind)]
+    return [(str(message.id), str(message.msg)) for message in kinds.check_kind(kind)]
 
 
 def test_a_good_kind_is_passed_over_in_silence(make: Callable[..., type[Email]]) -> None:
@@ -97,7 +99,7 @@ def test_a_good_kind_is_passed_over_in_silence(make: Callable[..., type[Email]])
 def test_a_fault_of_a_template_is_told_with_file_and_language(
     make: Callable[..., type[Email]], files: dict[str, str | None], identifier: str, says: str
 ) -> None:
-    first = checks.check_kind(make(files))[0]
+    first = kinds.check_kind(make(files))[0]
 
     assert first.id == identifier
     assert says in str(first.msg)
@@ -133,7 +135,7 @@ def test_a_subject_may_end_its_line(make: Callable[..., type[Email]]) -> None:
 def test_a_fault_of_a_class_is_told_with_its_line(
     make: Callable[..., type[Email]], attributes: dict[str, Any], identifier: str, says: str
 ) -> None:
-    first = checks.check_kind(make(**attributes))[0]
+    first = kinds.check_kind(make(**attributes))[0]
 
     assert first.id == identifier
     assert says in str(first.msg)
@@ -143,7 +145,7 @@ def test_each_language_is_built_and_named(make: Callable[..., type[Email]]) -> N
     def context(self: Email) -> dict[str, Any]:
         return {"ratio": 1 / (get_language() != "th")}
 
-    [only] = checks.check_kind(make(context=context))
+    [only] = kinds.check_kind(make(context=context))
 
     assert "in 'th'" in only.msg
 
@@ -157,7 +159,7 @@ def test_a_class_that_only_others_inherit_from_is_no_kind_to_check(make: Callabl
     assert base in email.KINDS.values()
     make(base=base, template="email/made", recipient=Made.recipient, sample=classmethod(lambda cls: cls()))
 
-    assert [m.obj for m in checks.check_kinds(None) if m.obj in ("tests.Shop", "tests.Odd")] == []
+    assert [m.obj for m in kinds.check_kinds(None) if m.obj in ("tests.Shop", "tests.Odd")] == []
 
 
 # --- The database
@@ -172,7 +174,7 @@ def test_a_sample_that_asks_the_database_is_a_warning(make: Callable[..., type[E
         else {"context": lambda self: {"recipient": User.objects.first()}}
     )
 
-    [only] = checks.check_kind(make(**attributes))
+    [only] = kinds.check_kind(make(**attributes))
 
     assert (only.id, only.level) == ("mailer.W001", django_checks.WARNING)
     assert "the sample of tests.Odd asks the database; make it of unsaved instances" in only.msg
@@ -254,14 +256,14 @@ def test_every_kind_that_ships_is_without_fault() -> None:
         kind.kind for kind in ours
     }
 
-    assert [message for kind in ours for message in checks.check_kind(kind)] == []
+    assert [message for kind in ours for message in kinds.check_kind(kind)] == []
 
 
 def test_the_kinds_of_some_apps_can_be_checked_alone(make: Callable[..., type[Email]]) -> None:
     make(template="")
 
-    assert "tests.Odd" in {message.obj for message in checks.check_kinds(None)}
-    assert checks.check_kinds([apps.get_app_config("accounts"), apps.get_app_config("mailer")]) == []
+    assert "tests.Odd" in {message.obj for message in kinds.check_kinds(None)}
+    assert kinds.check_kinds([apps.get_app_config("accounts"), apps.get_app_config("mailer")]) == []
 
 
 def test_one_check_builds_each_sample_once_a_language(make: Callable[..., type[Email]]) -> None:
@@ -309,15 +311,15 @@ def test_mail_must_have_a_way_out_of_the_outbox(
 ) -> None:
     settings.MAILERS = mailers
 
-    assert ids(checks.check_transports(None)) == expected
+    assert ids(settings_checks.check_settings(None)) == expected
 
 
 def test_a_backend_that_does_not_know_of_staging_is_named_on_a_test_system(settings: Settings) -> None:
     settings.MAILERS = {"transport": SMTP, "provider": PROVIDER, "files": FILES, "other": DJANGOS}
-    assert checks.check_transports(None) == []
+    assert settings_checks.check_settings(None) == []
 
-    settings.MAILER = {"REDIRECT_ALL_TO": "qa@example.com"}
-    [only] = checks.check_transports(None)
+    settings.POSTCOMMIT = {"REDIRECT_ALL_TO": "qa@example.com"}
+    [only] = settings_checks.check_settings(None)
 
     assert only.id == "mailer.W004"
     assert "MAILERS['other'] (django.core.mail.backends.smtp.EmailBackend)" in only.msg

@@ -4,7 +4,8 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from pytest_django import Settings
 
-from mailer.conf import Options, hold_against_broker, options, parse
+from mailer.checks.settings import check_visibility_timeout
+from mailer.conf import Options, options, parse
 
 
 def test_values_come_as_strings_from_the_environment() -> None:
@@ -16,22 +17,25 @@ def test_values_come_as_strings_from_the_environment() -> None:
 @pytest.mark.parametrize(
     ("raw", "complaint"),
     [
-        ({"MAX_ATEMPTS": "3"}, "MAILER_MAX_ATEMPTS is not an option of the mailer; did you mean MAILER_MAX_ATTEMPTS?"),
-        ({"COLOUR": "red"}, "MAILER_COLOUR is not an option"),
-        ({"MAX_ATTEMPTS": "many"}, "MAILER_MAX_ATTEMPTS must be a whole number, not 'many'"),
-        ({"MAX_ATTEMPTS": "2.5"}, "MAILER_MAX_ATTEMPTS must be a whole number, not '2.5'"),
-        ({"RETENTION_DAYS": "99999999999"}, "MAILER_RETENTION_DAYS must be 36500 at the most"),
-        ({"MAX_ATTEMPTS": "0"}, "MAILER_MAX_ATTEMPTS must be more than 0"),
-        ({"BACKOFF_BASE": "-1"}, "MAILER_BACKOFF_BASE must be more than 0"),
-        ({"BACKOFF_BASE": "inf"}, "MAILER_BACKOFF_BASE must be a number"),
-        ({"BACKOFF_BASE": "nan"}, "MAILER_BACKOFF_BASE must be a number"),
-        ({"RATE_PER_SECOND": "fast"}, "MAILER_RATE_PER_SECOND must be a number, not 'fast'"),
-        ({"RATE_PER_SECOND": "inf"}, "MAILER_RATE_PER_SECOND must be a number, not 'inf'"),
-        ({"RATE_PER_SECOND": "0"}, "MAILER_RATE_PER_SECOND must be more than 0"),
-        ({"INLINER": "juice"}, "MAILER_INLINER must be css_inline or premailer, not 'juice'"),
-        ({"INLINER": ""}, "MAILER_INLINER must be css_inline or premailer, not ''"),
-        ({"SMTP_TIMEOUT": "60"}, "MAILER_SMTP_TIMEOUT must be less than MAILER_CLAIM_LEASE"),
-        ({"BACKOFF_BASE": "9", "BACKOFF_MAX": "5"}, "MAILER_BACKOFF_BASE must be less than MAILER_BACKOFF_MAX"),
+        (
+            {"MAX_ATEMPTS": "3"},
+            "POSTCOMMIT_MAX_ATEMPTS is not a setting. Did you mean POSTCOMMIT_MAX_ATTEMPTS?",
+        ),
+        ({"COLOUR": "red"}, "POSTCOMMIT_COLOUR is not a setting"),
+        ({"MAX_ATTEMPTS": "many"}, "POSTCOMMIT_MAX_ATTEMPTS must be a number, not 'many'"),
+        ({"MAX_ATTEMPTS": "2.5"}, "POSTCOMMIT_MAX_ATTEMPTS must be a whole number, not '2.5'"),
+        ({"RETENTION_DAYS": "99999999999"}, "POSTCOMMIT_RETENTION_DAYS must be 36500 at most"),
+        ({"MAX_ATTEMPTS": "0"}, "POSTCOMMIT_MAX_ATTEMPTS must be a number above 0"),
+        ({"BACKOFF_BASE": "-1"}, "POSTCOMMIT_BACKOFF_BASE must be a number above 0"),
+        ({"BACKOFF_BASE": "inf"}, "POSTCOMMIT_BACKOFF_BASE must be a number"),
+        ({"BACKOFF_BASE": "nan"}, "POSTCOMMIT_BACKOFF_BASE must be a number"),
+        ({"RATE_PER_SECOND": "fast"}, "POSTCOMMIT_RATE_PER_SECOND must be a number, not 'fast'"),
+        ({"RATE_PER_SECOND": "inf"}, "POSTCOMMIT_RATE_PER_SECOND must be a number above 0, not 'inf'"),
+        ({"RATE_PER_SECOND": "0"}, "POSTCOMMIT_RATE_PER_SECOND must be a number above 0"),
+        ({"INLINER": "juice"}, "POSTCOMMIT_INLINER must be css_inline or premailer, not 'juice'"),
+        ({"INLINER": ""}, "POSTCOMMIT_INLINER must be css_inline or premailer, not ''"),
+        ({"SMTP_TIMEOUT": "60"}, "POSTCOMMIT_SMTP_TIMEOUT must be less than POSTCOMMIT_CLAIM_LEASE"),
+        ({"BACKOFF_BASE": "9", "BACKOFF_MAX": "5"}, "POSTCOMMIT_BACKOFF_BASE must be less than POSTCOMMIT_BACKOFF_MAX"),
     ],
 )
 def test_a_broken_option_is_named(raw: dict[str, str], complaint: str) -> None:
@@ -49,25 +53,27 @@ def test_there_is_no_rate_unless_one_is_set(raw: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("raw", "visibility_timeout", "complaint"),
     [
-        ({}, 120, "visibility_timeout in CELERY_BROKER_TRANSPORT_OPTIONS (120 s) must be more than twice MAILER_CLAIM"),
-        ({"CLAIM_LEASE": "150"}, 300, "(300 s) must be more than twice MAILER_CLAIM_LEASE (300 s)"),
-        ({"CLAIM_LEASE": "20"}, 60, "(60 s) must be more than the countdown of a task (60 s)"),
+        ({}, 120, "(120 s) must be more than twice POSTCOMMIT_CLAIM_LEASE"),
+        ({"CLAIM_LEASE": "150"}, 300, "(300 s) must be more than twice POSTCOMMIT_CLAIM_LEASE"),
+        ({"CLAIM_LEASE": "20"}, 60, "(60 s) must be more than the longest countdown of a task (60 s)"),
     ],
 )
-def test_a_task_must_not_outlast_the_patience_of_the_broker(
-    raw: dict[str, str], visibility_timeout: int, complaint: str
+def test_a_task_must_not_outlast_the_visibility_timeout_of_the_broker(
+    raw: dict[str, str], visibility_timeout: int, complaint: str, settings: Settings
 ) -> None:
-    with pytest.raises(ImproperlyConfigured) as caught:
-        hold_against_broker(parse(raw), {"visibility_timeout": visibility_timeout})
+    settings.POSTCOMMIT = raw
 
-    assert complaint in str(caught.value)
+    found = list(check_visibility_timeout({"visibility_timeout": visibility_timeout}))
+
+    assert {error.id for error in found} == {"mailer.E013"}
+    assert complaint in found[0].msg
 
 
-def test_the_defaults_hold_against_the_default_broker() -> None:
-    hold_against_broker(parse({}), {})
+def test_the_defaults_suit_the_default_broker() -> None:
+    assert list(check_visibility_timeout({})) == []
 
 
 def test_overridden_settings_take_effect(settings: Settings) -> None:
-    settings.MAILER = {"MAX_ATTEMPTS": 2}
+    settings.POSTCOMMIT = {"MAX_ATTEMPTS": 2}
 
     assert options().max_attempts == 2

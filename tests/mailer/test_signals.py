@@ -135,7 +135,7 @@ def test_what_a_receiver_writes_commits_with_the_outcome_or_not_at_all(
             cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
 
     listen(write)
-    monkeypatch.setattr(pipeline, "PAUSE", 0)
+    monkeypatch.setattr("mailer.delivery.settle.PAUSE", 0)
     monkeypatch.setattr(settle, "_suppress_unknown_addresses", lose_the_database_once)
     message = deliver(outbox.enqueue(Plain(user)))
 

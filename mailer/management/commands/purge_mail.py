@@ -7,7 +7,7 @@ from mailer.delivery import retention
 
 
 class Command(BaseCommand):
-    help = "Deletes settled messages that are older than MAILER_RETENTION_DAYS, with their attempts."
+    help = "Deletes settled messages that are older than POSTCOMMIT_RETENTION_DAYS, with their attempts."
     requires_system_checks = ()  # one broken kind of e-mail must not keep an operator from the others
 
     def handle(self, *args: Any, **options: Any) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 STARTED = re.compile(r"SMTP on \S+:(\d+), pages on http://\S+:(\d+)/")
 
 

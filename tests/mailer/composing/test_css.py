@@ -30,7 +30,7 @@ type Styles = dict[str, tuple[str, bool]]
 
 @pytest.fixture(params=sorted(ENGINES))
 def engine(request: pytest.FixtureRequest, settings: Settings) -> str:
-    settings.MAILER = settings.MAILER | {"INLINER": request.param}
+    settings.POSTCOMMIT = settings.POSTCOMMIT | {"INLINER": request.param}
     return str(request.param)
 
 
@@ -100,7 +100,7 @@ def test_the_reading_of_styles_knows_what_overrides_what() -> None:
 def with_each_engine(settings: Settings, mail: Email, recipient: Recipient) -> dict[str, str]:
     documents = {}
     for name in ENGINES:
-        settings.MAILER = settings.MAILER | {"INLINER": name}
+        settings.POSTCOMMIT = settings.POSTCOMMIT | {"INLINER": name}
         with time_machine.travel("2026-11-22T12:00:00Z", tick=False):  # some mails tell the time
             documents[name] = templates.render(mail, recipient).html
     return documents
@@ -161,7 +161,7 @@ def test_both_engines_weigh_rules_alike(css: str, settings: Settings) -> None:
 
     styles = []
     for engine in ENGINES:
-        settings.MAILER = {"INLINER": engine}
+        settings.POSTCOMMIT = {"INLINER": engine}
         styles.append(
             [amounts_to(str(p.get("style", ""))) for p in BeautifulSoup(inline_css(html), "html.parser")("p")]
         )

@@ -47,7 +47,7 @@ class Nasty(Email):
 @pytest.fixture(params=sorted(ENGINES))
 def folder(request: pytest.FixtureRequest, tmp_path: Path, settings: Settings) -> Path:
     """The templates above, to be changed, and one of the two inliners."""
-    settings.MAILER = settings.MAILER | {"INLINER": request.param}
+    settings.POSTCOMMIT = settings.POSTCOMMIT | {"INLINER": request.param}
     settings.TEMPLATES = [settings.TEMPLATES[0] | {"DIRS": [*settings.TEMPLATES[0]["DIRS"], tmp_path]}]
     (tmp_path / "nasty").mkdir()
     for name, source in TEMPLATES.items():

@@ -20,7 +20,7 @@ from mailer.composing import previews
 from mailer.email import Email, Recipient, UnknownKind
 from tests.environment import ENVIRONMENT
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PNG = b"\x89PNG\r\n\x1a\n not much of a picture"
 
 

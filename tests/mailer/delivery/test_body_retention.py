@@ -39,7 +39,7 @@ def settle(message: Message, *, days_ago: float, state: State = State.SENT) -> M
 
 
 def test_a_body_goes_days_after_the_message_was_settled_and_the_row_stays(settings: Settings) -> None:
-    settings.MAILER = {"BODY_RETENTION_DAYS": "3"}
+    settings.POSTCOMMIT = {"BODY_RETENTION_DAYS": "3"}
     old, recent = settle(enqueue(), days_ago=3.1), settle(enqueue(), days_ago=2.9)
 
     assert retention.purge() == 0  # messages
@@ -109,7 +109,7 @@ def test_what_was_erased_is_not_sent_again_and_says_so() -> None:
     retention.purge()
 
     assert outbox.requeue(Message.objects.all(), reason="try again") == 0
-    with pytest.raises(ReferenceGone, match=r"^its body was erased, as it is MAILER_BODY_RETENTION_DAYS after"):
+    with pytest.raises(ReferenceGone, match=r"^its body was erased, as it is POSTCOMMIT_BODY_RETENTION_DAYS after"):
         outbox.resend(message)
     message.refresh_from_db()
     assert message.state == State.FAILED

@@ -209,7 +209,7 @@ def test_a_probe_counts_once_however_often_its_outcome_is_written(
             raise OperationalError("the connection is lost")
         return execute(sql, *rest)
 
-    monkeypatch.setattr(pipeline, "PAUSE", 0)
+    monkeypatch.setattr("mailer.delivery.settle.PAUSE", 0)
     message = outbox.enqueue(Plain(user))
     with connection.execute_wrapper(lose_once):
         deliver(message)

@@ -149,7 +149,7 @@ def test_a_refused_login_is_the_configurations_fault_and_the_mail_waits(
 def test_a_server_that_is_slow_at_every_step_cannot_outlast_the_lease(
     user: User, smtp: Sink, settings: Settings
 ) -> None:
-    settings.MAILER = {"SMTP_TIMEOUT": "1.5", "CLAIM_LEASE": "2.5"}  # 2 s for the whole conversation
+    settings.POSTCOMMIT = {"SMTP_TIMEOUT": "1.5", "CLAIM_LEASE": "2.5"}  # 2 s for the whole conversation
     smtp.script.always = {"EHLO": SLOW, "MAIL": SLOW, "RCPT": SLOW, "DATA": SLOW}
     started = time.monotonic()
 
@@ -162,7 +162,7 @@ def test_a_server_that_is_slow_at_every_step_cannot_outlast_the_lease(
 def test_a_silent_server_after_the_payload_leaves_the_outcome_uncertain(
     user: User, smtp: Sink, settings: Settings
 ) -> None:
-    settings.MAILER = {"SMTP_TIMEOUT": "0.5"}
+    settings.POSTCOMMIT = {"SMTP_TIMEOUT": "0.5"}
     smtp.script.once["BODY"] = deque([HANG])
 
     message = deliver(outbox.enqueue(Plain(user)))

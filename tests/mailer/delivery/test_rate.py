@@ -1,4 +1,4 @@
-"""MAILER_RATE_PER_SECOND: a transport gets no more than it is meant to get, the most urgent first."""
+"""POSTCOMMIT_RATE_PER_SECOND: a transport gets no more than it is meant to get, the most urgent first."""
 
 import time
 from datetime import timedelta
@@ -41,7 +41,7 @@ def enqueue(user: User, number: int, queue: Queue = Queue.DEFAULT) -> list[Messa
 
 
 def test_workers_share_the_rate(user: User, smtp: Sink, settings: Settings) -> None:
-    settings.MAILER = {"RATE_PER_SECOND": "10"}
+    settings.POSTCOMMIT = {"RATE_PER_SECOND": "10"}
     messages = enqueue(user, 12)
 
     def work(mine: list[Message]) -> None:
@@ -63,7 +63,7 @@ def test_without_a_rate_nobody_waits(user: User, smtp: Sink) -> None:
 
 
 def test_time_that_nobody_used_is_not_saved_up(user: User, settings: Settings) -> None:
-    settings.MAILER = {"RATE_PER_SECOND": "10"}
+    settings.POSTCOMMIT = {"RATE_PER_SECOND": "10"}
     rate.book_slot("transport", timedelta(0))
     time.sleep(0.5)
 
@@ -73,7 +73,7 @@ def test_time_that_nobody_used_is_not_saved_up(user: User, settings: Settings) -
 
 
 def test_whose_turn_is_too_far_away_is_left_to_the_sweep(user: User, smtp: Sink, settings: Settings) -> None:
-    settings.MAILER = {"RATE_PER_SECOND": "0.1"}
+    settings.POSTCOMMIT = {"RATE_PER_SECOND": "0.1"}
     first, second = enqueue(user, 2)
 
     pipeline.deliver(first.pk)
@@ -85,7 +85,7 @@ def test_whose_turn_is_too_far_away_is_left_to_the_sweep(user: User, smtp: Sink,
 
 
 def test_critical_messages_find_a_slot_where_others_do_not(user: User, settings: Settings) -> None:
-    settings.MAILER = {"RATE_PER_SECOND": "0.14"}  # one in seven seconds
+    settings.POSTCOMMIT = {"RATE_PER_SECOND": "0.14"}  # one in seven seconds
     rate.book_slot("transport", timedelta(0))
 
     assert rate.book_slot("transport", rate.LONGEST_WAIT[Queue.BULK]) is None
@@ -95,7 +95,7 @@ def test_critical_messages_find_a_slot_where_others_do_not(user: User, settings:
 def test_the_sweep_hands_over_what_can_go_soon_the_most_urgent_first(
     user: User, settings: Settings, handed_over: list[str], broker: redis.Redis
 ) -> None:
-    settings.MAILER = {"RATE_PER_SECOND": "2"}  # twenty in the ten seconds that a sweep looks ahead
+    settings.POSTCOMMIT = {"RATE_PER_SECOND": "2"}  # twenty in the ten seconds that a sweep looks ahead
     for queue in (Queue.BULK, Queue.DEFAULT, Queue.CRITICAL):
         enqueue(user, 15, queue)
     broker.flushall()
@@ -105,7 +105,7 @@ def test_the_sweep_hands_over_what_can_go_soon_the_most_urgent_first(
 
 
 def test_draining_by_hand_waits_for_each_turn(user: User, smtp: Sink, settings: Settings) -> None:
-    settings.MAILER = {"RATE_PER_SECOND": "4"}
+    settings.POSTCOMMIT = {"RATE_PER_SECOND": "4"}
     enqueue(user, 4)
     began = time.monotonic()
 

@@ -46,7 +46,7 @@ def settled(user: User, kind: type[Plain], days: int, *, name: str = "", state: 
 
 
 def test_each_kind_is_kept_for_as_long_as_it_says(user: User, settings: Settings) -> None:
-    settings.MAILER = settings.MAILER | {"RETENTION_DAYS": "30"}
+    settings.POSTCOMMIT = settings.POSTCOMMIT | {"RETENTION_DAYS": "30"}
     kept = {
         settled(user, Newsflash, 6),
         settled(user, Newsflash, 6, name="tests.BreakingNews"),

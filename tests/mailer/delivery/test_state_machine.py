@@ -417,7 +417,7 @@ class AnyOrder(RuleBasedStateMachine):
         self._stack.enter_context(connection.execute_wrapper(self._stop_and_execute))
         patch = self._stack.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(transaction, "Atomic", StoppingAtomic)
-        patch.setattr(connection, "transmit", self._transmit)
+        patch.setattr(pipeline, "transmit", self._transmit)
         patch.setattr(broker, "publish", self._publish)
         patch.setattr(sweep, "publish", self._publish)
         patch.setattr(sweep, "queue_lengths", lambda: dict.fromkeys(Queue, 0) if self.broker_is_up else None)
@@ -624,7 +624,7 @@ def quiet() -> Iterator[None]:
 
 @pytest.mark.usefixtures("still_clock", "quiet")
 def test_what_is_promised_holds_whoever_comes_in_between(settings: Settings) -> None:
-    settings.MAILER = {"MAX_ATTEMPTS": "3"}
+    settings.POSTCOMMIT = {"MAX_ATTEMPTS": "3"}
     for address in (ANN, BOB):
         User.objects.create_user(address)
     run_state_machine_as_test(

@@ -305,15 +305,15 @@ def test_a_charset_that_does_not_exist_is_told_at_once() -> None:
 def test_the_limit_counts_every_byte_of_bodies_and_files(shape: str, settings: Settings) -> None:
     message = SHAPES[shape]()
     with pytest.raises(TooLarge) as told:
-        settings.MAILER = {"MAX_MESSAGE_SIZE": "1"}
+        settings.POSTCOMMIT = {"MAX_MESSAGE_SIZE": "1"}
         serializer.dump(message)
     size = int(str(told.value).split()[5])
 
-    settings.MAILER = {"MAX_MESSAGE_SIZE": str(size)}
+    settings.POSTCOMMIT = {"MAX_MESSAGE_SIZE": str(size)}
     assert serializer.dump(message)
     message.body += b"x" if isinstance(message.body, bytes) else "x"
     with pytest.raises(
-        TooLarge, match=f"have {size + 1} bytes, more than the {size} of MAILER_MAX_MESSAGE_SIZE; send a link"
+        TooLarge, match=f"have {size + 1} bytes, more than the {size} of POSTCOMMIT_MAX_MESSAGE_SIZE; send a link"
     ):
         serializer.dump(message)
 

@@ -16,7 +16,7 @@ from mailer.testing.outbox import Outbox
 from tests.environment import ENVIRONMENT
 from tests.mailer.kinds import Broken, Plain, Receipt, Shared
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_it_sees_what_is_not_committed_and_forgets_what_is_rolled_back(outbox: Outbox, user: User) -> None:

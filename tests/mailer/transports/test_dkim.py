@@ -16,11 +16,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pytest_django import Settings
 
+from mailer.checks.settings import check_settings
 from mailer.mime import encoding
 from mailer.outcomes import Accepted, PermanentRefusal
 from mailer.transports import dkim, transmit
 from tests import mail_dkim
-from tests.deployment import files
 from tests.mailer.transports.test_smtp import NASTY, text
 from tests.smtp_sink import Sink
 
@@ -89,7 +89,7 @@ class Installation:
         self.used = list(names)
         self.domain = domain or "example.com"
         entries = ",".join(f"{name}:{self.keys[name].path}" for name in names)
-        self.settings.MAILER = {"DKIM_KEYS": entries} | ({"DKIM_DOMAIN": domain} if domain else {})
+        self.settings.POSTCOMMIT = {"DKIM_KEYS": entries} | ({"DKIM_DOMAIN": domain} if domain else {})
 
     def verify(self, source: bytes) -> dict[str, str]:
         records = {f"{name}._domainkey.{self.domain}": self.keys[name].record for name in self.used}
@@ -307,13 +307,13 @@ def test_a_key_that_cannot_sign_is_named_and_not_quoted(
     name: str, reason: str, settings: Settings, keys: dict[str, KeyFile]
 ) -> None:
     path = keys["pkcs8"].path.with_name(name)
-    settings.MAILER = {"DKIM_KEYS": f"s1:{path}"}
+    settings.POSTCOMMIT = {"DKIM_KEYS": f"s1:{path}"}
 
     with pytest.raises(ImproperlyConfigured) as caught:
         dkim.signer()
 
     said = str(caught.value)
-    assert said.startswith(f"MAILER_DKIM_KEYS: the key of the selector 's1', {path}, {reason}")
+    assert said.startswith(f"POSTCOMMIT_DKIM_KEYS: the key of the selector 's1', {path}, {reason}")
     content = path.read_text() if path.exists() else ""
     assert not [line for line in content.splitlines() if len(line) > 12 and "-----" not in line and line in said]
 
@@ -321,19 +321,19 @@ def test_a_key_that_cannot_sign_is_named_and_not_quoted(
 @pytest.mark.parametrize(
     ("raw", "complaint"),
     [
-        ({"DKIM_KEYS": "mail"}, "MAILER_DKIM_KEYS must be selector:path"),
-        ({"DKIM_KEYS": "a b:/key"}, "MAILER_DKIM_KEYS must be selector:path"),
-        ({"DKIM_KEYS": "-:/key"}, "MAILER_DKIM_KEYS must be selector:path"),
-        ({"DKIM_KEYS": "s:{ed},S:{pkcs8}"}, "MAILER_DKIM_KEYS names a selector twice"),
-        ({"DKIM_KEYS": "s:{ed}", "DKIM_DOMAIN": "us@example.com"}, "MAILER_DKIM_DOMAIN must be a domain"),
-        ({"DKIM_KEYS": "s:{ed}", "DKIM_DOMAIN": "example..com"}, "MAILER_DKIM_DOMAIN must be a domain"),
+        ({"DKIM_KEYS": "mail"}, "POSTCOMMIT_DKIM_KEYS must be selector:path"),
+        ({"DKIM_KEYS": "a b:/key"}, "POSTCOMMIT_DKIM_KEYS must be selector:path"),
+        ({"DKIM_KEYS": "-:/key"}, "POSTCOMMIT_DKIM_KEYS must be selector:path"),
+        ({"DKIM_KEYS": "s:{ed},S:{pkcs8}"}, "POSTCOMMIT_DKIM_KEYS names a selector twice"),
+        ({"DKIM_KEYS": "s:{ed}", "DKIM_DOMAIN": "us@example.com"}, "POSTCOMMIT_DKIM_DOMAIN must be a domain"),
+        ({"DKIM_KEYS": "s:{ed}", "DKIM_DOMAIN": "example..com"}, "POSTCOMMIT_DKIM_DOMAIN must be a domain"),
     ],
 )
 def test_a_broken_configuration_is_named(
     raw: dict[str, str], complaint: str, settings: Settings, keys: dict[str, KeyFile]
 ) -> None:
     paths = {name: key.path for name, key in keys.items()}
-    settings.MAILER = {name: value.format_map(paths) for name, value in raw.items()}
+    settings.POSTCOMMIT = {name: value.format_map(paths) for name, value in raw.items()}
 
     with pytest.raises(ImproperlyConfigured) as caught:
         dkim.signer()
@@ -341,18 +341,13 @@ def test_a_broken_configuration_is_named(
     assert complaint in str(caught.value)
 
 
-def test_a_missing_key_stops_the_process_at_its_start() -> None:
-    servers = {
-        "DATABASE_URL": "postgres://x.invalid/x",
-        "REDIS_URL": "redis://x.invalid",
-        "EMAIL_URL": "smtp://x.invalid",
-    }
+def test_a_missing_key_is_named_by_check(settings: Settings) -> None:
+    settings.POSTCOMMIT = {"DKIM_KEYS": "s1:/no/such/key"}
 
-    done = files.load_settings({"DEBUG": "1", **servers, "MAILER_DKIM_KEYS": "s1:/no/such/key"})
-
-    assert done.returncode != 0
-    assert done.stderr.splitlines()[-1].endswith(
-        "MAILER_DKIM_KEYS: the key of the selector 's1', /no/such/key, cannot be read: No such file or directory."
+    [found] = check_settings(None)
+    assert (found.id, found.msg) == (
+        "mailer.E012",
+        "POSTCOMMIT_DKIM_KEYS: the key of the selector 's1', /no/such/key, cannot be read: No such file or directory.",
     )
 
 

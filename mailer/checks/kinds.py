@@ -1,39 +1,37 @@
-"""`manage.py check`: builds every kind of e-mail from its sample in every language, and looks at the transports.
+"""Builds every kind of e-mail from its sample, in every language.
 
-A sample that asks the database is a warning: checks run before `migrate` too, on a database with no tables.
+A sample that queries the database is a warning: checks run before `migrate` too, on a database without tables.
 """
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from anymail.backends.base import AnymailBaseBackend
 from django.apps import AppConfig, apps
-from django.core.checks import CheckMessage, Error
+from django.core.checks import CheckMessage, Error, register
 from django.core.checks import Warning as CheckWarning
-from django.core.mail import EmailMultiAlternatives, mailers
-from django.core.mail.backends import console, dummy, locmem
-from django.core.mail.handler import DEFAULT_MAILER_BACKEND
+from django.core.exceptions import ImproperlyConfigured
+from django.core.mail import EmailMultiAlternatives
 from django.template import TemplateDoesNotExist, TemplateSyntaxError
 from django.template.loader import get_template
-from django.utils.module_loading import import_string
 
-from mailer import routes
 from mailer.addresses import mailbox
 from mailer.composing import previews, templates
 from mailer.composing.built_by_django import DjangoMail
 from mailer.composing.previews import NeedsDatabase, NoPreview, Sample, Step
+from mailer.conf import options
 from mailer.email import Email
-from mailer.transports import smtp, staging
 
 CLIPPED = 102 * 1024
 """Bytes of HTML of which Gmail shows no more, with the link to leave a stream perhaps among what it hides."""
 
-INTERCEPTED = (smtp.EmailBackend, AnymailBaseBackend)
-SENDING_NOTHING = (console.EmailBackend, dummy.EmailBackend, locmem.EmailBackend)  # the file-based one is a console
 
-
+@register("emails")
 def check_kinds(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
-    """Every kind of these apps, or of all of them."""
+    """Check every kind of these apps, or of all apps; none while a setting is broken, for then nothing can be built."""
+    try:
+        options()
+    except ImproperlyConfigured:
+        return []
     kinds = [kind for kind in previews.all_kinds() if app_configs is None or _app_of(kind) in app_configs]
     return [message for kind in kinds for message in check_kind(kind)]
 
@@ -167,38 +165,3 @@ def _html(sample: Sample) -> str:
     assert isinstance(sample.message, EmailMultiAlternatives)
     content, _ = sample.message.alternatives[0]
     return str(content)
-
-
-def check_transports(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
-    """The transports, by which mail leaves the outbox."""
-    return [*_leading_out(), *_not_intercepted()]
-
-
-def _leading_out() -> Iterator[CheckMessage]:
-    if routes.PRIMARY not in mailers.settings:
-        yield Error(
-            f"MAILERS has no {routes.PRIMARY!r}, by which mail leaves the outbox.",
-            hint='Add MAILERS["transport"]: SMTP, or a provider of Anymail.',
-            id="mailer.E007",
-        )
-    for alias in (routes.PRIMARY, routes.FALLBACK):
-        if alias in mailers.settings and alias not in routes.names():
-            yield Error(
-                f"MAILERS[{alias!r}] leads into the outbox again, so that its mail would go round for ever.",
-                hint="Give it the backend that sends; it is MAILERS['default'] that leads into the outbox.",
-                id="mailer.E008",
-            )
-
-
-def _not_intercepted() -> Iterator[CheckMessage]:
-    if not staging.is_test_system():
-        return
-    for alias in filter(None, routes.names()):
-        path = mailers.settings[alias].get("BACKEND", DEFAULT_MAILER_BACKEND)
-        if not issubclass(import_string(path), (*INTERCEPTED, *SENDING_NOTHING)):
-            yield CheckWarning(
-                f"MAILERS[{alias!r}] ({path}) does not know MAILER_REDIRECT_ALL_TO and MAILER_ALLOWED_RECIPIENTS: mail sent "
-                f'with using="{alias}" past the outbox goes to everybody.',
-                hint="Use mailer.transports.smtp.EmailBackend or a provider of Anymail on a test system, or leave it away.",
-                id="mailer.W004",
-            )

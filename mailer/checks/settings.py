@@ -1,0 +1,137 @@
+"""What the mailer needs of the project's settings. Web processes and workers run these checks when they start."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+from anymail.backends.base import AnymailBaseBackend
+from celery import current_app
+from django.apps import AppConfig
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, register
+from django.core.checks import Warning as CheckWarning
+from django.core.exceptions import ImproperlyConfigured
+from django.core.mail import InvalidMailer, mailers
+from django.core.mail.backends import console, dummy, locmem
+from django.core.mail.handler import DEFAULT_MAILER_BACKEND
+from django.utils.module_loading import import_string
+
+from mailer import routes
+from mailer.addresses import mailbox
+from mailer.conf import HORIZON, options
+from mailer.transports import dkim, smtp, staging
+
+KOMBU_VISIBILITY_TIMEOUT = 3600
+"""Its default for Redis, in seconds."""
+RESTRICTED = (smtp.EmailBackend, AnymailBaseBackend)
+SENDING_NOTHING = (console.EmailBackend, dummy.EmailBackend, locmem.EmailBackend)  # the file-based backend is a console
+
+
+@register("postcommit")
+def check_settings(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
+    """Check POSTCOMMIT, MAILERS, DEFAULT_FROM_EMAIL and Celery's settings."""
+    try:
+        options()
+    except ImproperlyConfigured as error:
+        return [Error(str(error), id="mailer.E010")]
+    return [*_default_sender(), *_transports(), *_dkim_keys(), *_celery(), *_unrestricted_transports()]
+
+
+def _default_sender() -> Iterator[CheckMessage]:
+    if mailbox(settings.DEFAULT_FROM_EMAIL) is None:
+        yield Error(
+            "DEFAULT_FROM_EMAIL is not one address.",
+            hint="Write it as in Shop <hello@shop.example>; quote a name with a comma.",
+            id="mailer.E011",
+        )
+
+
+def _transports() -> Iterator[CheckMessage]:
+    if routes.PRIMARY not in mailers.settings:
+        yield Error(
+            f"MAILERS has no {routes.PRIMARY!r}, the transport of the outbox.",
+            hint='Add MAILERS["transport"]: SMTP, or a provider of Anymail.',
+            id="mailer.E007",
+        )
+        return
+    outboxes = {routes.PRIMARY, routes.FALLBACK}.intersection(mailers.settings).difference(routes.names())
+    for alias in sorted(outboxes):
+        yield Error(
+            f"MAILERS[{alias!r}] is an outbox, so its mail would never leave.",
+            hint="Give it the backend that sends; only MAILERS['default'] is the outbox.",
+            id="mailer.E008",
+        )
+    for alias in () if outboxes else mailers.settings:
+        try:
+            backend = mailers[alias]  # builds it, opens nothing
+        except InvalidMailer as error:
+            yield Error(str(error), id="mailer.E014")
+        except ImproperlyConfigured as error:  # Anymail's; its text names the option, and never a value
+            yield Error(f"MAILERS[{alias!r}]: {error}", id="mailer.E014")
+        else:
+            yield from _transport(alias, backend)
+
+
+def _transport(alias: str, backend: Any) -> Iterator[CheckMessage]:
+    if alias in routes.names() and vars(backend).get("fail_silently"):
+        yield Error(
+            f"MAILERS[{alias!r}] sets 'fail_silently', which hides the answers of the server.",
+            hint="Remove the option.",
+            id="mailer.E015",
+        )
+    unseen = sorted(getattr(backend, "send_defaults", {}).keys() & staging.ADDING_RECIPIENTS)
+    if staging.is_test_system() and unseen:
+        yield Error(
+            f"MAILERS[{alias!r}]: Anymail's SEND_DEFAULTS set {unseen[0]!r} on every message, which may add recipients after "
+            "POSTCOMMIT_REDIRECT_ALL_TO and POSTCOMMIT_ALLOWED_RECIPIENTS were applied.",
+            hint="Remove it on a test system.",
+            id="mailer.E016",
+        )
+
+
+def _unrestricted_transports() -> Iterator[CheckMessage]:
+    if not staging.is_test_system():
+        return
+    for alias in filter(None, routes.names()):
+        path = mailers.settings[alias].get("BACKEND", DEFAULT_MAILER_BACKEND)
+        if not issubclass(import_string(path), (*RESTRICTED, *SENDING_NOTHING)):
+            yield CheckWarning(
+                f"MAILERS[{alias!r}] ({path}) ignores POSTCOMMIT_REDIRECT_ALL_TO and POSTCOMMIT_ALLOWED_RECIPIENTS: mail sent "
+                f'with using="{alias}", without the outbox, reaches its recipients.',
+                hint="On a test system use mailer.transports.smtp.EmailBackend or a provider of Anymail, or remove it.",
+                id="mailer.W004",
+            )
+
+
+def _dkim_keys() -> Iterator[CheckMessage]:
+    try:
+        dkim.signer()
+    except ImproperlyConfigured as error:
+        yield Error(str(error), id="mailer.E012")
+
+
+def _celery() -> Iterator[CheckMessage]:
+    tasks = {entry.get("task") for entry in (current_app.conf.beat_schedule or {}).values()}
+    if not {"mailer.tasks.sweep", "mailer.tasks.purge"} <= tasks:
+        yield CheckWarning(
+            "Celery beat does not run mailer.tasks.sweep and mailer.tasks.purge: overdue mail would wait for ever.",
+            hint="Call mailer.celery.configure(app) in your celery.py, and import that app in your package's __init__.py.",
+            id="mailer.W005",
+        )
+    yield from check_visibility_timeout(current_app.conf.broker_transport_options or {})
+
+
+def check_visibility_timeout(transport_options: Mapping[str, Any]) -> Iterator[CheckMessage]:
+    """Find out whether the broker would give a task to a second worker while the first one works on it."""
+    visibility_timeout = timedelta(seconds=float(transport_options.get("visibility_timeout", KOMBU_VISIBILITY_TIMEOUT)))
+    for name, shorter in (
+        ("twice POSTCOMMIT_CLAIM_LEASE, the longest time that a task may take", 2 * options().claim_lease),
+        ("the longest countdown of a task", HORIZON),
+    ):
+        if shorter >= visibility_timeout:
+            yield Error(
+                f"visibility_timeout in CELERY_BROKER_TRANSPORT_OPTIONS ({visibility_timeout.total_seconds():g} s) must be "
+                f"more than {name} ({shorter.total_seconds():g} s).",
+                hint="Otherwise the broker gives the task to a second worker.",
+                id="mailer.E013",
+            )
