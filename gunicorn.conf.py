@@ -25,6 +25,6 @@ control_socket_disable = True  # it would lie in $HOME, shared by every gunicorn
 
 def post_worker_init(worker: Any) -> None:
     """Once Django is there, in each process."""
-    from mailer.delivery.broker import courier
+    from mailer.delivery.broker import broker_thread
 
-    courier.warm_up()
+    broker_thread.warm_up()

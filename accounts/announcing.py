@@ -23,7 +23,7 @@ def everybody(language: str = "") -> "QuerySet[User]":
 
 def readers(language: str = "") -> "QuerySet[User]":
     """Those of them who get it: who has not left the news, and whose address is not suppressed."""
-    return subscriptions.readers(everybody(language), NEWS)
+    return subscriptions.subscribed(everybody(language), NEWS)
 
 
 def announce(

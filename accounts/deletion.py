@@ -32,7 +32,7 @@ def delete(user: User) -> bool:
             return False
         user = locked
         farewell = AccountDeleted(user.email, user.name, user.language, user.time_zone)
-        outbox.drop(outbox.messages_of(user), reason="the account was deleted")
+        outbox.cancel_all(outbox.messages_of(user), reason="the account was deleted")
         user_id = user.pk
         user.delete()
         outbox.enqueue(farewell)

@@ -99,7 +99,7 @@ def confirm(change_id: UUID, code: str, *, password: str | None) -> Change:
         if not _move(change.user, change.new_address):
             return _described(change, ChangeState.TAKEN)
         EmailChange.objects.filter(pk=change.pk).update(confirmed_at=timezone.now())
-        subscriptions.follow(change.old_address, change.new_address)
+        subscriptions.copy_unsubscribes(change.old_address, change.new_address)
         verification.supersede(change.user)
         outbox.enqueue(AddressChanged(change))
     log.info("address changed", user=change.user_id, change=str(change.pk))

@@ -44,7 +44,7 @@ GUESSES = parse("10 per 15 minutes")
 
 BREAK = 5.0
 """For so many seconds after a failure the table counts instead of Redis."""
-PATIENCE = 0.25
+TIMEOUT = 0.25
 """Seconds for connecting to Redis, and for each answer."""
 
 
@@ -178,8 +178,8 @@ def _hashed(*identity: str) -> tuple[str]:
 @cache
 def _redis() -> MovingWindowRateLimiter:
     patience: dict[str, Any] = {
-        "socket_timeout": PATIENCE,
-        "socket_connect_timeout": PATIENCE,
+        "socket_timeout": TIMEOUT,
+        "socket_connect_timeout": TIMEOUT,
         "retry": Retry(NoBackoff(), 0),
     }
     options = settings.RATE_LIMITS_OPTIONS | patience

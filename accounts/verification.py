@@ -120,7 +120,7 @@ def withdraw(user_id: int) -> bool:
         user = User.objects.select_for_update().filter(NEVER_VERIFIED, pk=user_id).first()
         if user is None:
             return False
-        outbox.drop(outbox.messages_of(user), reason="the account was withdrawn before its address was verified")
+        outbox.cancel_all(outbox.messages_of(user), reason="the account was withdrawn before its address was verified")
         user.delete()
     return True
 

@@ -15,7 +15,7 @@ Made from the docstrings by `make docs`. How the parts work together stands in [
 OBJECTS = {
     "mailer.email": ["Email", "Recipient", "Stream", "WhenUncertain"],
     "mailer.attachments": ["Attachment", "StoredFile"],
-    "mailer.outbox": ["enqueue", "enqueue_many", "cancel", "resend", "requeue", "drop", "messages_of"],
+    "mailer.outbox": ["enqueue", "enqueue_many", "cancel", "resend", "retry", "cancel_all", "messages_of"],
     "mailer.signals": ["message_settled"],
     "mailer.testing.outbox": ["Outbox", "Mail"],
 }

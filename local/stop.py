@@ -5,7 +5,7 @@ import time
 
 from local import supervision
 
-PATIENCE = 60.0
+TIMEOUT = 60.0
 
 
 def main() -> int:
@@ -18,9 +18,9 @@ def main() -> int:
     print("Stopping in order: web, worker, beat, Flower, inbox, servers.", flush=True)
     supervisor.shut_down()
     while supervisor.is_there():
-        if time.monotonic() - began > PATIENCE:
+        if time.monotonic() - began > TIMEOUT:
             print(
-                f"Not stopped after {PATIENCE:g} s; .local/log/supervisord.log says what it waits for.", file=sys.stderr
+                f"Not stopped after {TIMEOUT:g} s; .local/log/supervisord.log says what it waits for.", file=sys.stderr
             )
             return 1
         time.sleep(0.1)

@@ -24,12 +24,12 @@ def mailbox(entry: str) -> Address | None:
         return None
 
 
-def comparable(box: Address) -> str:
+def as_compared(box: Address) -> str:
     """The address in lower case. (Outside ASCII that would not be the same mailbox; `mailbox` takes no such local part.)"""
     return f"{box.username}@{box.domain}".lower()
 
 
-def envelope_form(recipient: str) -> str:
+def as_transmitted(recipient: str) -> str:
     """The bare address of `Ann <ann@Bücher.example>` in one spelling, whoever wrote it: servers answer in their own."""
     local, _, domain = parseaddr(recipient)[1].rpartition("@")
     with suppress(UnicodeError):  # then it will not have been transmitted either
@@ -37,6 +37,6 @@ def envelope_form(recipient: str) -> str:
     return f"{local}@{domain.lower()}"
 
 
-def bare_address(recipient: str) -> str:
+def as_written(recipient: str) -> str:
     """The address of `Ann <ann@Bücher.example>` as it was written."""
     return parseaddr(recipient)[1]

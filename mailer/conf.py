@@ -15,7 +15,7 @@ from django.core.signals import setting_changed
 from django.core.validators import validate_email
 from django.utils.encoding import punycode
 
-from mailer.addresses import comparable, mailbox
+from mailer.addresses import as_compared, mailbox
 
 HORIZON = timedelta(seconds=60)
 """Celery keeps a countdown in a worker's memory, and repeats it when it outlasts the broker's visibility timeout. A message
@@ -131,7 +131,7 @@ def _recipient(value: str, *, may_be_domain: bool = True) -> str:
         domain = ", or a domain without its subdomains, as in example.com" if may_be_domain else ""
         raise _Expected(f"must be an address, as in qa@example.com{domain}") from None
     assert box is not None
-    return box.domain if is_domain else comparable(box)
+    return box.domain if is_domain else as_compared(box)
 
 
 def _check_together(options: Options) -> None:

@@ -150,10 +150,10 @@ def _save_or_find(message: Message) -> Message:
 
 def cancel(message: Message, reason: str = "cancelled by the application") -> bool:
     """Drops a message that waits, also between two attempts, or is held. False if it is being sent or is settled."""
-    return drop(Message.objects.filter(pk=message.pk), reason=reason) == 1
+    return cancel_all(Message.objects.filter(pk=message.pk), reason=reason) == 1
 
 
-def requeue(messages: MessageQuerySet, *, reason: str) -> int:
+def retry(messages: MessageQuerySet, *, reason: str) -> int:
     """Sends held or failed messages after all, with all attempts before them again. Returns how many it were; one whose body
     was erased is none of them."""
     now = timezone.now()
@@ -175,12 +175,12 @@ def messages_of(user: Any) -> MessageQuerySet:
     return Message.objects.filter(user=user, state__in=UNSETTLED)
 
 
-def drop(messages: MessageQuerySet, *, reason: str) -> int:
+def cancel_all(messages: MessageQuerySet, *, reason: str) -> int:
     """Cancels waiting or held messages. Returns how many it were."""
     return _moved(messages, State.CANCELLED, reason=reason)
 
 
-def confirm_arrival(messages: MessageQuerySet, *, reason: str) -> int:
+def mark_as_delivered(messages: MessageQuerySet, *, reason: str) -> int:
     """Settles held messages of which a person found out that they did arrive. Returns how many it were."""
     return _moved(messages.filter(state=State.HELD), State.SENT, reason=reason)
 
@@ -203,7 +203,7 @@ def _moved(messages: MessageQuerySet, to: State, *, reason: str, publish: bool =
             if not row.move(to, reason=reason, **changes):
                 continue
             moved += 1
-            signals.tell(message)
+            signals.send_settled(message)
             if publish:
                 message.refresh_from_db()
                 publish_on_commit(message)

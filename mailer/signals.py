@@ -28,7 +28,7 @@ class ConnectionLost(OperationalError):
     """A receiver of message_settled cost the database connection, and the transaction with it."""
 
 
-def tell(message: Message) -> None:
+def send_settled(message: Message) -> None:
     """Calls the receivers, if the message is settled. If one of them raises, that is logged, what they wrote is taken back,
     and the outcome stands all the same. Call it inside the transaction that settles.
 
@@ -51,7 +51,7 @@ def tell(message: Message) -> None:
         log.exception("a receiver of message_settled failed", **message.log_fields())
 
 
-def passed_over(message: Message) -> None:
+def log_skipped(message: Message) -> None:
     """Tells the operator that the message was settled without its receivers, since they cost the connection."""
     connection.close()
     log.error("settled without the receivers of message_settled: they lost the connection", **message.log_fields())

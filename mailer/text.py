@@ -22,6 +22,6 @@ def mask(text: str) -> str:
     return LINK_TO_LEAVE.sub(r"\1***", CODE.sub("***", ADDRESS.sub(r"\1***\2", text)))
 
 
-def storable(text: str) -> str:
+def replace_unstorable(text: str) -> str:
     """The text without what PostgreSQL does not take: NUL, and halves of characters, which mail and file names can carry."""
     return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")

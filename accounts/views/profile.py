@@ -54,8 +54,8 @@ def profile(request: HttpRequest) -> HttpResponse:
 
 def _streams_of(user: User) -> list[tuple[Stream, bool]]:
     """Each stream, and whether she left it."""
-    left = subscriptions.left_by(user.email)
-    return [(stream, stream.name in left) for stream in subscriptions.every()]
+    left = subscriptions.unsubscribed_streams(user.email)
+    return [(stream, stream.name in left) for stream in subscriptions.streams()]
 
 
 @require_POST
@@ -65,7 +65,7 @@ def choose_stream(request: HttpRequest) -> HttpResponse:
     stream = subscriptions.find(request.POST.get("stream", ""))
     if stream is not None:
         returns = "return" in request.POST
-        change = subscriptions.return_to if returns else subscriptions.leave
+        change = subscriptions.resubscribe if returns else subscriptions.unsubscribe
         change(Membership(_user(request).email, stream))
         messages.success(request, _("You get these e-mails again.") if returns else _("You get these e-mails no more."))
     return redirect("profile")

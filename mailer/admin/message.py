@@ -38,7 +38,7 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):
     search_help_text = "The whole address of recipient or user, the Message-ID, or a part of the subject."
     date_hierarchy = "created_at"
     show_full_result_count = False  # a count of a million rows for a number that nobody reads
-    actions = ["send_again", "drop", "confirm_arrival", "resend"]
+    actions = ["send_again", "drop", "mark_as_delivered", "resend"]
     inlines = [AttemptInline]
     readonly_fields = ["resent_as"]
     fieldsets = [
@@ -78,15 +78,15 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):
 
     @admin.action(description="Send held or failed messages again", permissions=["decide"])
     def send_again(self, request: HttpRequest, queryset: MessageQuerySet) -> None:
-        self._tell(request, queryset, outbox.requeue(queryset, reason=_by(request, "sent again")), "queued again")
+        self._tell(request, queryset, outbox.retry(queryset, reason=_by(request, "sent again")), "queued again")
 
     @admin.action(description="Drop waiting or held messages", permissions=["decide"])
     def drop(self, request: HttpRequest, queryset: MessageQuerySet) -> None:
-        self._tell(request, queryset, outbox.drop(queryset, reason=_by(request, "dropped")), "dropped")
+        self._tell(request, queryset, outbox.cancel_all(queryset, reason=_by(request, "dropped")), "dropped")
 
     @admin.action(description="Held messages did arrive", permissions=["decide"])
-    def confirm_arrival(self, request: HttpRequest, queryset: MessageQuerySet) -> None:
-        done = outbox.confirm_arrival(queryset, reason=_by(request, "arrival confirmed"))
+    def mark_as_delivered(self, request: HttpRequest, queryset: MessageQuerySet) -> None:
+        done = outbox.mark_as_delivered(queryset, reason=_by(request, "arrival confirmed"))
         self._tell(request, queryset, done, "marked as arrived")
 
     def has_decide_permission(self, request: HttpRequest) -> bool:

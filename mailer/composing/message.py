@@ -64,9 +64,9 @@ def build(mail: Email, message_id: str, *, language: str = "") -> EmailMessage:
     if isinstance(mail, DjangoMail):
         return _with_message_id(mail.built, message_id)
     recipient = replace(mail.recipient(), language=language) if language else mail.recipient()
-    leave_url = _leave_url(mail, recipient)
-    content = render(mail, recipient, leave_url=leave_url)
-    return assemble(mail, recipient, content, message_id=message_id, leave_url=leave_url)
+    unsubscribe_url = _unsubscribe_url(mail, recipient)
+    content = render(mail, recipient, unsubscribe_url=unsubscribe_url)
+    return assemble(mail, recipient, content, message_id=message_id, unsubscribe_url=unsubscribe_url)
 
 
 def _with_message_id(message: EmailMessage, message_id: str) -> EmailMessage:
@@ -79,7 +79,7 @@ def _with_message_id(message: EmailMessage, message_id: str) -> EmailMessage:
 
 
 def assemble(
-    mail: Email, recipient: Recipient, content: Content, *, message_id: str, leave_url: str = ""
+    mail: Email, recipient: Recipient, content: Content, *, message_id: str, unsubscribe_url: str = ""
 ) -> EmailMultiAlternatives:
     """The multipart message of a content that is rendered. Raises as `build` does."""
     message = EmailMultiAlternatives(
@@ -90,7 +90,7 @@ def assemble(
         cc=[_mailbox(each) for each in mail.cc()],
         bcc=[_mailbox(each) for each in mail.bcc()],
         reply_to=mail.reply_to(),
-        headers={**_headers(message_id), **_stream_headers(mail, leave_url), **_own_headers(mail)},
+        headers={**_headers(message_id), **_stream_headers(mail, unsubscribe_url), **_own_headers(mail)},
     )
     message.attach_alternative(content.html, "text/html")
     attach(message, mail.attachments())
@@ -105,14 +105,14 @@ def _headers(message_id: str) -> dict[str, str]:
     }
 
 
-def _stream_headers(mail: Email, leave_url: str) -> dict[str, str]:
+def _stream_headers(mail: Email, unsubscribe_url: str) -> dict[str, str]:
     stream: Stream | None = mail.stream
     if stream is None:
         return {}
     domain = sender_domain()
     list_id = f"<{stream.name}.{domain}>"  # RFC 2919
     headers = {
-        "List-Unsubscribe": f"<{leave_url}>",  # RFC 2369
+        "List-Unsubscribe": f"<{unsubscribe_url}>",  # RFC 2369
         "List-Unsubscribe-Post": "List-Unsubscribe=One-Click",  # RFC 8058
         "List-ID": list_id if len(list_id) <= LONGEST_LIST_ID + len("<>") else "",
         # Under which Gmail counts complaints: the broadest last, no field twice, and nothing that is one reader's.
@@ -140,7 +140,7 @@ def _own_headers(mail: Email) -> Mapping[str, str]:
     return {name: str(value) for name, value in headers.items()}
 
 
-def _leave_url(mail: Email, recipient: Recipient) -> str:
+def _unsubscribe_url(mail: Email, recipient: Recipient) -> str:
     stream: Stream | None = mail.stream
     if stream is None:
         return ""
@@ -148,7 +148,7 @@ def _leave_url(mail: Email, recipient: Recipient) -> str:
         raise ValueError(
             f"{mail.kind} belongs to the stream {stream.name!r}, so each reader needs a message of her own"
         )
-    return subscriptions.url_to_leave(recipient.address, stream)
+    return subscriptions.unsubscribe_url(recipient.address, stream)
 
 
 def _mailbox(recipient: Recipient) -> str:

@@ -33,15 +33,15 @@ class Content:
     html: str
 
 
-def render(email: Email, recipient: Recipient, *, leave_url: str = "") -> Content:
+def render(email: Email, recipient: Recipient, *, unsubscribe_url: str = "") -> Content:
     """Renders the three templates of the e-mail's folder. Subject and text are not HTML-escaped; the HTML is.
 
-    `leave_url` is where the reader can leave the e-mail's stream; the templates see it as `unsubscribe_url`.
+    `unsubscribe_url` is where the reader can leave the e-mail's stream; the templates see it as `unsubscribe_url`.
     Without a `body.txt` the text is made from the HTML. Control characters and halves of characters, which no mail can
     carry, are left out. Whatever a template or the e-mail's own code raises comes out as it is.
     """
     with _language_and_time_zone_of(recipient):
-        data = _data(email, recipient, leave_url)
+        data = _data(email, recipient, unsubscribe_url)
         subject = one_line(_render(f"{email.template}/subject.txt", data, escape=False))
         html = inline_css(_render(f"{email.template}/body.html", data | {"subject": subject}, escape=True))
         try:
@@ -56,19 +56,19 @@ def site_name() -> str:
     return parseaddr(settings.DEFAULT_FROM_EMAIL)[0] or urlsplit(settings.SITE_URL).hostname or settings.SITE_URL
 
 
-def subject_as_written(email: Email, recipient: Recipient, *, leave_url: str = "") -> str:
+def subject_as_written(email: Email, recipient: Recipient, *, unsubscribe_url: str = "") -> str:
     """The subject as its template has it, with the line breaks that `render` takes out. Raises as that does."""
     with _language_and_time_zone_of(recipient):
-        return _render(f"{email.template}/subject.txt", _data(email, recipient, leave_url), escape=False)
+        return _render(f"{email.template}/subject.txt", _data(email, recipient, unsubscribe_url), escape=False)
 
 
-def _data(email: Email, recipient: Recipient, leave_url: str) -> dict[str, Any]:
+def _data(email: Email, recipient: Recipient, unsubscribe_url: str) -> dict[str, Any]:
     return {
         **{field.name: getattr(email, field.name) for field in dataclasses.fields(email)},  # type: ignore[arg-type]
         "recipient": recipient,
         "site_name": site_name(),
         "site_url": settings.SITE_URL,
-        "unsubscribe_url": leave_url,
+        "unsubscribe_url": unsubscribe_url,
         "language": translation.get_language(),
         **email.context(),
     }

@@ -28,9 +28,9 @@ log = structlog.get_logger(__name__)
 
 DELIVER_TASK = "mailer.tasks.deliver_message"
 
-PATIENCE = 0.25
+TIMEOUT = 0.25
 """Seconds that anybody waits for the broker, whatever it is busy with: a name server, a connection, an answer."""
-IMPATIENCE = {"socket_timeout": PATIENCE, "socket_connect_timeout": PATIENCE, "max_retries": 0}
+SHORT_TIMEOUTS = {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT, "max_retries": 0}
 """For connecting, and again for each answer (seconds); a worker that consumes is more patient."""
 PRIORITY = 3
 """Within its queue; 0 is the most urgent, and the sweep's, so that no backlog keeps the sweep waiting."""
@@ -67,7 +67,7 @@ class Breaker:
             return was_away
 
 
-class Courier:
+class BrokerThread:
     """The one thread of a process that talks to the broker, so that nobody else has to wait until it is done.
 
     Time-outs of sockets bound each step, of which there may be many, and nothing bounds the look-up of a host's name.
@@ -86,17 +86,17 @@ class Courier:
         self._thread.submit(_with_producer, lambda producer: producer.connection.default_channel)
 
     def ask[Answer](self, question: Callable[[Producer], Answer]) -> Answer:
-        """What `question` answers, with a producer of the pool. Raises TimeoutError after PATIENCE, or what it raises."""
+        """What `question` answers, with a producer of the pool. Raises TimeoutError after TIMEOUT, or what it raises."""
         asked = self._thread.submit(_with_producer, question)
         try:
-            return asked.result(PATIENCE)
+            return asked.result(TIMEOUT)
         except TimeoutError:
             asked.cancel()  # if it was not its turn yet; what has begun may arrive all the same, and does no harm
             raise
 
 
 breaker = Breaker()
-courier = Courier()
+broker_thread = BrokerThread()
 
 
 def publish_on_commit(message: Message) -> None:
@@ -153,7 +153,7 @@ def queue_lengths() -> Mapping[Queue, int] | None:
 def _ask[Answer](question: Callable[[Producer], Answer]) -> Answer:
     """Asks the broker, and tells the breaker how it went; the log hears of it when it goes and when it is back."""
     try:
-        answer = courier.ask(question)
+        answer = broker_thread.ask(question)
     except BROKER_AWAY as error:
         if breaker.trip():
             log.warning("broker away or slow; the sweep takes over", error=type(error).__name__)
@@ -172,7 +172,7 @@ def _length(producer: Producer, queue: Queue) -> int:
 
 
 def _with_producer[Answer](question: Callable[[Producer], Answer]) -> Answer:
-    connection = current_app.connection_for_write(transport_options=IMPATIENCE)
+    connection = current_app.connection_for_write(transport_options=SHORT_TIMEOUTS)
     try:
         with producers[connection].acquire(block=True) as producer:
             return question(producer)

@@ -9,13 +9,13 @@ from django.db import connection
 from django.utils import timezone
 
 from mailer import routes
-from mailer.addresses import envelope_form
+from mailer.addresses import as_transmitted
 from mailer.conf import options
 from mailer.delivery import circuit
 from mailer.delivery.steps import Claimed, Postponed, Ready, Transport, Unsent
 from mailer.models import SOURCES, DeliveryAttempt, Message, Outcome, State, Suppression
 from mailer.recipients import suppression
-from mailer.text import storable
+from mailer.text import replace_unstorable
 
 log = structlog.get_logger(__name__)
 
@@ -70,12 +70,12 @@ def take(message: Message, ready: Ready, alias: str = routes.PRIMARY) -> bool:
     False if another worker has it, if it is not due, or if its recipient is suppressed (and not excluded already), for all
     mail or for the message's stream.
     """
-    is_excluded = envelope_form(ready.recipient) in ready.exclude
+    is_excluded = as_transmitted(ready.recipient) in ready.exclude
     values: dict[str, Any] = {
         "sending": State.SENDING,
         "lease": options().claim_lease,
         "recipient": ready.recipient,
-        "subject": storable(ready.subject)[:SUBJECT_LENGTH],
+        "subject": replace_unstorable(ready.subject)[:SUBJECT_LENGTH],
         "id": message.pk,
         "attempts": message.attempts,
         "sources": list(SOURCES[State.SENDING]),

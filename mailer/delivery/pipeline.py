@@ -108,14 +108,14 @@ def _addressed(message: Message, built: EmailMessage, stream: str) -> Ready | Un
 
     The row and the suppressions are about the recipients it was built for, also on a test system where others get it.
     """
-    recipient, *others = recipients = [addresses.bare_address(entry) for entry in built.recipients()]
+    recipient, *others = recipients = [addresses.as_written(entry) for entry in built.recipients()]
     try:
         staging.intercept(built)
     except staging.HeldBack as reason:
         return Unsent(State.SUPPRESSED, str(reason))
     suppressed = suppression.suppressed(recipients if others else ())  # the claim itself looks at the first one
-    exclude = frozenset({*message.answers, *map(addresses.envelope_form, suppressed)})
-    if all(addresses.envelope_form(entry) in exclude for entry in built.recipients()):
+    exclude = frozenset({*message.answers, *map(addresses.as_transmitted, suppressed)})
+    if all(addresses.as_transmitted(entry) in exclude for entry in built.recipients()):
         return Unsent(State.SUPPRESSED, "every recipient who had no answer yet is suppressed")
     return Ready(built, recipient, str(built.subject), stream, exclude)
 

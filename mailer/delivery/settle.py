@@ -19,7 +19,7 @@ from mailer.models import ACCEPTED, REFUSED, Message, State
 from mailer.models import Outcome as Recorded
 from mailer.outcomes import Accepted, Outcome, OutcomeUnknown, PermanentRefusal, TransientRefusal, TransportDown
 from mailer.recipients import suppression
-from mailer.text import mask, storable
+from mailer.text import mask, replace_unstorable
 from mailer.transports import staging
 
 log = structlog.get_logger(__name__)
@@ -57,7 +57,7 @@ def settle(message: Message, outcome: Outcome, *, ms: int | None = None, observe
         verdict = decide(message, outcome, now)
         moved = _apply(message, verdict, now)
         if moved and observed:
-            signals.tell(message)
+            signals.send_settled(message)
         _suppress_unknown_addresses(message, outcome)
     _tell(message, outcome, verdict, ms=ms, moved=moved)
 
@@ -77,7 +77,7 @@ def settle_persistently(message: Message, transport: Transport, outcome: Outcome
                 settle(message, outcome, ms=ms, observed=observed)
             return
         except signals.ConnectionLost:
-            signals.passed_over(message)
+            signals.log_skipped(message)
             observed = False
         except (OperationalError, InterfaceError) as error:
             if time.monotonic() > deadline:
@@ -92,7 +92,7 @@ def settle_unsent(message: Message, why: Unsent) -> None:
     try:
         moved = _move_unsent(message, why, observed=True)
     except signals.ConnectionLost:
-        signals.passed_over(message)
+        signals.log_skipped(message)
         moved = _move_unsent(message, why, observed=False)
     if moved:
         line = log.error if why.state is State.FAILED else log.info
@@ -102,9 +102,9 @@ def settle_unsent(message: Message, why: Unsent) -> None:
 @transaction.atomic
 def _move_unsent(message: Message, why: Unsent, *, observed: bool) -> bool:
     row = Message.objects.filter(pk=message.pk, attempts=message.attempts)
-    moved = row.move(why.state, reason=storable(why.reason)) == 1
+    moved = row.move(why.state, reason=replace_unstorable(why.reason)) == 1
     if moved and observed:
-        signals.tell(message)
+        signals.send_settled(message)
     return moved
 
 
@@ -220,7 +220,7 @@ def _suppress_unknown_addresses(message: Message, outcome: Outcome) -> None:
     """Never one that the server was not asked about: on a test system another one stood in for it, and of several
     recipients it may have had its answer in an earlier attempt."""
     if isinstance(outcome, PermanentRefusal) and outcome.address_unknown and not outcome.refused:
-        had_its_answer = addresses.envelope_form(message.recipient) in message.answers
+        had_its_answer = addresses.as_transmitted(message.recipient) in message.answers
         if staging.reaches(message.recipient) and not had_its_answer:
             suppression.suppress(message.recipient, _said(outcome), message)
     for address, refusal in _refused(outcome).items():

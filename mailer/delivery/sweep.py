@@ -43,7 +43,7 @@ def publish_overdue() -> int:
     routes = circuit.find_transports()
     probed = [way for way, route in routes.items() if isinstance(route, steps.Transport) and route.probing is not None]
     closed = [way for way, route in routes.items() if way in probed or isinstance(route, circuit.Paused)]
-    probes = sum(_hand_over_a_probe(way) for way in probed)
+    probes = sum(_publish_probe(way) for way in probed)
     return probes if len(closed) == len(routes) else probes + _fill_queues(closed)
 
 
@@ -55,7 +55,7 @@ def _fill_queues(closed: Collection[str]) -> int:
     published = 0
     for queue, length in lengths.items():
         room = max(room - length, 0)
-        handed_over = _hand_over(queue, max(room, 1), ~Q(transport__in=closed))
+        handed_over = _publish_batch(queue, max(room, 1), ~Q(transport__in=closed))
         room = max(room - handed_over, 0)
         published += handed_over
     return published
@@ -66,12 +66,12 @@ def _capacity() -> int:
     return BATCH if rate is None else min(BATCH, max(math.ceil(rate * AHEAD.total_seconds()), 1))
 
 
-def _hand_over_a_probe(way: str) -> int:
+def _publish_probe(way: str) -> int:
     late = Q(expires_at__lte=timezone.now())  # it would settle without finding anything out
-    return next((1 for queue in Queue if _hand_over(queue, 1, Q(transport=way) & ~late)), 0)
+    return next((1 for queue in Queue if _publish_batch(queue, 1, Q(transport=way) & ~late)), 0)
 
 
-def _hand_over(queue: Queue, limit: int, which: Q) -> int:
+def _publish_batch(queue: Queue, limit: int, which: Q) -> int:
     """Hands over that many overdue messages of a queue at the most, of `which`. Returns how many the broker took.
 
     Each one waits twice as long as before for its next hand-over: when the workers are slow, or a message kills every one
@@ -104,7 +104,7 @@ def settle_abandoned() -> int:
         except email.UnknownKind as error:
             log.warning("left to a newer worker", **message.log_fields(), reason=str(error))
         except signals.ConnectionLost:
-            signals.passed_over(message)
+            signals.log_skipped(message)
             settled += _settle_abandoned(message, observed=False)
     return settled
 

@@ -36,7 +36,7 @@ class BrokenLink(ValueError):
     """The link was not made here, or is cut short, or its stream is no more."""
 
 
-def every() -> list[Stream]:
+def streams() -> list[Stream]:
     """All streams that a kind of e-mail belongs to, by name."""
     by_name = {kind.stream.name: kind.stream for kind in reversed(kinds()) if kind.stream}
     return [by_name[name] for name in sorted(by_name)]
@@ -44,10 +44,10 @@ def every() -> list[Stream]:
 
 def find(name: str) -> Stream | None:
     """The stream of this name, if a kind of e-mail belongs to it."""
-    return next((stream for stream in every() if stream.name == name), None)
+    return next((stream for stream in streams() if stream.name == name), None)
 
 
-def leave(membership: Membership) -> None:
+def unsubscribe(membership: Membership) -> None:
     """The reader wants no more mail of this stream. A message that waits for her ends as suppressed when it is due."""
     name = membership.stream.name
     row = Suppression(address=membership.address.lower(), stream=name, reason=f"its reader left the stream {name!r}")
@@ -55,36 +55,36 @@ def leave(membership: Membership) -> None:
     Suppression.objects.bulk_create([row], ignore_conflicts=True)
 
 
-def return_to(membership: Membership) -> None:
+def resubscribe(membership: Membership) -> None:
     """The reader wants it again after all."""
     _row_of(membership).delete()
 
 
-def has_left(membership: Membership) -> bool:
+def is_unsubscribed(membership: Membership) -> bool:
     """Whether the reader left the stream."""
     return _row_of(membership).exists()
 
 
-def left_by(address: str) -> set[str]:
+def unsubscribed_streams(address: str) -> set[str]:
     """The names of the streams that the reader of this address left."""
     rows = Suppression.objects.filter(address=address.lower()).exclude(stream="")
     return set(rows.values_list("stream", flat=True))
 
 
-def follow(old: str, new: str) -> None:
+def copy_unsubscribes(old: str, new: str) -> None:
     """The reader of `old` has the address `new` from now on: what she left, she has left there too."""
-    for stream in every():
-        if has_left(Membership(old, stream)):
-            leave(Membership(new, stream))
+    for stream in streams():
+        if is_unsubscribed(Membership(old, stream)):
+            unsubscribe(Membership(new, stream))
 
 
-def readers[M: Model](rows: "QuerySet[M]", stream: Stream, *, address: str = "email") -> "QuerySet[M]":
+def subscribed[M: Model](rows: "QuerySet[M]", stream: Stream, *, address: str = "email") -> "QuerySet[M]":
     """Those of the rows, whose field `address` is one, that get mail of this stream; one query, however many they are."""
     against = Suppression.objects.filter(address=Lower(OuterRef(address)), stream__in=("", stream.name))
     return rows.filter(~Exists(against))
 
 
-def url_to_leave(address: str, stream: Stream) -> str:
+def unsubscribe_url(address: str, stream: Stream) -> str:
     """The page on which the reader of this address leaves the stream, and to which her mail client posts (RFC 8058)."""
     return settings.SITE_URL + reverse("unsubscribe", args=[token(address, stream)])
 

@@ -13,7 +13,7 @@ import structlog
 from anymail.exceptions import AnymailCancelSend
 from django.core.mail import EmailMessage
 
-from mailer.addresses import comparable, mailbox
+from mailer.addresses import as_compared, mailbox
 from mailer.conf import options
 
 log = structlog.get_logger(__name__)
@@ -151,13 +151,13 @@ def _is_addressing(name: str) -> bool:
 
 def _stays(entry: object) -> bool:
     box = mailbox(str(entry))
-    return box is not None and (_is_on_the_list(box) or comparable(box) == options().redirect_all_to)
+    return box is not None and (_is_on_the_list(box) or as_compared(box) == options().redirect_all_to)
 
 
 def _is_on_the_list(box: Address) -> bool:
     if not set(box.username).isdisjoint("@%!"):  # in which old servers see an address to pass the mail on to
         return False
-    return not {comparable(box), box.domain}.isdisjoint(options().allowed_recipients)
+    return not {as_compared(box), box.domain}.isdisjoint(options().allowed_recipients)
 
 
 def _spelt_as_compared(entry: str) -> str:
@@ -168,4 +168,4 @@ def _spelt_as_compared(entry: str) -> str:
 
 def _address_in(entry: object) -> str:
     box = mailbox(str(entry))
-    return comparable(box) if box else ""
+    return as_compared(box) if box else ""

@@ -11,7 +11,7 @@ from anymail.exceptions import AnymailError
 from django.core.mail import EmailMessage, mailers
 from django.core.mail.backends.base import BaseEmailBackend
 
-from mailer.addresses import envelope_form
+from mailer.addresses import as_transmitted
 from mailer.conf import options
 from mailer.outcomes import (
     Accepted,
@@ -23,7 +23,7 @@ from mailer.outcomes import (
     Unsendable,
 )
 from mailer.routes import PRIMARY
-from mailer.text import mask, storable
+from mailer.text import mask, replace_unstorable
 from mailer.transports import anymail, smtp
 
 log = structlog.get_logger(__name__)
@@ -38,7 +38,7 @@ def transmit(message: EmailMessage, alias: str = PRIMARY, *, exclude: Collection
     """Sends one message through `MAILERS[alias]` and says what became of it. Raises nothing: an outcome is never lost.
 
     It does not go to the recipients in `exclude`, who have had their answer in an earlier attempt. Addresses come and go
-    as `envelope_form` has them.
+    as `as_transmitted` has them.
     """
     deadline = time.monotonic() + options().conversation_limit.total_seconds()
     backend, is_fresh = _connection(alias)
@@ -61,14 +61,14 @@ def _take_off_envelope(addresses: Collection[str], message: EmailMessage, *, kee
         everybody = getattr(message, field)
         if keep_headers and field != "bcc" and everybody:
             message.extra_headers.setdefault(header, ", ".join(map(str, everybody)))
-        setattr(message, field, [entry for entry in everybody if envelope_form(entry) not in addresses])
+        setattr(message, field, [entry for entry in everybody if as_transmitted(entry) not in addresses])
 
 
 def _presentable[O: Outcome](outcome: O) -> O:
     """Without addresses in the text, and as it can be stored."""
-    changes: dict[str, Any] = {"text": mask(storable(outcome.text))}
+    changes: dict[str, Any] = {"text": mask(replace_unstorable(outcome.text))}
     if isinstance(outcome, Accepted | TransientRefusal | PermanentRefusal):
-        changes["refused"] = {envelope_form(a): _presentable(refusal) for a, refusal in outcome.refused.items()}
+        changes["refused"] = {as_transmitted(a): _presentable(refusal) for a, refusal in outcome.refused.items()}
     return replace(outcome, **changes)
 
 
@@ -145,6 +145,6 @@ def _accepted(backend: BaseEmailBackend, message: EmailMessage) -> Accepted:
     else:
         code, text = "", anymail.message_id(message)
         refused = anymail.refused(message)
-    answered = {envelope_form(address) for address in refused}
-    recipients = tuple(r for r in map(envelope_form, message.recipients()) if r not in answered)
+    answered = {as_transmitted(address) for address in refused}
+    recipients = tuple(r for r in map(as_transmitted, message.recipients()) if r not in answered)
     return Accepted(code, text, recipients, refused)

@@ -6,7 +6,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.utils import timezone
 from kombu.exceptions import OperationalError
 
-from mailer.delivery.broker import IMPATIENCE
+from mailer.delivery.broker import SHORT_TIMEOUTS
 from mailer.models import Message
 
 
@@ -34,7 +34,7 @@ def _age_of_oldest_due() -> float | None:
 
 def _broker_answers() -> bool:
     try:
-        with current_app.connection_for_write(transport_options=IMPATIENCE) as connection:
+        with current_app.connection_for_write(transport_options=SHORT_TIMEOUTS) as connection:
             connection.ensure_connection(max_retries=0)
     except (OperationalError, OSError):
         return False

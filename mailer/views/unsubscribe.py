@@ -25,11 +25,11 @@ def unsubscribe(request: HttpRequest, token: str) -> HttpResponse:
     except BrokenLink:
         return _page(request, "problem", status=404)
     if request.method != "POST":
-        return _page(request, "left" if subscriptions.has_left(membership) else "member", membership)
+        return _page(request, "left" if subscriptions.is_unsubscribed(membership) else "member", membership)
     if "return" in request.POST:
-        subscriptions.return_to(membership)
+        subscriptions.resubscribe(membership)
         return _page(request, "returned", membership)
-    subscriptions.leave(membership)
+    subscriptions.unsubscribe(membership)
     return _page(request, "left", membership)
 
 

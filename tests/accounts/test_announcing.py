@@ -43,7 +43,7 @@ def test_everybody_with_an_active_verified_account_gets_it_who_did_not_leave() -
         member(f"{name}@example.com")
     User.objects.filter(email="bob@example.com").update(is_active=False)
     User.objects.filter(email="cid@example.com").update(email_verified_at=None)
-    subscriptions.leave(Membership("dee@example.com", NEWS))
+    subscriptions.unsubscribe(Membership("dee@example.com", NEWS))
     Suppression.objects.create(address="eve@example.com", reason="550")
 
     assert announce(SUBJECT, BODY).readers == 1
@@ -102,7 +102,7 @@ def test_whoever_is_no_reader_any_more_when_it_is_due_gets_nothing(
 def test_who_leaves_while_it_waits_gets_nothing(smtp: Sink) -> None:
     member()
     announce(SUBJECT, BODY)
-    subscriptions.leave(Membership(ANN, NEWS))
+    subscriptions.unsubscribe(Membership(ANN, NEWS))
     deliver_all()
 
     message = Message.objects.get()
@@ -179,7 +179,7 @@ def test_the_command_says_how_many_and_writes_to_them() -> None:
     for name in ("ann", "bob", "cid"):
         member(f"{name}@example.com")
     User.objects.filter(email="bob@example.com").update(language="th")
-    subscriptions.leave(Membership("cid@example.com", NEWS))
+    subscriptions.unsubscribe(Membership("cid@example.com", NEWS))
 
     said = command()
 
@@ -336,16 +336,16 @@ def test_a_person_leaves_and_returns_in_her_profile() -> None:
     page = browser.post(reverse("choose_stream"), {"stream": "news"}, follow=True).content.decode()
     assert "You get these e-mails no more." in page
     assert 'name="return"' in page
-    assert subscriptions.left_by(ANN) == {"news"}
+    assert subscriptions.unsubscribed_streams(ANN) == {"news"}
 
     page = browser.post(reverse("choose_stream"), {"stream": "news", "return": "1"}, follow=True).content.decode()
     assert "You get these e-mails again." in page
-    assert subscriptions.left_by(ANN) == set()
+    assert subscriptions.unsubscribed_streams(ANN) == set()
 
 
 def test_what_a_person_left_stays_left_when_her_address_changes() -> None:
     user = member()
-    subscriptions.leave(Membership(ANN, NEWS))
+    subscriptions.unsubscribe(Membership(ANN, NEWS))
     email_change.request(user, "new@example.com")
     change = EmailChange.objects.get()
 

@@ -78,7 +78,7 @@ LEAVE_URL = "https://shop.example/unsubscribe/abc/"
 def render(kind: type[Email], language: str) -> templates.Content:
     sample = kind.sample()
     recipient = Recipient(sample.recipient().address, "Ann Example", language)
-    return templates.render(sample, recipient, leave_url=LEAVE_URL if kind.stream or kind is Showcase else "")
+    return templates.render(sample, recipient, unsubscribe_url=LEAVE_URL if kind.stream or kind is Showcase else "")
 
 
 @pytest.mark.parametrize("way", WAYS)

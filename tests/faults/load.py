@@ -13,7 +13,7 @@ from tests.stack import Stack
 
 AT_A_TIME = 4
 """People."""
-PATIENCE = 100
+TIMEOUT = 100
 """How often somebody tries."""
 
 
@@ -58,14 +58,14 @@ class SignUps:
         """Who cannot know whether a request that failed was committed asks again, which brings no second mail."""
         time.sleep(self.seconds * AT_A_TIME / self.count)
         tries: list[float] = []
-        for failures in range(PATIENCE):
+        for failures in range(TIMEOUT):
             began = time.monotonic()
             with contextlib.suppress(requests.RequestException):
                 stack.sign_up(f"person-{number}@example.com").raise_for_status()
                 return Visit(failures, max([*tries, time.monotonic() - began]))
             tries.append(time.monotonic() - began)
             time.sleep(0.5)  # nobody hammers
-        return Visit(PATIENCE, max(tries))
+        return Visit(TIMEOUT, max(tries))
 
 
 ROLL_BACK = """

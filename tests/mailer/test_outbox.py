@@ -64,14 +64,14 @@ def test_a_failed_message_is_not_queued_again_beside_a_newer_one_with_its_key(us
     Message.objects.filter(pk=failed.pk).update(state=State.FAILED)
     outbox.enqueue(Plain(user), key="welcome:1")
 
-    assert outbox.requeue(Message.objects.filter(pk=failed.pk), reason="again") == 0
+    assert outbox.retry(Message.objects.filter(pk=failed.pk), reason="again") == 0
 
 
 def test_what_a_person_queues_again_begins_anew(user: User) -> None:
     message = outbox.enqueue(Plain(user))
     Message.objects.update(state=State.FAILED, attempts=10, handovers=5, settled_at=timezone.now())
 
-    assert outbox.requeue(Message.objects.all(), reason="again") == 1
+    assert outbox.retry(Message.objects.all(), reason="again") == 1
 
     message.refresh_from_db()
     assert (message.state, message.reason) == (State.QUEUED, "again")

@@ -84,7 +84,7 @@ def test_what_a_person_decides_is_told_as_well(user: User, smtp: Sink, told: lis
     deliver(arrived)
     assert told == []  # it is held, which is no end
 
-    outbox.confirm_arrival(Message.objects.filter(pk=arrived.pk), reason="she says so")
+    outbox.mark_as_delivered(Message.objects.filter(pk=arrived.pk), reason="she says so")
     outbox.cancel(dropped)
     outbox.cancel(dropped)
 
@@ -97,7 +97,7 @@ def test_what_goes_on_is_not_told(user: User, smtp: Sink, told: list[Any]) -> No
     assert (message.state, told) == (State.RETRYING, [])
 
     Message.objects.update(state=State.FAILED, settled_at=timezone.now())
-    outbox.requeue(Message.objects.all(), reason="again")
+    outbox.retry(Message.objects.all(), reason="again")
     assert told == []
 
 

@@ -24,7 +24,7 @@ class Command(BaseCommand):
         messages = messages.filter(pk__in=ids) if ids else messages
         messages = messages.filter(state=state) if state else messages
         messages = messages.filter(kind__in=_names(kind)) if kind else messages
-        done = outbox.requeue(messages, reason="sent again by manage.py requeue_mail")
+        done = outbox.retry(messages, reason="sent again by manage.py requeue_mail")
         if ids and done < len(set(ids)):
             self.stderr.write(f"{len(set(ids)) - done} of them are neither held nor failed, or do not exist.")
         self.stdout.write(f"{done} messages queued again.")

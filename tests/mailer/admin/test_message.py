@@ -228,7 +228,7 @@ def test_an_address_that_is_too_long_for_a_test_mail_is_explained(operator: Clie
 
 
 def test_who_left_a_stream_is_listed_with_it_and_can_be_let_in_again(operator: Client) -> None:
-    subscriptions.leave(Membership("ann@example.com", Stream("news", "News")))
+    subscriptions.unsubscribe(Membership("ann@example.com", Stream("news", "News")))
     row = Suppression.objects.get()
 
     page = operator.get(reverse("admin:mailer_suppression_changelist"), {"stream": "news"}).content.decode()

@@ -119,7 +119,7 @@ def test_only_a_mail_that_one_can_unsubscribe_from_says_so(language: str) -> Non
     recipient = Recipient("ann@example.com", "Ann", language)
     words = {"en": "Unsubscribe from these e-mails", "th": "ยกเลิกการรับอีเมลประเภทนี้"}[language]
 
-    leaving = templates.render(Showcase(), recipient, leave_url="https://shop.example/leave/abc")
+    leaving = templates.render(Showcase(), recipient, unsubscribe_url="https://shop.example/leave/abc")
     staying = templates.render(Showcase(), recipient)
 
     (link,) = BeautifulSoup(leaving.html, "lxml").find_all("a", string=words)

@@ -108,7 +108,7 @@ def test_what_was_erased_is_not_sent_again_and_says_so() -> None:
     message = settle(enqueue(), days_ago=8, state=State.FAILED)
     retention.purge()
 
-    assert outbox.requeue(Message.objects.all(), reason="try again") == 0
+    assert outbox.retry(Message.objects.all(), reason="try again") == 0
     with pytest.raises(ReferenceGone, match=r"^its body was erased, as it is POSTCOMMIT_BODY_RETENTION_DAYS after"):
         outbox.resend(message)
     message.refresh_from_db()
@@ -117,7 +117,7 @@ def test_what_was_erased_is_not_sent_again_and_says_so() -> None:
 
 def test_a_message_that_was_queued_again_is_sent(smtp: Sink) -> None:
     message = settle(enqueue(), days_ago=8, state=State.FAILED)
-    assert outbox.requeue(Message.objects.all(), reason="try again") == 1
+    assert outbox.retry(Message.objects.all(), reason="try again") == 1
     retention.purge()
 
     pipeline.deliver(message.pk)
@@ -133,7 +133,7 @@ def test_whoever_comes_to_need_a_body_while_it_is_looked_at_keeps_it(again: str,
     def ask() -> None:
         with transaction.atomic():
             if again == "requeue":
-                assert outbox.requeue(Message.objects.all(), reason="try again") == 1
+                assert outbox.retry(Message.objects.all(), reason="try again") == 1
             else:
                 outbox.resend(message)
             asked.set()

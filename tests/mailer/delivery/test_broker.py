@@ -200,13 +200,13 @@ def test_a_name_server_that_does_not_answer_holds_up_nobody(
     user: User, broker: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing bounds the look-up of a host's name but the patience of the one who asks."""
-    monkeypatch.setattr(publishing.courier, "_thread", ThreadPoolExecutor(1))
+    monkeypatch.setattr(publishing.broker_thread, "_thread", ThreadPoolExecutor(1))
 
     def never_answered(producer: object) -> None:
         time.sleep(2)
 
     with pytest.raises(TimeoutError):
-        publishing.courier.ask(never_answered)  # the thread is busy with it from now on
+        publishing.broker_thread.ask(never_answered)  # the thread is busy with it from now on
     began = time.monotonic()
     for _ in range(5):
         outbox.enqueue(Plain(user))

@@ -262,7 +262,7 @@ def test_a_mail_whose_copy_would_do_harm_is_held_for_a_person(user: User, smtp: 
     message = deliver(outbox.enqueue(Receipt(user)))
     assert (message.state, outcomes(message)) == (State.HELD, [Outcome.UNCERTAIN])
 
-    assert outbox.requeue(Message.objects.filter(pk=message.pk), reason="asked the customer") == 1
+    assert outbox.retry(Message.objects.filter(pk=message.pk), reason="asked the customer") == 1
     assert deliver(message).state == State.SENT
 
     assert [r.parsed["Message-ID"] for r in smtp.received] == [message.message_id_header] * 2
@@ -275,7 +275,7 @@ def test_a_person_can_say_that_a_held_mail_did_arrive(user: User, smtp: Sink) ->
     others = [outbox.enqueue(Plain(user)) for _ in range(3)]
     for other, state in zip(others, (State.FAILED, State.RETRYING, State.EXPIRED), strict=True):
         Message.objects.filter(pk=other.pk).update(state=state)
-    assert outbox.confirm_arrival(Message.objects.all(), reason="found in the server's log") == 1
+    assert outbox.mark_as_delivered(Message.objects.all(), reason="found in the server's log") == 1
     message.refresh_from_db()
 
     assert (message.state, message.reason) == (State.SENT, "found in the server's log")
@@ -300,7 +300,7 @@ def test_a_mail_that_cannot_be_built_fails_alone_and_is_sent_after_the_mend(
 
     monkeypatch.setattr(kind, "template", Plain.template)
     monkeypatch.setattr(kind, "context", Plain.context)
-    outbox.requeue(Message.objects.filter(pk=broken.pk), reason="mended")
+    outbox.retry(Message.objects.filter(pk=broken.pk), reason="mended")
 
     assert deliver(broken).state == State.SENT
 
@@ -478,7 +478,7 @@ def test_a_late_acceptance_ends_the_matter(user: User, smtp: Sink, meanwhile: st
     elif meanwhile != "nothing":
         Message.objects.filter(pk=late.pk).update(state=State.FAILED)
     if meanwhile == "queued again":
-        outbox.requeue(Message.objects.filter(pk=late.pk), reason="again")
+        outbox.retry(Message.objects.filter(pk=late.pk), reason="again")
 
     settle(late, Accepted("250", "ok"))
 

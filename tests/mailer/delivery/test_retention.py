@@ -102,7 +102,7 @@ def test_what_a_person_queues_again_while_the_purge_looks_stays(user: User) -> N
 
     def ask() -> None:
         with transaction.atomic():
-            assert outbox.requeue(Message.objects.all(), reason="try again") == 1
+            assert outbox.retry(Message.objects.all(), reason="try again") == 1
             asked.set()
             purged.wait(0.5)
 

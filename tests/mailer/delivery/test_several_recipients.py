@@ -119,7 +119,7 @@ def test_a_person_who_queues_it_again_reaches_those_alone_who_have_not_got_it(me
     assert deliver(message).state == State.FAILED
     smtp.script.to = {}
 
-    assert outbox.requeue(Message.objects.filter(pk=message.pk), reason="they fixed it") == 1
+    assert outbox.retry(Message.objects.filter(pk=message.pk), reason="they fixed it") == 1
     assert deliver(message).state == State.SENT
     assert copies(smtp) == {ANN: 1, BOB: 1, CID: 1, DEE: 1}
 

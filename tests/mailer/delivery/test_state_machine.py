@@ -304,7 +304,7 @@ class Story:
             return
         match State(row.state):
             case State.SENT:
-                assert wanted <= self.got_it() or "confirm_arrival" in self.decided
+                assert wanted <= self.got_it() or "mark_as_delivered" in self.decided
             case State.HELD:
                 assert self.hold
                 assert self.attempts[-1].was_uncertain
@@ -318,7 +318,7 @@ class Story:
             case State.SUPPRESSED:
                 assert wanted - row.answers.keys(), "nobody was left to be suppressed"
             case State.CANCELLED:
-                assert "drop" in self.decided
+                assert "cancel_all" in self.decided
 
     def _somebody_will_come(self) -> None:
         """The sweep, as often as it may have handed the message over before."""
@@ -332,9 +332,9 @@ class Story:
 
 WORKERS, SWEEPS, OPERATORS = ("worker 1", "worker 2", "worker 3"), ("sweep 1", "sweep 2"), ("operator 1", "operator 2")
 DECISIONS: dict[str, tuple[State, ...]] = {
-    "requeue": (State.HELD, State.FAILED),
-    "confirm_arrival": (State.HELD,),
-    "drop": (State.HELD, State.RETRYING),
+    "retry": (State.HELD, State.FAILED),
+    "mark_as_delivered": (State.HELD,),
+    "cancel_all": (State.HELD, State.RETRYING),
 }
 LETTERS = st.builds(
     Letter,
@@ -586,7 +586,7 @@ class AnyOrder(RuleBasedStateMachine):
         worker, header = getcurrent(), mail.extra_headers["Message-ID"]
         assert isinstance(worker, Actor)
         [story] = [story for story in self.stories if story.row.message_id_header == header]
-        offered = [r for r in map(addresses.envelope_form, mail.recipients()) if r not in exclude]
+        offered = [r for r in map(addresses.as_transmitted, mail.recipients()) if r not in exclude]
         attempt = story.begin(worker, frozenset(offered))
         stop()
         attempt.outcome, attempt.got_it = self.server.receive(offered)

@@ -226,7 +226,7 @@ def test_a_link_to_a_stream_that_is_no_more_is_broken() -> None:
 @pytest.mark.django_db
 def test_who_left_gets_no_more_of_the_stream_and_all_the_rest(user: User, smtp: Sink) -> None:
     tip, other, plain = (outbox.enqueue(kind(user)) for kind in (Tip, OTHER, Plain))
-    subscriptions.leave(Membership("Ann@Example.com", TIPS))
+    subscriptions.unsubscribe(Membership("Ann@Example.com", TIPS))
 
     assert [deliver(message).state for message in (tip, other, plain)] == [State.SUPPRESSED, State.SENT, State.SENT]
     assert tip.reason == "the address is suppressed: its reader left the stream 'tips'"
@@ -240,7 +240,7 @@ def test_who_leaves_after_it_was_built_does_not_get_it_either(user: User, smtp: 
     prepared = pipeline.prepare(message)
     assert isinstance(prepared, steps.Ready)
 
-    subscriptions.leave(Membership(ANN, TIPS))
+    subscriptions.unsubscribe(Membership(ANN, TIPS))
 
     assert not claim.take(message, prepared)
 
@@ -257,9 +257,9 @@ def test_an_address_that_does_not_exist_gets_nothing_of_a_stream_either(user: Us
 def test_a_person_who_sends_it_again_does_not_overrule_its_reader(user: User, smtp: Sink) -> None:
     message = outbox.enqueue(Tip(user))
     Message.objects.update(state=State.FAILED)
-    subscriptions.leave(Membership(ANN, TIPS))
+    subscriptions.unsubscribe(Membership(ANN, TIPS))
 
-    outbox.requeue(Message.objects.all(), reason="sent again")
+    outbox.retry(Message.objects.all(), reason="sent again")
 
     assert deliver(message).state == State.SUPPRESSED
     assert deliver(outbox.resend(message)).state == State.SUPPRESSED
@@ -270,8 +270,8 @@ OTHER: Any = OfALongKindInTheStreamOfTheLongestNameThatIsAllowedWhichNobodyHasSh
 
 @pytest.mark.django_db
 def test_who_came_back_gets_it_again(user: User, smtp: Sink) -> None:
-    subscriptions.leave(Membership(ANN, TIPS))
-    subscriptions.return_to(Membership(ANN, TIPS))
+    subscriptions.unsubscribe(Membership(ANN, TIPS))
+    subscriptions.resubscribe(Membership(ANN, TIPS))
 
     assert deliver(outbox.enqueue(Tip(user))).state == State.SENT
 
@@ -279,10 +279,10 @@ def test_who_came_back_gets_it_again(user: User, smtp: Sink) -> None:
 @pytest.mark.django_db
 def test_coming_back_does_not_revive_an_address_that_does_not_exist(user: User, smtp: Sink) -> None:
     Suppression.objects.create(address=ANN, reason="550 5.1.1 no such user")
-    subscriptions.leave(Membership(ANN, TIPS))
-    subscriptions.return_to(Membership(ANN, TIPS))
+    subscriptions.unsubscribe(Membership(ANN, TIPS))
+    subscriptions.resubscribe(Membership(ANN, TIPS))
 
-    assert not subscriptions.has_left(Membership(ANN, TIPS))
+    assert not subscriptions.is_unsubscribed(Membership(ANN, TIPS))
     assert deliver(outbox.enqueue(Plain(user))).state == State.SUPPRESSED
 
 
@@ -290,12 +290,12 @@ def test_coming_back_does_not_revive_an_address_that_does_not_exist(user: User, 
 def test_leaving_many_times_at_once_is_leaving_once() -> None:
     membership = Membership(ANN, TIPS)
 
-    _, failures = at_once([lambda: subscriptions.leave(membership)] * 12)
+    _, failures = at_once([lambda: subscriptions.unsubscribe(membership)] * 12)
 
     assert (failures, Suppression.objects.count()) == ([], 1)
     for _time in range(5):
         _, failures = at_once(
-            [lambda: subscriptions.return_to(membership), lambda: subscriptions.leave(membership)] * 6
+            [lambda: subscriptions.resubscribe(membership), lambda: subscriptions.unsubscribe(membership)] * 6
         )
         assert failures == []
         assert Suppression.objects.count() <= 1
@@ -306,30 +306,34 @@ def test_readers_are_those_who_did_not_leave_it(make_user: Callable[..., User]) 
     for name in ("ann", "bob", "cid", "dee"):
         make_user(f"{name}@example.com")
     User.objects.filter(email=ANN).update(email="Ann@example.com")  # as an older release may have written it
-    subscriptions.leave(Membership(ANN, TIPS))
-    subscriptions.leave(Membership("bob@example.com", LONGEST))
+    subscriptions.unsubscribe(Membership(ANN, TIPS))
+    subscriptions.unsubscribe(Membership("bob@example.com", LONGEST))
     Suppression.objects.create(address="cid@example.com", reason="550")
 
-    left = subscriptions.readers(User.objects.all(), TIPS).values_list("email", flat=True)
+    left = subscriptions.subscribed(User.objects.all(), TIPS).values_list("email", flat=True)
 
     assert set(left) == {"bob@example.com", "dee@example.com"}
 
 
 @pytest.mark.django_db
 def test_what_somebody_left_she_has_left_at_her_next_address() -> None:
-    subscriptions.leave(Membership(ANN, TIPS))
+    subscriptions.unsubscribe(Membership(ANN, TIPS))
     Suppression.objects.create(address=ANN, reason="550")
 
-    subscriptions.follow(ANN, "ann@new.example")
+    subscriptions.copy_unsubscribes(ANN, "ann@new.example")
 
-    assert subscriptions.left_by("ann@new.example") == subscriptions.left_by("Ann@New.Example") == {"tips"}
+    assert (
+        subscriptions.unsubscribed_streams("ann@new.example")
+        == subscriptions.unsubscribed_streams("Ann@New.Example")
+        == {"tips"}
+    )
     assert not Suppression.objects.filter(address="ann@new.example", stream="").exists()
-    subscriptions.follow("ann@new.example", ANN)
-    assert subscriptions.left_by(ANN) == {"tips"}
+    subscriptions.copy_unsubscribes("ann@new.example", ANN)
+    assert subscriptions.unsubscribed_streams(ANN) == {"tips"}
 
 
 def test_streams_are_listed_once_and_by_name() -> None:
-    names = [stream.name for stream in subscriptions.every()]
+    names = [stream.name for stream in subscriptions.streams()]
 
     assert {"tips", LONGEST.name} <= set(names)
     assert names == sorted(set(names))

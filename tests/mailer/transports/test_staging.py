@@ -454,7 +454,7 @@ def test_rows_of_production_that_were_half_accepted_reach_nobody_from_a_copy_of_
     Message.objects.update(answers={user.email: ACCEPTED}, state=State.FAILED)
     on_staging(redirect=QA)
 
-    assert outbox.requeue(Message.objects.filter(pk=message.pk), reason="again") == 1
+    assert outbox.retry(Message.objects.filter(pk=message.pk), reason="again") == 1
     deliver(message)
     deliver(outbox.resend(message))
 

@@ -42,16 +42,16 @@ def page() -> str:
     return reverse("unsubscribe", args=[subscriptions.token(ANN, OFFERS)])
 
 
-def has_left() -> bool:
-    return subscriptions.has_left(Membership(ANN, OFFERS))
+def is_unsubscribed() -> bool:
+    return subscriptions.is_unsubscribed(Membership(ANN, OFFERS))
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_looking_changes_nothing(browser: Client, page: str, method: str) -> None:
     for left in (False, True):
         response = browser.generic(method, page)
-        assert (response.status_code, has_left()) == (200, left)
-        subscriptions.leave(Membership(ANN, OFFERS))
+        assert (response.status_code, is_unsubscribed()) == (200, left)
+        subscriptions.unsubscribe(Membership(ANN, OFFERS))
 
 
 def test_the_page_says_what_whose_and_has_one_button(browser: Client, page: str) -> None:
@@ -76,7 +76,7 @@ def test_the_page_says_what_whose_and_has_one_button(browser: Client, page: str)
 def test_a_mail_client_leaves_with_one_post(browser: Client, page: str, body: Any, content_type: str) -> None:
     response = browser.generic("POST", page, body, content_type=content_type)
 
-    assert (response.status_code, has_left()) == (200, True)
+    assert (response.status_code, is_unsubscribed()) == (200, True)
     assert not response.cookies
 
 
@@ -94,7 +94,7 @@ def test_who_left_by_mistake_comes_back(browser: Client, page: str) -> None:
 
     for _time in range(2):
         assert "Welcome back" in browser.post(page, {"return": "1"}).content.decode()
-        assert not has_left()
+        assert not is_unsubscribed()
 
 
 def test_a_mailbox_that_says_it_ten_times_at_once_gets_ten_good_answers(page: str, transactional_db: None) -> None:
@@ -116,12 +116,12 @@ def test_what_a_mail_program_glued_to_the_link_does_not_break_it(browser: Client
 
     assert browser.get(glued).status_code == 200
     assert browser.post(glued, {"List-Unsubscribe": "One-Click"}).status_code == 200
-    assert has_left()
+    assert is_unsubscribed()
 
 
 def test_a_lost_slash_costs_no_redirect(browser: Client, page: str) -> None:
     assert browser.post(page.rstrip("/"), {"List-Unsubscribe": "One-Click"}).status_code == 200
-    assert has_left()
+    assert is_unsubscribed()
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
@@ -148,7 +148,7 @@ def test_another_method_is_refused_with_a_page(browser: Client, page: str, metho
 
     assert (response.status_code, response["Allow"]) == (405, "GET, HEAD, POST")
     assert "<h1" in response.content.decode()
-    assert not has_left()
+    assert not is_unsubscribed()
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_a_body_that_cannot_be_read_changes_nothing(browser: Client, page: str, 
 
     assert response.status_code == 400
     assert "<h1" in response.content.decode()
-    assert not has_left()
+    assert not is_unsubscribed()
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
