@@ -10,10 +10,8 @@ class MailerConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from anymail.signals import pre_send
-
         from mailer import checks  # noqa: F401 - importing registers them
-        from mailer.transports import staging
+        from mailer.transports import anymail
 
-        pre_send.connect(staging.before_provider, dispatch_uid="mailer.staging")
+        anymail.connect()
         autodiscover_modules("emails")

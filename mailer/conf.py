@@ -7,6 +7,7 @@ from datetime import timedelta
 from difflib import get_close_matches
 from email.utils import parseaddr
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any, Literal, get_args, get_origin
 
 from django.conf import settings
@@ -147,6 +148,12 @@ def _check_together(options: Options) -> None:
             raise ImproperlyConfigured(
                 f"POSTCOMMIT_{shorter.upper()} must be less than POSTCOMMIT_{longer.upper()}: {why}."
             )
+    for extra, used in (
+        ("premailer", options.inliner == "premailer" and "POSTCOMMIT_INLINER is premailer"),
+        ("dkim", options.dkim_keys and "POSTCOMMIT_DKIM_KEYS needs dkimpy"),
+    ):
+        if used and not find_spec(extra):
+            raise ImproperlyConfigured(f"{used}, which is not installed: pip install django-postcommit[{extra}]")
 
 
 def sender_domain() -> str:

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from anymail.backends.base import AnymailBaseBackend
 from celery import current_app
 from django.apps import AppConfig
 from django.conf import settings
@@ -19,11 +18,11 @@ from django.utils.module_loading import import_string
 from mailer import routes
 from mailer.addresses import mailbox
 from mailer.conf import HORIZON, options
-from mailer.transports import dkim, smtp, staging
+from mailer.transports import anymail, smtp, staging
 
 KOMBU_VISIBILITY_TIMEOUT = 3600
 """Its default for Redis, in seconds."""
-RESTRICTED = (smtp.EmailBackend, AnymailBaseBackend)
+RESTRICTED = (smtp.EmailBackend, *anymail.BACKENDS)
 SENDING_NOTHING = (console.EmailBackend, dummy.EmailBackend, locmem.EmailBackend)  # the file-based backend is a console
 
 
@@ -34,7 +33,21 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Ch
         options()
     except ImproperlyConfigured as error:
         return [Error(str(error), id="mailer.E010")]
+    if missing := [*_missing_backends()]:
+        return missing  # the other checks load every backend
     return [*_default_sender(), *_transports(), *_dkim_keys(), *_celery(), *_unrestricted_transports()]
+
+
+def _missing_backends() -> Iterator[CheckMessage]:
+    for alias, mailer in mailers.settings.items():
+        path = mailer.get("BACKEND", DEFAULT_MAILER_BACKEND)
+        try:
+            import_string(path)
+        except ImportError as error:
+            found = f"names a BACKEND that cannot be imported: {error}"
+            if path.startswith("anymail.") and not anymail.BACKENDS:
+                found = "uses Anymail, which is not installed: pip install django-postcommit[anymail]"
+            yield Error(f"MAILERS[{alias!r}] {found}", id="mailer.E014")
 
 
 def _default_sender() -> Iterator[CheckMessage]:
@@ -105,7 +118,7 @@ def _unrestricted_transports() -> Iterator[CheckMessage]:
 
 def _dkim_keys() -> Iterator[CheckMessage]:
     try:
-        dkim.signer()
+        smtp.dkim_signer()
     except ImproperlyConfigured as error:
         yield Error(str(error), id="mailer.E012")
 

@@ -16,8 +16,6 @@ from email.message import Message, MIMEPart
 from email.utils import parseaddr
 from typing import Any
 
-from anymail.backends.base import BasePayload
-from anymail.utils import UNSET
 from django.core.mail import EmailAlternative, EmailAttachment, EmailMessage, EmailMultiAlternatives
 from django.utils.encoding import force_bytes, force_str, is_protected_type
 from django.utils.functional import Promise
@@ -33,8 +31,11 @@ VERSION = 1
 CLASSES: dict[str, type[EmailMessage]] = {
     kind.__name__: kind for kind in (EmailMessage, EmailMultiAlternatives, ReadyMade)
 }
-FOR_PROVIDERS = tuple(name for name, *_ in BasePayload.anymail_message_attrs)
-"""Attributes that Anymail's backends read from any message: metadata, tags, merge_data, esp_extra …"""
+FOR_PROVIDERS = (
+    *("envelope_sender", "metadata", "send_at", "tags", "track_clicks", "track_opens", "template_id"),
+    *("merge_data", "merge_global_data", "merge_headers", "merge_metadata", "esp_extra"),
+)
+"""Attributes that Anymail's backends read from any message."""
 
 BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
 
@@ -180,8 +181,9 @@ def _described(message: EmailMessage) -> dict[str, Any]:
     }
     if isinstance(message, EmailMultiAlternatives):
         described |= {"class": "EmailMultiAlternatives", "alternatives": [[*each] for each in message.alternatives]}
-    values = ((name, getattr(message, name, UNSET)) for name in FOR_PROVIDERS)
-    return described | {name: value for name, value in values if value is not UNSET}
+    given = {name: getattr(message, name) for name in FOR_PROVIDERS if hasattr(message, name)}
+    # AnymailMessage sets those that have no value to Anymail's class UNSET.
+    return described | {name: value for name, value in given.items() if getattr(value, "__name__", "") != "UNSET"}
 
 
 def _header(name: str, value: Any) -> Any:

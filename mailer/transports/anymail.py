@@ -1,15 +1,28 @@
-"""Providers' HTTP APIs, through Anymail: what their errors mean."""
+"""Providers' HTTP APIs, through Anymail: what their errors mean. No other module imports Anymail, which is an extra."""
+
+from __future__ import annotations  # without Anymail its names below do not exist
 
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from importlib.util import find_spec
 from typing import Any
 
-import requests
-from anymail.exceptions import AnymailAPIError, AnymailError, AnymailRecipientsRefused
 from django.core.mail import EmailMessage
-from urllib3.exceptions import NewConnectionError
+from django.core.mail.backends.base import BaseEmailBackend
 
 from mailer.outcomes import OutcomeUnknown, PermanentRefusal, TransientRefusal, TransportDown
+from mailer.transports import staging
+
+ERRORS: tuple[type[Exception], ...] = ()
+BACKENDS: tuple[type[BaseEmailBackend], ...] = ()
+if find_spec("anymail"):
+    import requests
+    from anymail.backends.base import AnymailBaseBackend
+    from anymail.exceptions import AnymailAPIError, AnymailCancelSend, AnymailError, AnymailRecipientsRefused
+    from anymail.signals import pre_send
+    from urllib3.exceptions import NewConnectionError
+
+    ERRORS, BACKENDS = (AnymailError,), (AnymailBaseBackend,)
 
 Refusal = TransientRefusal | PermanentRefusal | TransportDown | OutcomeUnknown
 
@@ -23,6 +36,17 @@ REFUSED = {"invalid", "rejected", "failed"}
 
 LONGEST_PAUSE = 86_400.0
 """Seconds. A provider that asks for more is asked again after a day all the same."""
+
+
+def connect() -> None:
+    """Apply the staging settings to everything that Anymail sends, whether or not it comes from the outbox."""
+    if BACKENDS:
+        pre_send.connect(_before_send, dispatch_uid="mailer.staging")
+
+
+def _before_send(sender: Any, message: EmailMessage, **_: Any) -> None:
+    if not staging.let_through([message]):
+        raise AnymailCancelSend
 
 
 def translate(error: AnymailError) -> Refusal:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.core.mail import EmailMessage
 from django.core.mail.backends import smtp
@@ -18,7 +18,10 @@ from django.utils.encoding import punycode
 from mailer import conf
 from mailer.mime import encoding
 from mailer.outcomes import OutcomeUnknown, PermanentRefusal, TransientRefusal, TransportDown, Unsendable
-from mailer.transports import dkim, staging
+from mailer.transports import staging
+
+if TYPE_CHECKING:
+    from mailer.transports.dkim import Signer
 
 ENHANCED_STATUS = re.compile(r"^([245]\.\d{1,3}\.\d{1,3})\b")  # RFC 3463
 NO_SUCH_ADDRESS = {"5.1.1", "5.1.10"}  # RFC 3463, 3.2; RFC 7505 (a domain that takes no mail at all)
@@ -154,7 +157,7 @@ class EmailBackend(smtp.EmailBackend):
         """The octets that will leave, and what MAIL says about them. Raises Unsendable."""
         assert self.connection is not None
         takes_8bit = self.connection.has_extn("8bitmime")
-        signer = dkim.signer()
+        signer = dkim_signer()
         signs = signer is not None and signer.signs(mail)
         eight_bit = takes_8bit and not signs  # a relay that encodes it on the way breaks the signature (RFC 6376, 5.3)
         try:
@@ -193,6 +196,18 @@ class EmailBackend(smtp.EmailBackend):
         """The recipients for whom the newest message was not accepted, though it was for others."""
         replies = self.connection.refused if self.connection else {}
         return {address: _of_recipient(*reply) for address, reply in replies.items()}
+
+
+def dkim_signer() -> "Signer | None":
+    """Return what signs mail, if POSTCOMMIT_DKIM_KEYS is set. Only then is dkim loaded: its library is an extra.
+
+    Raises ImproperlyConfigured.
+    """
+    if not conf.options().dkim_keys:
+        return None
+    from mailer.transports import dkim
+
+    return dkim.signer()
 
 
 def translate(error: OSError, *, payload_sent: bool) -> Refusal:

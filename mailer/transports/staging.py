@@ -7,10 +7,8 @@ way only and is on the list, in the spelling that was compared; whatever else co
 from collections.abc import Iterable
 from contextlib import suppress
 from email.headerregistry import Address
-from typing import Any
 
 import structlog
-from anymail.exceptions import AnymailCancelSend
 from django.core.mail import EmailMessage
 
 from mailer.addresses import as_compared, mailbox
@@ -71,12 +69,6 @@ def intercept(message: EmailMessage) -> None:
 def let_through(messages: Iterable[EmailMessage]) -> list[EmailMessage]:
     """Those of the messages that may go out, for a transport that is used past the outbox; the others are told in the log."""
     return [message for message in messages if _may_go(message)]
-
-
-def before_provider(sender: Any, message: EmailMessage, **_: Any) -> None:
-    """The receiver of Anymail's pre_send: nothing reaches a provider's API past this."""
-    if not _may_go(message):
-        raise AnymailCancelSend
 
 
 def _may_go(message: EmailMessage) -> bool:

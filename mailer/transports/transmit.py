@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import structlog
-from anymail.exceptions import AnymailError
 from django.core.mail import EmailMessage, mailers
 from django.core.mail.backends.base import BaseEmailBackend
 
@@ -109,7 +108,7 @@ def _converse(backend: BaseEmailBackend, message: EmailMessage, deadline: float)
             return PermanentRefusal("", "the backend says that it did not send it")
     except _Unusable as error:
         return TransportDown("", str(error), misconfigured=True)
-    except AnymailError as error:
+    except anymail.ERRORS as error:
         return anymail.translate(error)
     except OSError as error:
         return smtp.translate(error, payload_sent=conversation is not None and conversation.payload_sent)
