@@ -22,7 +22,7 @@ from mailer.transports import anymail, smtp, staging
 
 KOMBU_VISIBILITY_TIMEOUT = 3600
 """Its default for Redis, in seconds."""
-RESTRICTED = (smtp.EmailBackend, *anymail.BACKENDS)
+RESTRICTED: tuple[type, ...] = (smtp.EmailBackend, *anymail.BACKENDS)
 SENDING_NOTHING = (console.EmailBackend, dummy.EmailBackend, locmem.EmailBackend)  # the file-based backend is a console
 
 
