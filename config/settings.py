@@ -108,7 +108,7 @@ if DEBUG and urlsplit(SITE_URL).hostname not in ("localhost", "127.0.0.1", "::1"
 # --- Applications and pages ------------------------------------------------------------------------------------------
 
 INSTALLED_APPS = [
-    "django.contrib.admin",
+    "config.admin.AdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.messages",
