@@ -203,6 +203,7 @@ SECURE_CSP = {
     "base-uri": [CSP.NONE],
     "frame-ancestors": [CSP.NONE],
 }
+FILE_UPLOAD_HANDLERS = ["config.uploads.RefuseFiles"]
 SECURE_SSL_REDIRECT = over_https
 SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$"]  # asked for by probes inside the network
 SECURE_HSTS_SECONDS = 365 * 86_400 if over_https else 0
