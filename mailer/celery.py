@@ -12,6 +12,8 @@ from typing import Any
 from celery import Celery
 from celery.signals import task_postrun, task_prerun, worker_init
 
+from mailer import malformed
+
 BROKER_TRANSPORT_OPTIONS = {
     "visibility_timeout": 300,
     "unacked_restore_interval": 10,
@@ -36,6 +38,7 @@ DEFAULTS = {
 
 def configure(app: Celery) -> None:
     """Add the mailer's defaults and its periodic tasks to a Celery app. The project's own CELERY_… settings win."""
+    malformed.install()
     app.add_defaults(lambda: DEFAULTS)
     app.on_after_configure.connect(_complete)
     task_prerun.connect(_keep_good_connections)

@@ -1,0 +1,156 @@
+"""A Redis transport for kombu that puts malformed items of a queue aside, instead of stopping the worker.
+
+Celery and kombu trust what lies in the broker: an item that is not a task ends the worker, and kombu gives some of those items
+to the next worker, which ends too. Here an item is checked before it is delivered. A malformed item is logged, and kept in a
+list of the broker that nothing reads.
+"""
+
+import json
+from base64 import b64decode
+from datetime import datetime
+from queue import Empty
+from typing import Any
+
+import structlog
+from kombu.transport import TRANSPORT_ALIASES, redis
+from redis.exceptions import RedisError
+
+log = structlog.get_logger(__name__)
+
+ASIDE = "mailer.malformed"
+"""The list of malformed items, the newest first."""
+KEPT = 100
+"""Items in that list."""
+
+OPTIONAL_TEXTS = ("argsrepr", "kwargsrepr", "root_id", "parent_id", "group", "shadow", "origin", "lang")
+
+
+class Malformed(ValueError):
+    """An item that is not a message of Celery's; the text says why, and holds nothing of it."""
+
+
+def check(item: Any, *, is_task: bool) -> None:
+    """Check the shape of one item (Celery's message protocol, version 2). Raises Malformed."""
+    if not isinstance(item, dict):
+        raise Malformed("it is not an object")
+    properties, headers = item.get("properties"), item.get("headers")
+    if not isinstance(properties, dict) or not isinstance(properties.get("delivery_tag"), str):
+        raise Malformed("it has no delivery tag")
+    if not isinstance(properties.get("delivery_info"), dict) or not isinstance(headers, dict):
+        raise Malformed("its delivery_info or its headers are not objects")
+    if not isinstance(properties.get("priority", 0), int) or properties.get("body_encoding") not in ("base64", None):
+        raise Malformed("its properties have values of the wrong type")
+    if item.get("content-type") != "application/json" or item.get("content-encoding") not in ("utf-8", "binary", None):
+        raise Malformed("its content is not JSON")
+    body = _body(item.get("body"), properties.get("body_encoding"))
+    if is_task:
+        _check_task(headers, body)
+
+
+def _body(body: Any, encoding: str | None) -> Any:
+    try:
+        return json.loads(b64decode(body, validate=True) if encoding else body)
+    except (TypeError, ValueError, RecursionError):
+        raise Malformed("its body cannot be read") from None
+
+
+def _check_task(headers: dict[str, Any], body: Any) -> None:
+    if not isinstance(headers.get("task"), str) or not isinstance(headers.get("id"), str):
+        raise Malformed("it names no task")
+    if not isinstance(body, list) or [type(part) for part in body] != [list, dict, dict]:
+        raise Malformed("its body is not [args, kwargs, embed]")
+    if any(not isinstance(headers.get(name), str | None) for name in OPTIONAL_TEXTS):
+        raise Malformed("a header is not text")
+    if not isinstance(headers.get("retries") or 0, int):
+        raise Malformed("its number of retries is not a number")
+    _check_times(headers)
+
+
+def _check_times(headers: dict[str, Any]) -> None:
+    limits = headers.get("timelimit") or [None, None]
+    if not isinstance(limits, list) or len(limits) != 2 or any(not _is_limit(limit) for limit in limits):
+        raise Malformed("its time limits are not numbers")
+    for name in ("eta", "expires"):
+        try:
+            if headers.get(name) is not None and datetime.fromisoformat(headers[name]).year < 1970:
+                raise ValueError
+        except (TypeError, ValueError):
+            raise Malformed(f"its {name} is not a time") from None
+
+
+def _is_limit(value: Any) -> bool:
+    """Whether Celery can set a timer with it, in seconds."""
+    return value is None or (isinstance(value, int | float) and 0 <= value <= 10**9)
+
+
+class _Checking:
+    """Mixed into kombu's channels: tells an item that cannot be read from an error of its handling."""
+
+    connection: Any
+    connection_errors: tuple[type[Exception], ...]
+
+    def _brpop_read(self, **options: Any) -> Any:
+        self.connection.is_delivering = False
+        try:
+            return super()._brpop_read(**options)  # type: ignore[misc]
+        except (Empty, RedisError, *self.connection_errors):
+            raise
+        except Exception as error:  # json's, or of one of the types that kombu's JSON knows
+            if self.connection.is_delivering:
+                raise
+            log.error("malformed item dropped from a queue", reason=f"not JSON ({type(error).__name__})")
+            return True
+
+
+class _Delivering:
+    """Mixed into kombu's transports: delivers what is a message, and puts aside what is not."""
+
+    channels: list[Any]
+    is_delivering = False
+
+    def _deliver(self, message: Any, queue: str) -> None:
+        try:
+            check(message, is_task=not queue.endswith("pidbox"))  # those are Celery's remote control
+        except Malformed as reason:
+            log.error("malformed item put aside", queue=queue, reason=str(reason))
+            self._put_aside(message)
+            return
+        self.is_delivering = True
+        super()._deliver(message, queue)  # type: ignore[misc]
+
+    def _put_aside(self, message: Any) -> None:
+        channel = next(filter(None, self.channels))
+        with channel.conn_or_acquire() as client:
+            client.lpush(ASIDE, json.dumps(message, default=repr))
+            client.ltrim(ASIDE, 0, KEPT - 1)
+
+
+class Channel(_Checking, redis.Channel):  # type: ignore[misc]
+    """kombu's own, but for malformed items."""
+
+
+class SentinelChannel(_Checking, redis.SentinelChannel):  # type: ignore[misc]
+    """kombu's own, but for malformed items."""
+
+
+class Transport(_Delivering, redis.Transport):  # type: ignore[misc]
+    """kombu's own, but for malformed items."""
+
+    Channel = Channel
+
+
+class SentinelTransport(_Delivering, redis.SentinelTransport):  # type: ignore[misc]
+    """kombu's own, but for malformed items."""
+
+    Channel = SentinelChannel
+
+
+def install() -> None:
+    """Make kombu use these transports for redis://, rediss:// and sentinel://."""
+    TRANSPORT_ALIASES.update(
+        {
+            "redis": f"{__name__}:Transport",
+            "rediss": f"{__name__}:Transport",
+            "sentinel": f"{__name__}:SentinelTransport",
+        }
+    )

@@ -1,0 +1,153 @@
+"""Items in the broker's queues that are not tasks, and the worker that meets them."""
+
+import copy
+import json
+import random
+from base64 import b64encode
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import given
+from hypothesis import strategies as st
+
+from accounts.models import User
+from mailer import outbox
+from mailer.malformed import ASIDE, KEPT, Malformed, check
+from tests.environment import new_directory
+from tests.mailer.kinds import Plain
+from tests.smtp_sink import Sink
+from tests.stack import Stack
+
+QUEUES = ("critical", "default", "bulk")
+VALID: dict[str, Any] = {
+    "body": b64encode(json.dumps([[1], {}, {"callbacks": None}]).encode()).decode(),
+    "content-encoding": "utf-8",
+    "content-type": "application/json",
+    "headers": {
+        "task": "mailer.tasks.deliver_message",
+        "id": "4f52f4d0-5c20-4c3f-aaa0-238966f07d81",
+        "retries": 0,
+        "eta": "2026-11-27T15:10:07+00:00",
+        "expires": None,
+        "timelimit": [None, None],
+        "argsrepr": "(1,)",
+    },
+    "properties": {
+        "body_encoding": "base64",
+        "delivery_tag": "3473e49a",
+        "priority": 3,
+        "delivery_mode": 2,
+        "delivery_info": {"exchange": "", "routing_key": "default"},
+    },
+}
+"""A task as Celery puts it into a queue."""
+PLACES = [(), ("body",), ("content-type",), ("headers",), ("properties",)] + [
+    (part, name) for part in ("headers", "properties") for name in VALID[part]
+]
+ODD = ["", "x", 5, -1.5, True, None, [], {}, ["a", {}], {"a": 1}, "2026", "9" * 50]
+
+
+def changed(place: tuple[str, ...], value: Any) -> Any:
+    """Return VALID with another value at one place."""
+    if not place:
+        return value
+    item: Any = copy.deepcopy(VALID)
+    *above, last = place
+    within = item
+    for name in above:
+        within = within[name]
+    within[last] = value
+    return item
+
+
+def raw_items(number: int) -> list[str]:
+    """Return items of every kind that ended a worker once, and random ones of the same kinds."""
+    dice = random.Random(20261127)
+    samples = [
+        *("5", '""', "[]", "{}", "not JSON", "", '{"a"', '{"__type__": "uuid", "__value__": "x"}'),
+        *(json.dumps(changed(("body",), body)) for body in (5, "", None, "!", b64encode(b"{").decode())),
+        *(json.dumps(changed(("headers",), headers)) for headers in ([], None, "x", {})),
+        *(json.dumps(changed(("headers", "timelimit"), limit)) for limit in (["a", {}], "x", [1], [-1, 2])),
+        *(json.dumps(changed(("headers", "eta"), eta)) for eta in ("soon", 5, [])),
+    ]
+    while len(samples) < number:
+        item = changed(dice.choice(PLACES), dice.choice(ODD))
+        samples.append(json.dumps(item)[: dice.choice([None, 40])])
+    return samples
+
+
+def test_a_task_passes() -> None:
+    check(VALID, is_task=True)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_is_published_passes(user: User, broker: redis.Redis) -> None:
+    outbox.enqueue(Plain(user))
+    keys: Any = broker.keys("default*")
+    [item] = [json.loads(entry) for key in keys for entry in broker.lrange(key, 0, -1)]  # type: ignore[union-attr]
+
+    check(item, is_task=True)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        *[((), value) for value in (5, "", None, [], True)],
+        *[
+            (("body",), value)
+            for value in (None, "", "!", 5, [], b64encode(b'{"a"').decode(), b64encode(b"5").decode())
+        ],
+        *[((part,), value) for part in ("headers", "properties") for value in (None, [], "x", {})],
+        *[(("headers", "task"), value) for value in (None, 5, [])],
+        *[(("headers", "timelimit"), value) for value in (["a", {}], [1], "ab", [-1, None], {"a": 1}, [1e300, 1])],
+        *[(("headers", name), value) for name in ("eta", "expires") for value in (5, "soon", [], "0001-01-01")],
+        *[(("headers", "argsrepr"), 5), (("headers", "retries"), "many")],
+        *[
+            (("properties", "delivery_tag"), None),
+            (("properties", "delivery_info"), []),
+            (("properties", "priority"), "x"),
+        ],
+        *[(("content-type",), "application/x-python-serialize"), (("content-encoding",), "utf-16")],
+    ],
+)
+def test_what_is_no_task_is_malformed(place: tuple[str, ...], value: Any) -> None:
+    with pytest.raises(Malformed):
+        check(changed(place, value), is_task=True)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(JSON)
+def test_any_json_is_checked_without_another_error(item: Any) -> None:
+    with pytest.raises(Malformed):
+        check(item, is_task=True)
+
+
+@given(place=st.sampled_from(PLACES), value=st.sampled_from(ODD))
+def test_a_task_with_any_part_exchanged_passes_or_is_malformed(place: tuple[str, ...], value: Any) -> None:
+    with suppress(Malformed):
+        check(changed(place, value), is_task=True)
+
+
+def test_a_worker_outlives_fifty_malformed_items_and_sends_what_comes_after_them(sink: Sink) -> None:
+    with Stack(new_directory("malformed"), sink) as stack:
+        client = stack.valkey.client()
+        for number, item in enumerate(raw_items(50)):
+            client.lpush(QUEUES[number % 3], item)
+        stack.start("worker", "beat")
+        before = stack.children("worker")
+        stack.manage("send_test_email", "ann@example.com")
+        stack.wait_for(lambda: len(sink.received) == 1, "the mail behind them")
+        stack.wait_for(lambda: not any(client.llen(queue) for queue in QUEUES), "empty queues")
+
+        assert stack.children("worker") == before
+        assert 10 < client.llen(ASIDE) <= KEPT
+        assert client.hlen("unacked") == 0
+        assert "malformed item put aside" in stack.log("worker")
+        assert "Unrecoverable error" not in stack.log("worker")
