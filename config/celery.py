@@ -11,8 +11,6 @@ from mailer.celery import configure
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
 app = Celery("postcommit")
-app.config_from_object("django.conf:settings", namespace="CELERY")
-app.autodiscover_tasks()
 configure(app)
 
 

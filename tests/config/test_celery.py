@@ -24,6 +24,13 @@ def test_beat_asks_for_tasks_and_queues_that_exist() -> None:
         assert entry["options"]["queue"] in Queue.values
 
 
+def test_celery_shows_its_own_settings_and_no_others() -> None:
+    shown = app.conf.table(with_defaults=True)
+
+    assert {name for name in shown if name.isupper()} <= {"CELERY_DB_REUSE_MAX"}
+    assert not {"SECRET_KEY", "DATABASES", "FLOWER_BASIC_AUTH", "RATE_LIMITS_URL", "secret_key"} & shown.keys()
+
+
 def test_a_worker_keeps_its_database_connection_from_task_to_task(sink: Sink) -> None:
     with Stack(new_directory("connections"), sink) as stack:
         stack.start("worker", "beat")

@@ -94,7 +94,7 @@ def test_a_broker_that_is_away_costs_a_request_little_and_the_mail_nothing(
         finally:
             valkey.start()
 
-    assert took[0] < 0.3
+    assert took[0] < 0.5  # the quarter of a second, and an INSERT on a busy machine
     assert max(took[1:]) < 0.1
     assert sum("broker away" in r.getMessage() for r in caplog.records) == 1
     assert Message.objects.filter(publish_at__lte=timezone.now()).count() == 5
