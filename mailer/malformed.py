@@ -87,13 +87,15 @@ class _Checking:
     """Mixed into kombu's channels: tells an item that cannot be read from an error of its handling."""
 
     connection: Any
-    connection_errors: tuple[type[Exception], ...]
+    connection_errors: tuple[type[BaseException], ...]
 
     def _brpop_read(self, **options: Any) -> Any:
         self.connection.is_delivering = False
         try:
             return super()._brpop_read(**options)  # type: ignore[misc]
-        except (Empty, RedisError, *self.connection_errors):
+        except (Empty, RedisError):
+            raise
+        except self.connection_errors:
             raise
         except Exception as error:  # json's, or of one of the types that kombu's JSON knows
             if self.connection.is_delivering:
@@ -125,11 +127,11 @@ class _Delivering:
             client.ltrim(ASIDE, 0, KEPT - 1)
 
 
-class Channel(_Checking, redis.Channel):  # type: ignore[misc]
+class Channel(_Checking, redis.Channel):
     """kombu's own, but for malformed items."""
 
 
-class SentinelChannel(_Checking, redis.SentinelChannel):  # type: ignore[misc]
+class SentinelChannel(_Checking, redis.SentinelChannel):
     """kombu's own, but for malformed items."""
 
 
