@@ -1,8 +1,6 @@
 """What the mailer needs of Celery. The project's celery.py makes one call:
 
 app = Celery("shop")
-app.config_from_object("django.conf:settings", namespace="CELERY")
-app.autodiscover_tasks()
 configure(app)
 """
 

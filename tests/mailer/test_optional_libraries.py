@@ -43,7 +43,6 @@ settings.configure(
     CELERY_BROKER_URL="memory://",
 )
 app = Celery("shop")
-app.config_from_object(settings, namespace="CELERY")
 django.setup()
 
 import mailer
