@@ -50,7 +50,7 @@ lint: setup ## ruff, mypy and the direction of imports.
 	@$(SETTINGS_FOR_MYPY) $(PYTHON_IN_VENV) -m mypy
 	@$(VENV)/bin/lint-imports
 
-docs: setup ## The reference pages in docs/, from docstrings, settings and commands.
+docs: setup ## docs/reference.md, from the docstrings.
 	@$(PYTHON_IN_VENV) -m docs.make_reference
 
 lock: ## Locks requirements.in and requirements-dev.in with hashes; needs uv.

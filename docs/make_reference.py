@@ -17,6 +17,9 @@ DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 COMMANDS = ROOT / "mailer" / "management" / "commands"
 
+VARIABLE = re.compile(r"# ([A-Z_]+)=(.*)")
+"""A variable in .env.example. Lines before it, and indented lines after it, explain it."""
+
 API = {
     "mailer.email": ["Email", "Recipient", "Stream", "WhenUncertain"],
     "mailer.attachments": ["Attachment", "StoredFile"],
@@ -117,10 +120,13 @@ def _groups(example: str) -> Iterator[str]:
 
 
 def _variable_row(lines: list[str]) -> str:
-    variables = [match.groups() for line in lines if (match := re.match(r"# ([A-Z_]+)=(.*)", line))]
-    text = " ".join(line.lstrip("# ") for line in lines if not re.match(r"# [A-Z_]+=", line))
+    variables = [match.groups() for line in lines if (match := VARIABLE.match(line))]
+    text = " ".join(line.lstrip("# ") for line in lines if not line.startswith("#   ") and not VARIABLE.match(line))
+    also = " ".join(line.lstrip("# ") for line in lines if line.startswith("#   "))
     values = [f"`{value}`" if value else "" for _, value in variables]
-    return _row("<br>".join(f"`{name}`" for name, _ in variables), "<br>".join(values), text)
+    return _row(
+        "<br>".join(f"`{name}`" for name, _ in variables), "<br>".join(values), f"{text} {also[:1].upper()}{also[1:]}"
+    )
 
 
 def commands() -> str:
