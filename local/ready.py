@@ -9,7 +9,7 @@ from functools import cache
 from celery import Celery
 from celery.app.control import Control
 
-from config import redis_url
+from config.environment import redis_url
 from local import environment
 from local.environment import ADDRESS
 from local.follow import last_lines
@@ -78,7 +78,7 @@ def _consumes(_: Ports) -> bool:
 @cache
 def _remote_control() -> Control:
     """Celery's, with the broker's address alone: the settings are the processes' own business."""
-    broker = redis_url.parse(environment.in_force()["REDIS_URL"])
+    broker = redis_url(environment.in_force()["REDIS_URL"])
     app = Celery("local", broker=broker.url, set_as_current=False, fixups=[])
     app.conf.broker_transport_options = broker.transport_options
     return app.control

@@ -6,7 +6,7 @@ from pathlib import Path
 import dj_database_url
 import pytest
 
-from config import redis_url
+from config.environment import redis_url
 from local import CannotStart, environment
 
 SOCKETS = Path("/home/Ann/Some Folder")
@@ -75,7 +75,7 @@ def test_servers_that_a_person_names_are_those_of_every_terminal_until_the_next_
 def test_the_urls_of_the_servers_survive_capitals_and_blanks() -> None:
     made_up = environment.made_up({}, {}, DEFAULTS, SOCKETS)
     assert dj_database_url.parse(made_up["DATABASE_URL"])["HOST"] == str(SOCKETS)
-    assert redis_url.parse(made_up["REDIS_URL"]).url == "redis+socket:///home/Ann/Some%20Folder/valkey.sock"
+    assert redis_url(made_up["REDIS_URL"]).url == "redis+socket:///home/Ann/Some%20Folder/valkey.sock"
 
 
 def test_the_file_is_readable_for_its_owner_alone_and_gives_back_what_was_written(tmp_path: Path) -> None:
