@@ -15,13 +15,13 @@ setup: ## The virtual environment, with everything that is locked; start, test a
 	@VENV='$(VENV)' sh local/setup.sh
 
 start: setup ## Everything on this machine, with a table of URLs; Ctrl-C stops it in order.
-	@$(PYTHON_IN_VENV) -m local.start
+	@$(PYTHON_IN_VENV) -m local start
 
 restart: setup ## Restarts web, worker, beat and Flower; the servers stay.
-	@$(PYTHON_IN_VENV) -m local.restart
+	@$(PYTHON_IN_VENV) -m local restart
 
 stop: ## Stops everything in order, from any terminal.
-	@if [ -x $(PYTHON_IN_VENV) ]; then $(PYTHON_IN_VENV) -m local.stop; else echo 'Postcommit is not running here.'; fi
+	@if [ -x $(PYTHON_IN_VENV) ]; then $(PYTHON_IN_VENV) -m local stop; else echo 'Postcommit is not running here.'; fi
 
 ctl: setup ## One process: make ctl ARGS='stop postgres', ARGS=status, ARGS='tail -f worker'.
 	@test -f .local/supervisord.conf || { echo 'Postcommit was never started here: make start.' >&2; exit 1; }
