@@ -52,6 +52,7 @@ def configure(*, level: str, as_json: bool) -> dict[str, Any]:
         if as_json
         else [Masking(structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback))]
     )
+    no_handlers = {"handlers": [], "level": "INFO", "propagate": True}
     return {
         "version": 1,
         "disable_existing_loggers": False,
@@ -66,11 +67,8 @@ def configure(*, level: str, as_json: bool) -> dict[str, Any]:
         "root": {"handlers": ["console"], "level": level},
         "loggers": {
             # Celery logs every task that is due, received and finished. Our own lines do, with the id of the message.
-            "celery.beat": {"level": "WARNING"},
-            "celery.worker.strategy": {"level": "WARNING"},
-            "celery.app.trace": {"level": "WARNING"},
-            "django": {"handlers": [], "level": "INFO", "propagate": True},
-            "django.server": {"handlers": [], "level": "INFO", "propagate": True},
-            "gunicorn.error": {"handlers": [], "level": "INFO", "propagate": True},
+            **{name: {"level": "WARNING"} for name in ("celery.beat", "celery.worker.strategy", "celery.app.trace")},
+            # These have their own handlers by default.
+            **{name: no_handlers for name in ("django", "django.server", "gunicorn.error")},
         },
     }

@@ -14,7 +14,7 @@ from local import CannotStart, environment, servers, supervision
 from local.database import ADMIN
 from local.environment import STATE
 from local.follow import Follower
-from local.programs import RESTARTED, Program, programs, socket_dir, write_configuration
+from local.programs import RESTARTED, Program, log_of, programs, socket_dir, write_configuration
 from local.startup import bring_up, wait_until_ready
 
 STOPPING = "Stopping in order: web, worker, beat, Flower, inbox, servers."
@@ -49,7 +49,7 @@ def start() -> int:
         _on_signals(_interrupt)
         with socket_dir(STATE / "run") as sockets:
             everything = _prepare(given, ports, sockets)
-            with closing(Follower({program.name: program.log for program in everything})) as logs:
+            with closing(Follower({program.name: log_of(program.name) for program in everything})) as logs:
                 return _run(everything, ports, sockets, logs)
 
 

@@ -71,7 +71,7 @@ def check_free(chosen: Mapping[str, int]) -> None:
                 ) from None
 
 
-def generated(said: Mapping[str, str], kept: Mapping[str, str], chosen: Mapping[str, int], socket_dir: Path) -> Values:
+def generated(given: Mapping[str, str], kept: Mapping[str, str], chosen: Mapping[str, int], socket_dir: Path) -> Values:
     """Return the content of .local/env. Secrets are `kept` from the last start, given values are left out.
 
     The URLs of the two servers are always included, so that every terminal uses the servers of this start.
@@ -84,15 +84,15 @@ def generated(said: Mapping[str, str], kept: Mapping[str, str], chosen: Mapping[
         "FLOWER_URL": f"http://localhost:{chosen['FLOWER_PORT']}",
     }
     server_urls = {
-        "DATABASE_URL": said.get("DATABASE_URL", servers.postgres_url(socket_dir)),
-        "REDIS_URL": said.get("REDIS_URL", servers.valkey_url(socket_dir / VALKEY_SOCKET)),
+        "DATABASE_URL": given.get("DATABASE_URL", servers.postgres_url(socket_dir)),
+        "REDIS_URL": given.get("REDIS_URL", servers.valkey_url(socket_dir / VALKEY_SOCKET)),
     }
     secret = {
         "SECRET_KEY": kept.get("SECRET_KEY") or secrets.token_urlsafe(48),
         "FLOWER_BASIC_AUTH": kept.get("FLOWER_BASIC_AUTH") or f"operator:{secrets.token_urlsafe(12)}",
     }
     numbers = {variable: str(port) for variable, port in chosen.items()}
-    return {name: value for name, value in values.items() if name not in said} | server_urls | secret | numbers
+    return {name: value for name, value in values.items() if name not in given} | server_urls | secret | numbers
 
 
 def write(values: Mapping[str, str], file: Path = ENV_FILE) -> None:

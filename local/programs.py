@@ -37,11 +37,6 @@ class Program:
     needs_tables: bool = False
     """Whether it starts after the migrations."""
 
-    @property
-    def log(self) -> Path:
-        """The file with its output."""
-        return log_of(self.name)
-
 
 def log_of(name: str) -> Path:
     """Return the log of a process. The supervisor renames it at 5 MB and keeps one old file."""
@@ -116,7 +111,7 @@ def _section(program: Program, priority: int) -> dict[str, object]:
         "stopwaitsecs": program.patience,
         "killasgroup": "true",  # a worker's children end with it
         "redirect_stderr": "true",
-        "stdout_logfile": program.log,
+        "stdout_logfile": log_of(program.name),
         "stdout_logfile_maxbytes": "5MB",
         "stdout_logfile_backups": 1,
     } | ({"user": program.user} if program.user else {})

@@ -28,14 +28,12 @@ AWAIT: Mapping[str, Callable[[Path], None]] = {
 }
 
 
-class Failed(CannotStart):
-    """A process ended while it started, or was not ready in time. The message shows the end of its log."""
-
-    def __init__(self, name: str, reason: str) -> None:
-        lines = [f"{name} {reason}."]
-        if end := last_lines(log_of(name)):
-            lines += [f"The end of .local/log/{name}.log:", *(f"    {line}" for line in end)]
-        super().__init__("\n".join(lines))
+def failure(name: str, reason: str) -> CannotStart:
+    """Return an error that shows the end of the log of a process."""
+    lines = [f"{name} {reason}."]
+    if end := last_lines(log_of(name)):
+        lines += [f"The end of .local/log/{name}.log:", *(f"    {line}" for line in end)]
+    return CannotStart("\n".join(lines))
 
 
 def bring_up(
@@ -52,7 +50,7 @@ def bring_up(
         try:
             AWAIT[name](sockets)  # not its pid: after a crash PostgreSQL may need a second attempt
         except TimeoutError as error:
-            raise Failed(name, f"does not answer: {error}") from error
+            raise failure(name, f"does not answer: {error}") from error
     pids = {name: supervisor.start(name) for name in early}
     print("Bringing the database up to date", flush=True)
     password = _migrate()
@@ -72,17 +70,17 @@ def _migrate() -> str | None:
 
 
 def wait_until_ready(supervisor: Supervisor, pids: Mapping[str, int], ports: Mapping[str, int]) -> None:
-    """Wait until every process of `pids` does its work. Raises Failed with the first one that does not."""
+    """Wait until every process of `pids` does its work. Raises CannotStart with the first one that does not."""
     deadline = time.monotonic() + PATIENCE
     pending = set(pids)
     while pending:
         now = supervisor.processes()
         for name, pid in pids.items():
             if not now[name].is_alive or now[name].pid != pid:
-                raise Failed(name, "ended while it was starting")
+                raise failure(name, "ended while it was starting")
         pending = {name for name in pending if not _is_ready(name, ports)}
         if pending and time.monotonic() > deadline:
-            raise Failed(min(pending), f"was not ready within {PATIENCE:g} s")
+            raise failure(min(pending), f"was not ready within {PATIENCE:g} s")
         time.sleep(0.1)
 
 

@@ -1,4 +1,4 @@
-"""The documentation holds against the code: links lead somewhere, examples work, the reference is the docstrings'."""
+"""The documentation fits the code: links resolve, examples work, the reference is up to date."""
 
 import re
 from pathlib import Path
@@ -16,25 +16,23 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
 def anchors(page: Path) -> set[str]:
-    """What GitHub makes of the headings of a page."""
+    """Return the anchors that GitHub makes of the headings."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
+def test_every_link_points_to_a_file_and_a_heading(page: Path) -> None:
     for link in LINK.findall(page.read_text()):
         path, _, anchor = link.partition("#")
-        if path.startswith("http") or (
-            page == PAGE and not path
-        ):  # the reference also names the types of other libraries
+        if path.startswith("http") or (page == PAGE and not path):  # the reference links types of other libraries
             continue
         target = page.parent / path if path else page
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
 
 
-def test_the_reference_is_what_the_docstrings_say() -> None:
+def test_the_reference_is_up_to_date() -> None:
     assert PAGE.read_text() == reference(), "run `make docs`"
 
 
@@ -49,12 +47,12 @@ EMAIL_URLS = re.findall(r"`((?:smtps?://|[a-z_]+:\?)[^`\s]*)`", (ROOT / "docs" /
 
 @pytest.mark.filterwarnings("ignore::anymail.exceptions.AnymailNotSupportedWarning")  # SendGrid's, as the page says
 @pytest.mark.parametrize("url", sorted({url for url in EMAIL_URLS if url != "smtp://"}))
-def test_every_email_url_that_is_shown_makes_a_transport(url: str, settings: object) -> None:
+def test_every_email_url_in_the_docs_makes_a_transport(url: str, settings: object) -> None:
     settings.MAILERS = {"default": email_url(url.replace("…", "x"))}  # type: ignore[attr-defined]
 
     assert mailers["default"]
 
 
-def test_every_provider_has_its_row() -> None:
+def test_every_provider_is_in_the_docs() -> None:
     named = {url.partition(":")[0] for url in EMAIL_URLS} | {"amazon_ses"}
     assert named >= PROVIDERS

@@ -61,15 +61,15 @@ def test_two_installations_have_different_secrets() -> None:
 
 
 def test_given_variables_are_not_generated() -> None:
-    said = {"EMAIL_URL": "smtp://mail.example", "SITE_URL": "https://example.com"}
-    assert not environment.generated(said, {}, DEFAULTS, SOCKETS).keys() & said.keys()
+    given = {"EMAIL_URL": "smtp://mail.example", "SITE_URL": "https://example.com"}
+    assert not environment.generated(given, {}, DEFAULTS, SOCKETS).keys() & given.keys()
 
 
 def test_given_servers_hold_in_every_terminal_until_the_next_start() -> None:
-    said = {"DATABASE_URL": "postgres://db.example/name"}
-    values = environment.generated(said, {}, DEFAULTS, SOCKETS)
-    assert values["DATABASE_URL"] == said["DATABASE_URL"]
-    assert environment.generated({}, values, DEFAULTS, SOCKETS)["DATABASE_URL"] != said["DATABASE_URL"]
+    given = {"DATABASE_URL": "postgres://db.example/name"}
+    values = environment.generated(given, {}, DEFAULTS, SOCKETS)
+    assert values["DATABASE_URL"] == given["DATABASE_URL"]
+    assert environment.generated({}, values, DEFAULTS, SOCKETS)["DATABASE_URL"] != given["DATABASE_URL"]
 
 
 def test_socket_paths_may_have_capitals_and_spaces() -> None:

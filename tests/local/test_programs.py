@@ -44,7 +44,7 @@ def test_the_supervisor_reads_unusual_commands_back(tmp_path: Path, monkeypatch:
     (process,) = options.process_group_configs[0].process_configs
     assert process.command == "'/opt/my python' -c '100 %(here)s' ''"
     assert (process.stopwaitsecs, process.stopsignal) == (7, signal.SIGINT)
-    assert process.stdout_logfile == str(program.log)
+    assert process.stdout_logfile == str(programs.log_of("odd"))
 
 
 def test_sockets_are_in_the_checkout_unless_its_path_is_too_long(tmp_path: Path) -> None:

@@ -23,13 +23,12 @@ def test_another_process_may_make_the_system_user_at_the_same_moment(
     monkeypatch: pytest.MonkeyPatch, failures: int
 ) -> None:
     root = pwd.getpwuid(0)
-    answers = iter([*([KeyError] * failures), root])
+    lookups = iter([False] * failures + [True])
 
     def look_up(name: str) -> pwd.struct_passwd:
-        answer = next(answers)
-        if answer is KeyError:
+        if not next(lookups):
             raise KeyError(name)
-        return answer
+        return root
 
     monkeypatch.setattr(pwd, "getpwnam", look_up)
 
