@@ -38,7 +38,7 @@ conformance: setup ## Run Django's own mail tests through the outbox (minutes); 
 		tar -xzf .local/django/django-$$version.tar.gz -C .local/django; } && \
 	DJANGO_SOURCE=.local/django/django-$$version $(PYTHON_IN_VENV) -m pytest -m long tests/mailer/test_djangos_own_tests.py $(ARGS)
 
-faults: setup ## Sign up hundreds of users under each fault (an hour); SIGN_UPS, SEED and ARGS shorten it.
+faults: setup ## Sign up hundreds of users under each fault (half an hour); SIGN_UPS, SEED and ARGS shorten it.
 	@$(PYTHON_IN_VENV) -m pytest -m faults -s -p no:randomly tests/faults $(ARGS)
 
 bench: setup ## Measure speed with a million rows (minutes).

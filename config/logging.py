@@ -69,6 +69,6 @@ def configure(*, level: str, as_json: bool) -> dict[str, Any]:
             # Celery logs every task that is due, received and finished. Our own lines do, with the id of the message.
             **{name: {"level": "WARNING"} for name in ("celery.beat", "celery.worker.strategy", "celery.app.trace")},
             # These have their own handlers by default.
-            **{name: no_handlers for name in ("django", "django.server", "gunicorn.error")},
+            **dict.fromkeys(("django", "django.server", "gunicorn.error"), no_handlers),
         },
     }

@@ -86,7 +86,7 @@ class Checkout:
             connection.close()
 
     def _command(self, target: str) -> list[str]:
-        return ["make", "--old-file=setup", target, f"VENV={sys.prefix}"]  # setup has a test of its own
+        return ["make", "--old-file=setup", target, f"VENV={sys.prefix}"]  # setup has its own test
 
     @property
     def _environment(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What a browser is told, and what it may do."""
+"""The pages and their security headers."""
 
 import re
 from email.message import EmailMessage
