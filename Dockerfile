@@ -1,4 +1,4 @@
-# One image for web, worker, beat, Flower and the migrations; the command says which. No value of any environment is in it.
+# One image for web, worker, beat, Flower and the migrations. It contains no setting of any environment.
 
 FROM python:3.13.16-slim-trixie AS packages
 RUN python -m venv /venv
@@ -9,8 +9,8 @@ RUN /venv/bin/pip install --no-cache-dir --disable-pip-version-check --require-h
 FROM python:3.13.16-slim-trixie
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin postcommit
 
-# ENV_FILES: there is no .env in the image, and none is looked for.
-# PORT: gunicorn then listens on every address of the container; a platform may set another one.
+# ENV_FILES: the image has no .env.
+# PORT: makes gunicorn listen on all addresses of the container. A platform may set another port.
 ENV PATH=/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -21,10 +21,10 @@ WORKDIR /app
 COPY --from=packages /venv /venv
 COPY . .
 
-# The settings want values before they load. These live for one command; collecting files opens no connection.
+# The settings need values. These are for this command alone, which opens no connection.
 RUN SECRET_KEY="$(python -c 'import secrets; print(secrets.token_urlsafe(48))')" SITE_URL=https://build.invalid \
     DATABASE_URL=postgres://build.invalid/none REDIS_URL=redis://build.invalid EMAIL_URL=smtp://build.invalid \
-    DEFAULT_FROM_EMAIL=nobody@build.invalid \
+    DEFAULT_FROM_EMAIL=build@build.invalid \
     python manage.py collectstatic --no-input
 
 USER 10001

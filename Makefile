@@ -1,36 +1,36 @@
-# `make` alone lists what there is. Everything runs in the virtual environment $(VENV), which is made when it is missing.
+# `make` lists the targets. All of them use the virtual environment $(VENV), which is made if it is missing.
 VENV ?= .venv
 PYTHON_IN_VENV = $(VENV)/bin/python
-# mypy's Django plugin loads the settings, which want values; nothing is connected to.
+# mypy's Django plugin loads the settings, which need values. It opens no connection.
 SETTINGS_FOR_MYPY = ENV_FILES= DEBUG=1 DATABASE_URL=postgres://lint.invalid/none REDIS_URL=redis://lint.invalid \
 	EMAIL_URL=smtp://lint.invalid
 
 .DEFAULT_GOAL := help
 .PHONY: help setup start restart stop ctl test conformance faults bench lint docs lock
 
-help: ## This list.
-	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 18
+help: ## Show this list.
+	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
 
-setup: ## The virtual environment, with everything that is locked; start, test and lint do it themselves.
+setup: ## Make the virtual environment from the lock files; other targets do it themselves.
 	@VENV='$(VENV)' sh local/setup.sh
 
-start: setup ## Everything on this machine, with a table of URLs; Ctrl-C stops it in order.
-	@$(PYTHON_IN_VENV) -m local.start
+start: setup ## Run everything on this machine and show a table of URLs; Ctrl-C stops it in order.
+	@$(PYTHON_IN_VENV) -m local start
 
-restart: setup ## Restarts web, worker, beat and Flower; the servers stay.
-	@$(PYTHON_IN_VENV) -m local.restart
+restart: setup ## Restart web, worker, beat and Flower; the servers go on.
+	@$(PYTHON_IN_VENV) -m local restart
 
-stop: ## Stops everything in order, from any terminal.
-	@if [ -x $(PYTHON_IN_VENV) ]; then $(PYTHON_IN_VENV) -m local.stop; else echo 'Postcommit is not running here.'; fi
+stop: ## Stop everything in order, from any terminal.
+	@if [ -x $(PYTHON_IN_VENV) ]; then $(PYTHON_IN_VENV) -m local stop; else echo 'Postcommit is not running here.'; fi
 
-ctl: setup ## One process: make ctl ARGS='stop postgres', ARGS=status, ARGS='tail -f worker'.
+ctl: setup ## Control one process: make ctl ARGS='stop postgres', ARGS=status, ARGS='tail -f worker'.
 	@test -f .local/supervisord.conf || { echo 'Postcommit was never started here: make start.' >&2; exit 1; }
 	@$(PYTHON_IN_VENV) -m supervisor.supervisorctl -c .local/supervisord.conf $(ARGS)
 
-test: setup ## The tests; ARGS go to pytest: make test ARGS='tests/mailer -k retry'.
+test: setup ## Run the tests (minutes); ARGS go to pytest: make test ARGS='tests/mailer -k retry'.
 	@$(PYTHON_IN_VENV) -m pytest -n auto --maxprocesses 4 $(ARGS)
 
-conformance: setup ## Django's own tests of mail, through the outbox; downloads Django's source into .local/.
+conformance: setup ## Run Django's own mail tests through the outbox (minutes); downloads Django into .local/.
 	@mkdir -p .local/django
 	@version=$$($(PYTHON_IN_VENV) -c 'import django; print(django.__version__)'); \
 	test -d .local/django/django-$$version/tests/mail || { \
@@ -38,22 +38,22 @@ conformance: setup ## Django's own tests of mail, through the outbox; downloads 
 		tar -xzf .local/django/django-$$version.tar.gz -C .local/django; } && \
 	DJANGO_SOURCE=.local/django/django-$$version $(PYTHON_IN_VENV) -m pytest -m long tests/mailer/test_djangos_own_tests.py $(ARGS)
 
-faults: setup ## Hundreds of sign-ups under each fault, with a table; SIGN_UPS, SEED and ARGS narrow it.
+faults: setup ## Sign up hundreds of users under each fault (half an hour); SIGN_UPS, SEED and ARGS shorten it.
 	@$(PYTHON_IN_VENV) -m pytest -m faults -s -p no:randomly tests/faults $(ARGS)
 
-bench: setup ## What things cost, with a million rows; minutes.
+bench: setup ## Measure speed with a million rows (minutes).
 	@ROWS=1000000 BUILDS=400 $(PYTHON_IN_VENV) -m pytest -s -p no:randomly -m bench $(ARGS)
 
-lint: setup ## ruff, mypy and the direction of imports.
+lint: setup ## Run ruff, mypy and import-linter (a minute).
 	@$(PYTHON_IN_VENV) -m ruff check
 	@$(PYTHON_IN_VENV) -m ruff format --check
 	@$(SETTINGS_FOR_MYPY) $(PYTHON_IN_VENV) -m mypy
 	@$(VENV)/bin/lint-imports
 
-docs: setup ## docs/reference.md, from the docstrings.
+docs: setup ## Write docs/reference.md from the docstrings.
 	@$(PYTHON_IN_VENV) -m docs.make_reference
 
-lock: ## Locks requirements.in and requirements-dev.in with hashes; needs uv.
+lock: ## Lock requirements.in and requirements-dev.in with hashes; needs uv.
 	uv pip compile --quiet --universal --generate-hashes --python-version 3.12 --custom-compile-command 'make lock' \
 		requirements.in --output-file requirements.txt
 	uv pip compile --quiet --universal --generate-hashes --python-version 3.12 --custom-compile-command 'make lock' \

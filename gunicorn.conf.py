@@ -18,7 +18,7 @@ graceful_timeout = 8  # less than the 10 s that Docker, Kubernetes and our super
 forwarded_allow_ips = ",".join(TRUSTED_PROXIES)
 forwarder_headers = ""  # gunicorn would let those proxies set SCRIPT_NAME and PATH_INFO as well
 
-accesslog = None  # config/access_log.py writes a line a request, with the route instead of the path
+accesslog = None  # AccessLogMiddleware logs the route of each request; a path may hold a secret
 logconfig_dict = LOGGING
 control_socket_disable = True  # it would lie in $HOME, shared by every gunicorn of the user
 

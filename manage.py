@@ -11,5 +11,5 @@ if __name__ == "__main__":
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
     try:
         execute_from_command_line(sys.argv)
-    except ImproperlyConfigured as error:  # the sentence says what to do; a traceback would only hide it
+    except ImproperlyConfigured as error:  # a traceback would hide the sentence that says what to do
         sys.exit(f"manage.py: {error}")

@@ -16,4 +16,4 @@ configure(app)
 
 @setup_logging.connect
 def keep_logging_of_settings(**_: Any) -> None:
-    """Having a receiver at all is what stops Celery from replacing the logging that the settings configured."""
+    """Keep the logging of the settings: Celery replaces it unless this signal has a receiver."""

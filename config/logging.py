@@ -1,6 +1,6 @@
-"""What a log line looks like: JSON in production, a readable line in development, and nothing personal in either.
+"""Logging: JSON in production, readable lines in development, and no address or secret in either.
 
-Everything goes through the standard library's handlers, so Django, Celery and gunicorn come out in the same form.
+All loggers use the standard library's handlers, so the lines of Django, Celery and gunicorn have the same form.
 """
 
 from typing import Any
@@ -12,15 +12,17 @@ from mailer.text import mask
 
 
 class Masking:
-    """Renders through another renderer and masks the finished line, so that a traceback is covered as well. The renderer
-    leaves letters as they are, or an address with an umlaut would not be known for one."""
+    """Mask the finished line of another renderer, so that tracebacks are masked too.
+
+    That renderer must not escape letters: `mask` would not find an address with an umlaut.
+    """
 
     def __init__(self, renderer: Processor) -> None:
         self.renderer = renderer
 
     def __call__(self, logger: WrappedLogger, name: str, event: EventDict) -> str:
         line = mask(str(self.renderer(logger, name, event)))
-        return line.encode("utf-8", "backslashreplace").decode()  # halves of characters, which no stream can write
+        return line.encode("utf-8", "backslashreplace").decode()  # no stream can write lone surrogates
 
 
 SHARED: list[Processor] = [
@@ -34,7 +36,7 @@ SHARED: list[Processor] = [
 
 
 def configure(*, level: str, as_json: bool) -> dict[str, Any]:
-    """Configures structlog and returns the matching LOGGING dictionary for Django and gunicorn."""
+    """Configure structlog. Return the matching LOGGING dictionary for Django and gunicorn."""
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -50,6 +52,7 @@ def configure(*, level: str, as_json: bool) -> dict[str, Any]:
         if as_json
         else [Masking(structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback))]
     )
+    no_handlers = {"handlers": [], "level": "INFO", "propagate": True}
     return {
         "version": 1,
         "disable_existing_loggers": False,
@@ -63,12 +66,9 @@ def configure(*, level: str, as_json: bool) -> dict[str, Any]:
         "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "structured"}},
         "root": {"handlers": ["console"], "level": level},
         "loggers": {
-            # Celery tells of every task that is due, received and finished; our own lines tell it with the id of the mail.
-            "celery.beat": {"level": "WARNING"},
-            "celery.worker.strategy": {"level": "WARNING"},
-            "celery.app.trace": {"level": "WARNING"},
-            "django": {"handlers": [], "level": "INFO", "propagate": True},
-            "django.server": {"handlers": [], "level": "INFO", "propagate": True},
-            "gunicorn.error": {"handlers": [], "level": "INFO", "propagate": True},
+            # Celery logs every task that is due, received and finished. Our own lines do, with the id of the message.
+            **{name: {"level": "WARNING"} for name in ("celery.beat", "celery.worker.strategy", "celery.app.trace")},
+            # These have their own handlers by default.
+            **dict.fromkeys(("django", "django.server", "gunicorn.error"), no_handlers),
         },
     }

@@ -1,6 +1,6 @@
-"""Every setting of the project. What differs between two installations comes from the environment, and only from there.
+"""Every setting of the project. What differs between two installations comes from the environment alone.
 
-Variables that are missing or broken stop the process with a sentence that names them, all at once.
+A missing or broken variable stops the process. The error names every such variable.
 """
 
 import os
@@ -8,102 +8,46 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from django.core.exceptions import ImproperlyConfigured
 from django.utils.csp import CSP
-from environs import Env, EnvError, EnvValidationError, validate
-from limits import parse_many
+from dotenv import load_dotenv
+from environs import validate
 
-from config import email_url, logging, redis_url
-from config.split_url import split
+from config import logging
+from config.environment import KEY_LENGTH, Broker, Environment, Mailer
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 # --- The environment -------------------------------------------------------------------------------------------------
 
-KEY_LENGTH = 50
-
-env = Env(eager=False)  # errors are collected, and told by seal()
-for file in env.list("ENV_FILES", [".env", ".local/env"]):  # a variable that is set already wins over every file
-    env.read_env(str(BASE_DIR / file), recurse=False)
-
-
-@env.parser_for("origin")
-def parse_origin(value: str) -> str:
-    """An address without a path, the base of every link: `https://example.com`."""
-    parts = split(value)
-    beside = parts.path.strip("/") or parts.query or parts.fragment or parts.username or parts.password
-    if parts.scheme not in ("http", "https") or not parts.hostname or beside:
-        raise EnvError("write scheme and host alone, as in https://example.com")
-    return f"{parts.scheme}://{parts.netloc}"
-
-
-@env.parser_for("basic_auth")
-def parse_basic_auth(value: str) -> str:
-    """`user:password`, or nothing."""
-    if value and not all(value.partition(":")):
-        raise EnvError("write user:password")
-    return value
-
-
-@env.parser_for("keys")
-def parse_keys(value: str) -> list[str]:
-    """Keys with commas between; an empty or a short one would verify what anybody signed."""
-    keys = [key for key in value.split(",") if key]
-    if any(len(key) < KEY_LENGTH for key in keys):
-        raise EnvError(f"each key needs {KEY_LENGTH} characters at the least")
-    return keys
-
-
-@env.parser_for("limits")
-def parse_limits(value: str) -> str:
-    """One or several limits, as in `10/minute; 60/hour`."""
-    try:
-        parse_many(value)
-    except ValueError:
-        raise EnvError("write limits as in 10/minute; 60/hour") from None
-    return value
-
-
-env.add_parser("redis_url", redis_url.parse)
-env.add_parser("email_url", email_url.parse)
+env = Environment()
+for file in env.list("ENV_FILES", [".env", ".local/env"]):  # a variable that is already set wins over every file
+    load_dotenv(BASE_DIR / file)
 
 DEBUG: bool = env.bool("DEBUG", False)
 
 
 def in_debug(value: str) -> dict[str, Any]:
-    """A default that production does not get: there the variable has to be set."""
+    """Return a default for DEBUG alone. In production the variable must be set."""
     return {"default": value} if DEBUG else {}
 
 
 SECRET_KEY: str = env.str("SECRET_KEY", validate=validate.Length(min=KEY_LENGTH), **in_debug("only-for-debug" * 4))
-SECRET_KEY_FALLBACKS: list[str] = env.keys("SECRET_KEY_FALLBACKS", "")
-SITE_URL: str = env.origin("SITE_URL", **in_debug("http://localhost:8000"))
+SECRET_KEY_FALLBACKS: list[str] = env.secret_keys("SECRET_KEY_FALLBACKS", "")
+SITE_URL: str = env.origin("SITE_URL", local_only=DEBUG, **in_debug("http://localhost:8000"))
 hosts: list[str] = env.list("ALLOWED_HOSTS", [])
 TRUSTED_PROXIES: list[str] = env.list("TRUSTED_PROXIES", [])
 database: dict[str, Any] = env.dj_db_url("DATABASE_URL")
-broker: redis_url.Broker = env.redis_url("REDIS_URL")
-transport: email_url.Mailer = env.email_url("EMAIL_URL")
-fallback_transport: email_url.Mailer | None = (
-    env.email_url("FALLBACK_EMAIL_URL") if env.str("FALLBACK_EMAIL_URL", "") else None
-)
+broker: Broker = env.redis_url("REDIS_URL")
+transport: Mailer = env.email_url("EMAIL_URL")
+fallback: Mailer | None = env.email_url("FALLBACK_EMAIL_URL") if env.str("FALLBACK_EMAIL_URL", "") else None
 DEFAULT_FROM_EMAIL: str = env.str("DEFAULT_FROM_EMAIL", **in_debug("Postcommit <hello@postcommit.example>"))
-FLOWER_BASIC_AUTH: str = env.basic_auth("FLOWER_BASIC_AUTH", "")
+login_of_flower = validate.Regexp(r"(.+:.+)?\Z", error="write user:password")
+FLOWER_BASIC_AUTH: str = env.str("FLOWER_BASIC_AUTH", "", validate=login_of_flower)
 FLOWER_URL: str = env.str("FLOWER_URL", "")
-ACCOUNTS_MAIL_PER_NETWORK: str = env.limits("ACCOUNTS_MAIL_PER_NETWORK", "60/hour")
+ACCOUNTS_MAIL_PER_NETWORK: str = env.rate_limits("ACCOUNTS_MAIL_PER_NETWORK", "60/hour")
 VERIFICATION_DELAY: float = env.float("VERIFICATION_DELAY", 5.0, validate=validate.Range(min=0, max=86_400))
 LOG_LEVEL: str = env.str("LOG_LEVEL", "INFO", validate=validate.OneOf(["DEBUG", "INFO", "WARNING", "ERROR"]))
-
-try:
-    env.seal()
-except EnvValidationError as error:
-    messages: Any = error.error_messages
-    broken = (f"{name}: {' '.join(map(str, reasons))}" for name, reasons in messages.items())
-    raise ImproperlyConfigured("The environment is not usable. " + " | ".join(broken)) from None
-
-if DEBUG and urlsplit(SITE_URL).hostname not in ("localhost", "127.0.0.1", "::1"):
-    raise ImproperlyConfigured(
-        f"DEBUG shows errors and settings to everybody, and SITE_URL ({SITE_URL}) is not this machine alone: set DEBUG=0."
-    )
+env.seal()
 
 # --- Applications and pages ------------------------------------------------------------------------------------------
 
@@ -122,8 +66,8 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "django.middleware.csp.ContentSecurityPolicyMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
-    "config.access_log.AccessLogMiddleware",
-    "config.refusals.NulMiddleware",
+    "config.middleware.AccessLogMiddleware",
+    "config.middleware.NulMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.locale.LocaleMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -205,7 +149,7 @@ SECURE_CSP = {
 }
 FILE_UPLOAD_HANDLERS = ["config.uploads.RefuseFiles"]
 SECURE_SSL_REDIRECT = over_https
-SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$"]  # asked for by probes inside the network
+SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$"]  # probes ask for these inside the network
 SECURE_HSTS_SECONDS = 365 * 86_400 if over_https else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = over_https
 SECURE_REFERRER_POLICY = "same-origin"
@@ -218,19 +162,19 @@ DATABASES = {"default": database | {"CONN_MAX_AGE": 600, "CONN_HEALTH_CHECKS": T
 DATABASES["default"].setdefault("OPTIONS", {}).setdefault("connect_timeout", 3)
 
 MAILERS: dict[str, dict[str, Any]] = {"default": {"BACKEND": "mailer.backend.OutboxBackend"}, "transport": transport}
-if fallback_transport:
-    MAILERS["fallback"] = fallback_transport
+if fallback:
+    MAILERS["fallback"] = fallback
 
-# mailer/conf.py converts and explains the values; `manage.py check` names a broken one.
+# mailer/conf.py explains and converts the values; `manage.py check` names a broken one.
 POSTCOMMIT = {
     name.removeprefix("POSTCOMMIT_"): value for name, value in os.environ.items() if name.startswith("POSTCOMMIT_")
 }
 
 CELERY_BROKER_URL = broker.url
-CELERY_BROKER_TRANSPORT_OPTIONS = broker.transport_options  # mailer.celery.configure() adds the rest
+CELERY_BROKER_TRANSPORT_OPTIONS = broker.transport_options  # mailer.celery.configure() adds more
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TIMEZONE = TIME_ZONE
-CELERY_WORKER_SEND_TASK_EVENTS = True  # what Flower shows
+CELERY_WORKER_SEND_TASK_EVENTS = True  # for Flower
 CELERY_BEAT_SCHEDULE = {
     "purge-accounts": {
         "task": "accounts.tasks.purge",

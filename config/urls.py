@@ -6,7 +6,7 @@ from django.views.generic import RedirectView, TemplateView
 urlpatterns = [
     path("", never_cache(TemplateView.as_view(template_name="home.html")), name="home"),
     path("accounts/", include("accounts.urls")),
-    # Django's own counts no guesses, and tells nobody.
+    # Django's own page has no rate limit and sends no notice of the change.
     path("admin/password_change/", RedirectView.as_view(pattern_name="password_change")),
     path("admin/", admin.site.urls),
     path("", include("mailer.urls")),

@@ -1,8 +1,8 @@
-"""The project on one machine, with nothing but Python: `make start`, `make restart`, `make stop`.
+"""Everything on one machine that has only Python: `make start`, `make restart`, `make stop`.
 
-Never part of a production process: nothing imports this package, and the image leaves it out.
+For development alone: production code does not import this package, and the image does not contain it.
 """
 
 
 class CannotStart(Exception):
-    """The message is one sentence for the person at the terminal, and says what to do."""
+    """The message tells the person at the terminal what to do."""

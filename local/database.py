@@ -1,6 +1,6 @@
-"""Migrations, and the administrator of a local installation: `python -m local.database`.
+"""Migrate, and make the administrator of a local installation: `python -m local.database`.
 
-Prints the password of the administrator if it made one, and nothing else.
+Prints the administrator's password if it made one, and nothing else.
 """
 
 import os
@@ -17,25 +17,18 @@ ADMIN = "admin@postcommit.example"
 
 
 def main() -> None:
-    """Raises SystemExit with a sentence when the settings are not usable."""
+    """Raises SystemExit with the reason if a setting is invalid."""
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
     try:
         django.setup()
     except ImproperlyConfigured as error:
         sys.exit(str(error))
     call_command("migrate", verbosity=0, interactive=False)
-    if password := ensure_admin():
-        print(password)
-
-
-def ensure_admin() -> str | None:
-    """Makes an administrator where nobody is one yet; returns the password, which is stored nowhere."""
     users: Any = get_user_model().objects
-    if users.filter(is_superuser=True).exists():
-        return None
-    password = secrets.token_urlsafe(12)
-    users.create_superuser(email=ADMIN, password=password)
-    return password
+    if not users.filter(is_superuser=True).exists():
+        password = secrets.token_urlsafe(12)
+        users.create_superuser(email=ADMIN, password=password)
+        print(password)
 
 
 if __name__ == "__main__":

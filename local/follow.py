@@ -1,4 +1,4 @@
-"""The logs of all processes as one stream, each line with the name of its process before it."""
+"""Show the logs of all processes as one stream. Each line begins with the name of its process."""
 
 import os
 import sys
@@ -14,37 +14,37 @@ CHUNK = 64 * 1024
 
 
 class Follower:
-    """Prints what is added to the logs from now on."""
+    """Print the lines that processes add to their logs from now on."""
 
     def __init__(self, logs: Mapping[str, Path], out: TextIO = sys.stdout) -> None:
         width = max(map(len, logs))
-        colourful = out.isatty() and "NO_COLOR" not in os.environ
+        prefix = "\033[{}m{} |\033[0m " if out.isatty() and "NO_COLOR" not in os.environ else "{1} | "
         self._out = out
         self._tails = [
-            (_prefix(name.ljust(width), colour if colourful else None), Tail(log))
+            (prefix.format(colour, name.ljust(width)), Tail(log))
             for (name, log), colour in zip(logs.items(), cycle(COLOURS), strict=False)
         ]
 
     def skip(self) -> None:
-        """Leaves out what came since the last call."""
+        """Drop the lines since the last call."""
         for _, tail in self._tails:
             tail.lines()
 
     def show(self) -> None:
-        """Prints the whole lines that came since the last call."""
+        """Print the complete lines since the last call."""
         for prefix, tail in self._tails:
             for line in tail.lines():
                 print(prefix, line, sep="", file=self._out)
         self._out.flush()
 
     def close(self) -> None:
-        """Lets go of the files."""
+        """Close the files."""
         for _, tail in self._tails:
             tail.close()
 
 
 class Tail:
-    """The end of a file that grows, and that is now and then renamed and begun anew."""
+    """The end of a file that grows, and that is renamed and begun again when it is full."""
 
     def __init__(self, path: Path) -> None:
         path.touch()
@@ -54,38 +54,31 @@ class Tail:
         self._rest = b""
 
     def lines(self) -> list[str]:
-        """The whole lines that came since the last call."""
-        *whole, self._rest = (self._rest + self._new_bytes()).split(b"\n")
-        return [line.decode(errors="replace").rstrip("\r") for line in whole]
-
-    def close(self) -> None:
-        """Lets go of the file."""
-        self._file.close()
-
-    def _new_bytes(self) -> bytes:
-        data = self._file.read()
+        """Return the complete lines since the last call."""
+        data = self._rest + self._file.read()
         if self._was_renamed():
-            data += self._file.read()  # what came between the two looks
+            data += self._file.read()  # what was added since the first read
             self._file.close()
             self._file = self._path.open("rb")
             data += self._file.read()
-        return data
+        *complete, self._rest = data.split(b"\n")
+        return [line.decode(errors="replace").rstrip("\r") for line in complete]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
     def _was_renamed(self) -> bool:
         try:
             return not os.path.samestat(os.fstat(self._file.fileno()), self._path.stat())
-        except FileNotFoundError:  # the new one is about to be made
+        except FileNotFoundError:  # the new file is about to be made
             return False
 
 
 def last_lines(path: Path, count: int = 15) -> list[str]:
-    """The last lines of a log, none when it was never written."""
+    """Return the last lines of a log, which may not exist."""
     if not path.exists():
         return []
     with path.open("rb") as log:
         log.seek(max(0, path.stat().st_size - CHUNK))
         return log.read().decode(errors="replace").splitlines()[-count:]
-
-
-def _prefix(name: str, colour: int | None) -> str:
-    return f"\033[{colour}m{name} |\033[0m " if colour else f"{name} | "

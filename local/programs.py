@@ -1,21 +1,25 @@
 """The processes of a local installation, and the configuration of the supervisor that runs them."""
 
+import configparser
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from local import servers
-from local.environment import ADDRESS, ROOT, STATE
-from local.sockets import supervisor_socket, valkey_socket
+from local.environment import ADDRESS, ROOT, STATE, VALKEY_SOCKET
 
 CONFIGURATION = STATE / "supervisord.conf"
 LOGS = STATE / "log"
+LONGEST_SOCKET = 100
+"""A socket's path may have 107 bytes on Linux, 103 on macOS. Servers add a suffix while they bind."""
 
 RESTARTED = ("web", "worker", "beat", "flower")
-"""What runs the project's own code, in the order of a restart."""
+"""The processes that run the project's code, in the order of a restart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +29,7 @@ class Program:
     name: str
     argv: tuple[str, ...]
     patience: int
-    """Seconds that it gets to end after the signal. What is killed after that has lost nothing: the rows know."""
+    """Seconds between the signal and SIGKILL, which loses nothing: the rows in the database say what is left to do."""
 
     signal: str = "TERM"
     directory: Path = ROOT
@@ -33,65 +37,45 @@ class Program:
     needs_tables: bool = False
     """Whether it starts after the migrations."""
 
-    @property
-    def log(self) -> Path:
-        """What it says on both of its streams."""
-        return log_of(self.name)
-
 
 def log_of(name: str) -> Path:
-    """The log of a process; the supervisor renames it at 5 MB and keeps one old one."""
+    """Return the log of a process. The supervisor renames it at 5 MB and keeps one old file."""
     return LOGS / f"{name}.log"
 
 
-def programs(values: Mapping[str, str], ports: Mapping[str, int], socket_dir: Path) -> list[Program]:
-    """All of them in the order of their start; they stop in the reverse one, each after the one before has ended."""
+def programs(values: Mapping[str, str], ports: Mapping[str, int], sockets: Path) -> list[Program]:
+    """Return all processes in the order of their start. They stop one by one in the reverse order."""
+    everything = []
+    if "DATABASE_URL" not in values:
+        postgres = servers.postgres_command(STATE / "postgres", sockets)
+        # INT is its fast shutdown; TERM would wait for every client.
+        everything.append(Program("postgres", postgres.argv, 10, "INT", postgres.directory, postgres.user))
+    if "REDIS_URL" not in values:
+        valkey = servers.valkey_command(STATE / "valkey", sockets / VALKEY_SOCKET)
+        everything.append(Program("valkey", valkey.argv, 10, directory=valkey.directory))
+    inbox = (
+        f"--smtp-port={ports['INBOX_SMTP_PORT']}",
+        f"--port={ports['INBOX_PORT']}",
+        f"--directory={STATE / 'inbox'}",
+    )
+    flower = (f"--address={ADDRESS}", f"--port={ports['FLOWER_PORT']}")
+    worker = ("--queues=critical,default,bulk", "--concurrency=2", "--without-gossip", "--without-mingle")
     return [
-        *_servers(values, socket_dir),
-        Program(
-            "inbox",
-            _python(
-                "local.inbox",
-                f"--smtp-port={ports['INBOX_SMTP_PORT']}",
-                f"--port={ports['INBOX_PORT']}",
-                f"--directory={STATE / 'inbox'}",
-            ),
-            patience=5,
-        ),
-        Program(
-            "flower",
-            _celery("flower", f"--address={ADDRESS}", f"--port={ports['FLOWER_PORT']}"),
-            patience=5,
-        ),
-        Program(
-            "beat",
-            _celery("beat", f"--schedule={STATE / 'beat-schedule'}"),
-            patience=5,
-            needs_tables=True,
-        ),
-        Program(
-            "worker",
-            _celery(
-                "worker",
-                "--queues=critical,default,bulk",
-                "--concurrency=2",
-                "--without-gossip",
-                "--without-mingle",
-                "--without-heartbeat",
-            ),
-            # TERM is the warm shutdown: it finishes what runs and gives back the rest. The soft one (REMAP_SIGTERM=SIGQUIT)
-            # sleeps for its whole time-out whenever a task runs: 12 s where this takes 3 s.
-            patience=14,
-            needs_tables=True,
-        ),
-        Program("web", _python("gunicorn", "config.wsgi"), patience=10, needs_tables=True),
+        *everything,
+        Program("inbox", _python("local.inbox", *inbox), 5),
+        Program("flower", _celery("flower", *flower), 5),
+        Program("beat", _celery("beat", f"--schedule={STATE / 'beat-schedule'}"), 5, needs_tables=True),
+        # TERM is the warm shutdown, which takes 3 s. The soft one (REMAP_SIGTERM=SIGQUIT) sleeps for its whole time-out of
+        # 12 s whenever a task runs.
+        Program("worker", _celery("worker", *worker, "--without-heartbeat"), 14, needs_tables=True),
+        Program("web", _python("gunicorn", "config.wsgi"), 10, needs_tables=True),
     ]
 
 
-def write_configuration(everything: Sequence[Program], socket_dir: Path) -> None:
-    """Writes what supervisord and supervisorctl read."""
+def write_configuration(everything: Sequence[Program], sockets: Path) -> None:
+    """Write the file of supervisord and supervisorctl."""
     LOGS.mkdir(mode=0o700, exist_ok=True)
-    control = supervisor_socket(socket_dir)
+    control = sockets / "supervisor.sock"
     sections: dict[str, dict[str, object]] = {
         "supervisord": {
             "logfile": LOGS / "supervisord.log",
@@ -100,7 +84,7 @@ def write_configuration(everything: Sequence[Program], socket_dir: Path) -> None
             "pidfile": STATE / "supervisord.pid",
             "childlogdir": LOGS,
         }
-        | ({"user": "root"} if os.geteuid() == 0 else {}),  # said aloud, or supervisord warns
+        | ({"user": "root"} if os.geteuid() == 0 else {}),  # without it supervisord warns
         "unix_http_server": {"file": control, "chmod": "0700"},
         "rpcinterface:supervisor": {
             "supervisor.rpcinterface_factory": "supervisor.rpcinterface:make_main_rpcinterface"
@@ -109,10 +93,11 @@ def write_configuration(everything: Sequence[Program], socket_dir: Path) -> None
     }
     for priority, program in enumerate(everything, start=1):
         sections[f"program:{program.name}"] = _section(program, priority)
-    lines = ["; Written by `make start` from local/programs.py."]
+    parser = configparser.RawConfigParser()
     for title, options in sections.items():
-        lines += ["", f"[{title}]", *(f"{name} = {str(value).replace('%', '%%')}" for name, value in options.items())]
-    CONFIGURATION.write_text("\n".join(lines) + "\n")
+        parser[title] = {name: str(value).replace("%", "%%") for name, value in options.items()}
+    with CONFIGURATION.open("w") as file:
+        parser.write(file)
 
 
 def _section(program: Program, priority: int) -> dict[str, object]:
@@ -126,24 +111,21 @@ def _section(program: Program, priority: int) -> dict[str, object]:
         "stopwaitsecs": program.patience,
         "killasgroup": "true",  # a worker's children end with it
         "redirect_stderr": "true",
-        "stdout_logfile": program.log,
+        "stdout_logfile": log_of(program.name),
         "stdout_logfile_maxbytes": "5MB",
         "stdout_logfile_backups": 1,
     } | ({"user": program.user} if program.user else {})
 
 
-def _servers(values: Mapping[str, str], socket_dir: Path) -> list[Program]:
-    """The embedded servers, each only where no URL names another one."""
-    embedded = []
-    if "DATABASE_URL" not in values:
-        postgres = servers.postgres_command(STATE / "postgres", socket_dir)
-        embedded.append(
-            Program("postgres", postgres.argv, 10, signal="INT", directory=postgres.directory, user=postgres.user)
-        )  # INT is its fast shutdown; TERM would wait for every client
-    if "REDIS_URL" not in values:
-        valkey = servers.valkey_command(STATE / "valkey", valkey_socket(socket_dir))
-        embedded.append(Program("valkey", valkey.argv, 10, directory=valkey.directory))
-    return embedded
+@contextmanager
+def socket_dir(preferred: Path) -> Iterator[Path]:
+    """Yield the preferred folder for sockets, or a temporary one with a short path if the checkout's path is too long."""
+    if len(os.fsencode(preferred / f".s.PGSQL.{servers.PORT}")) <= LONGEST_SOCKET:
+        preferred.mkdir(mode=0o700, parents=True, exist_ok=True)
+        yield preferred
+    else:
+        with tempfile.TemporaryDirectory(prefix="postcommit-") as short:
+            yield Path(short)
 
 
 def _python(module: str, *arguments: str) -> tuple[str, ...]:

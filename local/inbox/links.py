@@ -1,17 +1,17 @@
-"""Makes the links of a plain text clickable."""
+"""Make the links of a plain text clickable."""
 
 import re
 
 from django.utils.html import escape, format_html
 from django.utils.safestring import SafeString, mark_safe
 
-# Bounded, so that trimming stays cheap whatever the text is.
+# Bounded, so that trimming is always fast.
 URL = re.compile(r"""https?://[^\s<>"]{1,2000}""", re.IGNORECASE)
 CLOSING = {")": "(", "]": "[", "}": "{"}
 
 
 def linked(text: str) -> SafeString:
-    """The text as HTML, escaped, with its URLs as links. A URL is taken as it stands: what was mailed is what opens."""
+    """Return the text as escaped HTML with its URLs as links. A URL is not changed: the mailed link opens."""
     pieces: list[str] = []
     position = 0
     for match in URL.finditer(text):
@@ -24,7 +24,7 @@ def linked(text: str) -> SafeString:
 
 
 def _trimmed(url: str) -> str:
-    """Without the punctuation of the sentence around it; a closing bracket belongs to it if it was opened in it."""
+    """Remove the punctuation of the sentence around a URL. A closing bracket stays if the URL opens it."""
     while url[-1] in ".,;:!?'*" or (url[-1] in CLOSING and url.count(url[-1]) > url.count(CLOSING[url[-1]])):
         url = url[:-1]
     return url

@@ -1,4 +1,4 @@
-"""The list of messages: what a row shows and what the search looks at, read once and then kept in memory."""
+"""The list of messages: the text of each row and of the search, read once and then kept in memory."""
 
 import html
 import re
@@ -10,12 +10,12 @@ from zlib import crc32
 from local.inbox.reading import read, readable
 from local.inbox.store import Missing, Store, received
 
-# What of a body is searched. A message of 10 MB must not stay in memory because somebody listed it.
+# Characters of a body that are searched. A message of 10 MB must not stay in memory after it was listed.
 MAX_SEARCHED = 100_000
 SNIPPET = 160
 TONES = 6
 
-# Neither looks at a character twice, whatever is opened and never closed.
+# Neither reads a character twice, even if tags are never closed.
 TAG = re.compile(r"<[^<>]*>")
 HIDDEN = re.compile(r"<(style|script|title)\b(?:(?!</\1).)*+(?:</\1|\Z)", re.IGNORECASE | re.DOTALL)
 
@@ -38,12 +38,12 @@ class Summary:
 
     @property
     def initial(self) -> str:
-        """The letter of the coloured disc before the row."""
+        """The letter on the coloured disc of the row."""
         return next((letter.upper() for letter in self._first_recipient if letter.isalnum()), "?")
 
     @property
     def tone(self) -> int:
-        """The colour of the disc: the same for every mail to one address."""
+        """The colour of the disc, one per recipient."""
         return crc32(self._first_recipient.encode()) % TONES
 
     @property
@@ -52,7 +52,7 @@ class Summary:
 
 
 class Listing:
-    """The messages of a store, summarised."""
+    """The summaries of the messages in a store."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -60,16 +60,16 @@ class Listing:
         self._lock = Lock()
 
     def newest_first(self, query: str = "") -> list[Summary]:
-        """The messages in which every word of the query occurs: in an address, the subject, the body, a file name."""
+        """Return the messages that contain every word of the query: in an address, the subject, the body, a file name."""
         words = query.casefold().split()
         return [summary for summary in self._all() if all(word in summary.haystack for word in words)]
 
     def summary(self, message_id: str) -> Summary:
-        """One message. Raises Missing."""
+        """Return one message. Raises Missing."""
         return self._known.get(message_id) or summarise(self.store, message_id)
 
     def revision(self) -> str:
-        """A text that changes whenever the list does."""
+        """Return a text that changes whenever the list does."""
         ids = self.store.ids()
         return f"{len(ids)}.{ids[0] if ids else ''}"
 
@@ -81,7 +81,7 @@ class Listing:
     def _known_or_new(self, message_id: str) -> Summary | None:
         try:
             return self.summary(message_id)
-        except Missing:  # deleted since the directory was read
+        except Missing:  # it was deleted after the directory was read
             return None
 
 
@@ -109,11 +109,11 @@ def summarise(store: Store, message_id: str) -> Summary:
 
 
 def _words(text: str) -> str:
-    """What of a text is searched, on one line."""
+    """Return the searchable start of a text, on one line."""
     return " ".join(text[:MAX_SEARCHED].split())
 
 
 def _words_of_markup(markup: str) -> str:
-    """What a reader sees of the HTML."""
+    """Return the visible text of the HTML."""
     shown = HIDDEN.sub(" ", markup[:MAX_SEARCHED])
     return _words(html.unescape(TAG.sub(" ", shown)))

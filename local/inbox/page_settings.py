@@ -1,4 +1,4 @@
-"""Django's settings for the pages of the inbox: without a database, a secret or anything of the project."""
+"""Django's settings for the pages of the inbox: no database, no secret, nothing of the project."""
 
 import secrets
 from pathlib import Path
@@ -10,7 +10,7 @@ from django.utils.csp import CSP
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
 
-# Nothing inline and nothing from elsewhere: a mail that broke out of escaping would still run nothing.
+# Nothing inline and nothing from other sites: a mail that escaped from its frame could still run no script.
 PAGE_POLICY = {
     "default-src": CSP.NONE,
     "script-src": CSP.SELF,
@@ -24,15 +24,15 @@ PAGE_POLICY = {
 }
 
 
-def configure(host: str) -> None:
-    """Set Django up in this process, to answer as localhost and as the host it listens on.
+def configure() -> None:
+    """Set up Django, to answer as localhost alone.
 
-    Any other Host header is refused: a web site could point its own name at this machine (DNS rebinding) and read
-    the mail through the browser.
+    With any other Host header a web site could point its own name at this machine (DNS rebinding) and read the mail
+    through the browser.
     """
     settings.configure(
-        SECRET_KEY=secrets.token_urlsafe(),  # Django wants one; it signs nothing here
-        ALLOWED_HOSTS=["localhost", "127.0.0.1", "[::1]", f"[{host}]" if ":" in host else host],
+        SECRET_KEY=secrets.token_urlsafe(),  # required by Django; signs nothing here
+        ALLOWED_HOSTS=["localhost", "127.0.0.1", "[::1]"],
         ROOT_URLCONF="local.inbox.urls",
         MIDDLEWARE=[
             "django.middleware.security.SecurityMiddleware",
@@ -43,13 +43,13 @@ def configure(host: str) -> None:
         TEMPLATES=[{"BACKEND": "django.template.backends.django.DjangoTemplates", "DIRS": [HERE / "templates"]}],
         SECURE_CSP=PAGE_POLICY,
         STATIC_URL="/static/",
-        # Browsers share cookies between the ports of a host: this one must not replace the site's.
+        # Browsers share cookies between the ports of a host: this cookie must not replace the site's.
         CSRF_COOKIE_NAME="inbox_csrftoken",
         CSRF_COOKIE_HTTPONLY=True,
         CSRF_COOKIE_SAMESITE="Strict",
         CSRF_FAILURE_VIEW="local.inbox.views.forbidden",
         USE_I18N=False,
-        USE_TZ=False,  # times are shown as this machine's clock tells them
+        USE_TZ=False,  # times are shown in the time zone of this machine
         LOGGING_CONFIG=None,
     )
     django.setup()

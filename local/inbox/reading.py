@@ -1,8 +1,8 @@
-"""Reads a message that nobody promised to be well-formed, and never raises.
+"""Read any message, however malformed, and never raise.
 
 The standard library's parser raises on some input (a charset with a NUL, a malformed parameter, a thousand nested
-multiparts), in ever new places as its bug tracker shows. So each step that touches the content has a plainer way to
-fall back to, down to the raw bytes, and `except Exception` is meant: a catcher shows the mail that broke its parser.
+multiparts), and new cases appear in its bug tracker. So each step has a simpler fallback, down to the raw bytes, and
+`except Exception` is intended: the inbox must show the mail that broke the parser.
 """
 
 import mimetypes
@@ -22,7 +22,7 @@ MAX_HEADERS = 500
 MAX_PARTS = 500
 MAX_BOUNDARIES = 10_000
 MAX_COMPARISONS = 20_000_000
-# Parsing a header can take quadratic time. No honest one is longer than this.
+# Parsing a header can take quadratic time. Real headers are shorter than this.
 MAX_PARSED_HEADER = 4_000
 MAX_FILENAME = 120
 
@@ -31,10 +31,10 @@ NO_TYPE = "application/octet-stream"
 
 
 class Lenient(EmailPolicy):
-    """The standard library's modern policy, for headers that nobody checked."""
+    """The standard library's modern policy, for headers that may be malformed."""
 
     def header_fetch_parse(self, name: str, value: str) -> str:
-        """The header, decoded; as it came where it cannot be parsed, and cut where that would take too long."""
+        """Decode a header. Return it unchanged if it cannot be parsed, and cut if that would take too long."""
         try:
             return str(super().header_fetch_parse(name, value[:MAX_PARSED_HEADER]))
         except Exception:
@@ -53,7 +53,7 @@ class Part:
     filename: str
     content_id: str
     content: bytes
-    embedded: bool = False  # shown within the HTML, so nobody thinks of it as an attachment
+    embedded: bool = False  # the HTML shows it, so it is not listed as an attachment
 
     @property
     def size(self) -> int:
@@ -62,13 +62,13 @@ class Part:
 
     @property
     def is_image(self) -> bool:
-        """Whether a browser may be told the true type: images cannot do anything."""
+        """Whether a browser may know the type: images run nothing."""
         return self.content_type.startswith("image/")
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a message says. Every text in it can be encoded and escaped; none of it may be trusted."""
+    """The content of a message. Every text can be encoded and escaped, and none can be trusted."""
 
     headers: tuple[tuple[str, str], ...]
     text: str | None
@@ -76,18 +76,18 @@ class Reading:
     parts: tuple[Part, ...]
 
     def header(self, name: str) -> str:
-        """The first header of this name, or an empty text."""
+        """Return the first header of this name, or an empty text."""
         return next((value for key, value in self.headers if key.lower() == name.lower()), "")
 
     @property
     def attachments(self) -> tuple[Part, ...]:
-        """The parts that are not shown within the HTML."""
+        """The parts that the HTML does not show."""
         return tuple(part for part in self.parts if not part.embedded)
 
 
 @lru_cache(maxsize=4)  # a page, its frame and each picture in it ask for the same message
 def read(source: bytes) -> Reading:
-    """The headers, the texts and the other parts of a message, as far as they can be made out."""
+    """Read the headers, the texts and the other parts of a message, as far as possible."""
     message = _parsed(source)
     text: str | None = None
     html: str | None = None
@@ -112,13 +112,13 @@ def _parsed(source: bytes) -> AnyMessage:
 
 
 def _is_tangled(source: bytes) -> bool:
-    """Whether it would take minutes to parse: the parser compares each line with the boundary of each open container."""
+    """Whether parsing would take minutes: the parser compares each line with the boundary of each open container."""
     comparisons = source.count(b"\n") * source.lower().count(b"multipart/")
     return comparisons > MAX_COMPARISONS or source.count(b"\n--") > MAX_BOUNDARIES
 
 
 def _leaves(message: AnyMessage) -> Iterator[AnyMessage]:
-    """Everything that is no container. An attached message is a leaf too: it is offered as a file, not mixed in."""
+    """Yield all parts that are not containers. An attached message is one part: it is offered as a file."""
     waiting = [message]
     left = MAX_PARTS
     while waiting and left:
@@ -137,7 +137,7 @@ def _headers(message: AnyMessage) -> tuple[tuple[str, str], ...]:
 
 
 def _header_value(name: str, raw: str) -> str:
-    """Encoded words decoded, on one line."""
+    """Decode encoded words, and join lines."""
     value = raw if len(raw) > MAX_PARSED_HEADER else LENIENT.header_fetch_parse(name, raw)
     return " ".join(readable(value).splitlines()).strip()
 
@@ -151,7 +151,7 @@ def _content_type(part: AnyMessage) -> str:
 
 
 def _is_plain(content_type: str) -> bool:
-    """A multipart that stayed in one piece (no boundary, or nested beyond reason) is read as the text that it is."""
+    """A multipart that could not be split (no boundary, or nested too deep) is shown as text."""
     return content_type == "text/plain" or content_type.startswith("multipart/")
 
 
@@ -163,7 +163,7 @@ def _is_attached(part: AnyMessage) -> bool:
 
 
 def _text(part: AnyMessage) -> str:
-    """The text in the charset it claims, else in UTF-8, with a mark for each byte that fits neither."""
+    """Decode the text with its own charset or else with UTF-8, and mark each byte that fits neither."""
     content = _content(part)
     try:
         return readable(content.decode(part.get_content_charset() or "utf-8"))
@@ -194,7 +194,7 @@ def _part(leaf: AnyMessage, number: int, content_type: str) -> Part:
 
 
 def _filename(part: AnyMessage, number: int, content_type: str) -> str:
-    """A name that is safe to offer: no folders, nothing unprintable (a line break, a right-to-left override)."""
+    """Return a safe name: no folders, nothing unprintable (a line break, a right-to-left override)."""
     try:
         claimed = readable(part.get_filename() or "")
     except Exception:
@@ -216,7 +216,7 @@ def _with_embedding(parts: list[Part], html: str) -> Iterator[Part]:
 
 
 def readable(text: str) -> str:
-    """The text without lone surrogates, which no encoder takes: raw 8-bit bytes are read as UTF-8 where they are."""
+    """Return the text without lone surrogates, which no encoder accepts. Raw 8-bit bytes are read as UTF-8."""
     return _bytes(text).decode("utf-8", "replace")
 
 

@@ -1,8 +1,8 @@
-"""Messages on disk: one .eml a message, byte for byte as it was received, and its envelope in a .json beside it.
+"""Messages on disk: one .eml per message with the bytes as received, and its envelope in a .json.
 
-The .eml is what makes a message exist. It appears last, by a rename, and disappears first, so a process that dies in
-between leaves nothing but crumbs, and the next start sweeps them up. There is no other state: the directory may be
-copied, emptied or read with any mail program.
+A message exists when its .eml does. The .eml is written last, by a rename, and removed first. If the process dies in
+between, the next start removes the other files. There is no more state: the directory may be copied, emptied or read
+with any mail program.
 """
 
 import json
@@ -18,12 +18,12 @@ ID = re.compile(r"\d{8}T\d{6}-\d{6}-[0-9a-f]{6}", re.ASCII)
 
 
 class Missing(LookupError):
-    """There is no such message, or there is none any more."""
+    """The message does not exist, or no longer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What SMTP said, which the headers need not repeat: a Bcc stands only here."""
+    """The addresses of the SMTP conversation. A Bcc is only here, not in the headers."""
 
     sender: str = ""
     recipients: tuple[str, ...] = ()
@@ -33,13 +33,13 @@ class Store:
     """The messages in one directory. An id sorts by the time of receipt and is safe as a file name and in a URL."""
 
     def __init__(self, directory: Path) -> None:
-        # Mail carries links that log people in: the directory is the owner's alone.
+        # Mail contains login links: only the owner may read the directory.
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.directory = directory
         self._sweep()
 
     def add(self, source: bytes, envelope: Envelope) -> str:
-        """Keep a message and return its id. On an OSError (a full disk) nothing of it remains."""
+        """Store a message and return its id. After an OSError (a full disk) no file of it remains."""
         message_id = f"{datetime.now(UTC):{WHEN}}-{secrets.token_hex(3)}"
         part = self._path(message_id, "part")
         try:
@@ -53,30 +53,30 @@ class Store:
         return message_id
 
     def ids(self) -> list[str]:
-        """Every message's id, newest first."""
+        """Return the ids of all messages, newest first."""
         return sorted((path.stem for path in self.directory.glob("*.eml") if ID.fullmatch(path.stem)), reverse=True)
 
     def source(self, message_id: str) -> bytes:
-        """The bytes that were received. Raises Missing."""
+        """Return the bytes as received. Raises Missing."""
         try:
             return self._path(message_id, "eml").read_bytes()
         except FileNotFoundError as error:
             raise Missing(message_id) from error
 
     def envelope(self, message_id: str) -> Envelope:
-        """The envelope; an empty one if its file was lost or edited beyond recognition."""
+        """Return the envelope, or an empty one if its file is missing or unreadable."""
         with suppress(OSError, ValueError, KeyError, TypeError):
             kept = json.loads(self._path(message_id, "json").read_bytes())
             return Envelope(str(kept["sender"]), tuple(map(str, kept["recipients"])))
         return Envelope()
 
     def remove(self, message_id: str) -> None:
-        """Forget one message; it is no error if it is gone already."""
+        """Delete one message, which may be gone already."""
         self._path(message_id, "eml").unlink(missing_ok=True)
         self._path(message_id, "json").unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Forget every message that exists now; one that arrives meanwhile stays."""
+        """Delete all messages that exist now. One that arrives meanwhile stays."""
         for message_id in self.ids():
             self.remove(message_id)
 
@@ -87,12 +87,12 @@ class Store:
 
     def _sweep(self) -> None:
         for path in self.directory.iterdir():
-            crumb = path.suffix == ".part" or (path.suffix == ".json" and not path.with_suffix(".eml").exists())
-            if crumb and ID.fullmatch(path.stem):
+            is_leftover = path.suffix == ".part" or (path.suffix == ".json" and not path.with_suffix(".eml").exists())
+            if is_leftover and ID.fullmatch(path.stem):
                 path.unlink()
 
 
 def received(message_id: str) -> datetime:
-    """When the message came in, in the time zone of this machine."""
+    """Return the time of receipt, in the time zone of this machine."""
     moment = message_id.rpartition("-")[0]
     return datetime.strptime(moment, WHEN).replace(tzinfo=UTC).astimezone()

@@ -1,4 +1,4 @@
-"""The addresses of the inbox. An id is a slug, so no address can name another file."""
+"""The addresses of the inbox. An id is a slug, so no address can point to another file."""
 
 from django.urls import path
 

@@ -13,35 +13,35 @@ from local.inbox import framing
 from local.inbox.links import linked
 from local.inbox.reading import NO_TYPE, Reading, read
 from local.inbox.store import Missing
-from local.inbox.web import listing_of, served_with
+from local.inbox.web import SMTP_ADDRESS, listing_of
 
 PER_PAGE = 100
-MAX_SHOWN = 300_000  # characters of a text on a page; the whole of it is one click away
+MAX_SHOWN = 300_000  # characters of a text on a page, with a link to the whole text
 TABS = ("html", "text", "headers", "source", "attachments")
 PLAIN = "text/plain; charset=utf-8"
 
 
 @require_safe
 def message_list(request: HttpRequest) -> HttpResponse:
-    """The messages, newest first, or those that match a search."""
-    served = served_with(request)
+    """Show the messages that match the search, newest first."""
+    listing = listing_of(request)
     query = request.GET.get("q", "").strip()
-    # Taken before the list is read, so that a mail in between costs one update too many and not one too few.
-    context = {"revision": served.listing.revision(), "query": query, "smtp_address": served.smtp_address}
-    found = Paginator(served.listing.newest_first(query), PER_PAGE).get_page(request.GET.get("page"))
+    # Read before the list: a mail that arrives in between then causes one update too many, not one too few.
+    context = {"revision": listing.revision(), "query": query, "smtp_address": request.META[SMTP_ADDRESS]}
+    found = Paginator(listing.newest_first(query), PER_PAGE).get_page(request.GET.get("page"))
     today = datetime.now(UTC).astimezone().date()
     return render(request, "inbox/list.html", context | {"page": found, "today": today})
 
 
 @require_safe
 def revision(request: HttpRequest) -> HttpResponse:
-    """What the script of the list asks every other second."""
+    """Answer the script of the list, which asks every 1.5 seconds."""
     return HttpResponse(listing_of(request).revision(), content_type=PLAIN)
 
 
 @require_safe
 def message(request: HttpRequest, message_id: str) -> HttpResponse:
-    """One message, under the tab that ?show= names."""
+    """Show one message on the tab that ?show= names."""
     source, reading = _opened(request, message_id)
     tab = _tab(request.GET.get("show", ""), reading)
     context = {"message": listing_of(request).summary(message_id), "reading": reading, "tab": tab, "limit": MAX_SHOWN}
@@ -58,7 +58,7 @@ def message(request: HttpRequest, message_id: str) -> HttpResponse:
 
 @require_safe
 def html_part(request: HttpRequest, message_id: str) -> HttpResponse:
-    """The HTML as the mail brought it, for the frame. Its policy holds for whoever opens it on its own, too."""
+    """Return the HTML of the mail for the frame. Its policy also protects a tab that opens it directly."""
     _, reading = _opened(request, message_id)
     if reading.html is None:
         raise Http404
@@ -70,13 +70,13 @@ def html_part(request: HttpRequest, message_id: str) -> HttpResponse:
 
 @require_safe
 def source(request: HttpRequest, message_id: str) -> HttpResponse:
-    """The bytes as they were received."""
+    """Return the bytes as they were received."""
     return HttpResponse(_opened(request, message_id)[0], content_type=PLAIN)
 
 
 @require_safe
 def part(request: HttpRequest, message_id: str, number: int) -> HttpResponse:
-    """An attachment, to be saved. Pictures keep their type, so that the HTML can show them."""
+    """Return an attachment as a download. Pictures keep their type, so that the HTML can show them."""
     _, reading = _opened(request, message_id)
     found = next((part for part in reading.parts if part.number == number), None)
     if found is None:
@@ -89,7 +89,7 @@ def part(request: HttpRequest, message_id: str, number: int) -> HttpResponse:
 
 @require_POST
 def delete(request: HttpRequest, message_id: str) -> HttpResponse:
-    """Forget one message."""
+    """Delete one message."""
     try:
         listing_of(request).store.remove(message_id)
     except Missing as error:
@@ -99,30 +99,30 @@ def delete(request: HttpRequest, message_id: str) -> HttpResponse:
 
 @require_POST
 def delete_all(request: HttpRequest) -> HttpResponse:
-    """Forget every message."""
+    """Delete all messages."""
     listing_of(request).store.clear()
     return redirect("list")
 
 
 @require_safe
 def healthz(request: HttpRequest) -> HttpResponse:
-    """Alive."""
+    """Answer while the process lives."""
     return HttpResponse("ok\n", content_type=PLAIN)
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
-    """Mostly a Host header that is not served: say what would be."""
-    text = "Bad request. The inbox answers only as localhost, 127.0.0.1, [::1] and the host it was started with.\n"
+    """Name the hosts that are allowed: a wrong Host header is the usual reason."""
+    text = "Bad request. The inbox answers only as localhost, 127.0.0.1 and [::1].\n"
     return HttpResponse(text, status=400, content_type=PLAIN)
 
 
 def forbidden(request: HttpRequest, reason: str = "") -> HttpResponse:
-    """A form that did not come from our own page."""
+    """Refuse a form that is not from a page of the inbox."""
     return HttpResponse(f"Forbidden. {reason}\n", status=403, content_type=PLAIN)
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
-    """Often a message that was deleted in another tab."""
+    """Explain that the message may have been deleted, for example in another tab."""
     return render(request, "inbox/not_found.html", status=404)
 
 

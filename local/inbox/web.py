@@ -1,6 +1,5 @@
-"""The server of the pages: Django's threaded one, which keeps connections open and survives broken ones."""
+"""The web server of the pages: Django's threaded one, which keeps connections open and survives broken ones."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from django.core.servers.basehttp import ThreadedWSGIServer, WSGIRequestHandler
@@ -11,40 +10,29 @@ from whitenoise import WhiteNoise
 from local.inbox.listing import Listing
 from local.inbox.page_settings import STATIC
 
-ENVIRON_KEY = "local.inbox"
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """What the pages are about. It comes with each request instead of standing in a global."""
-
-    listing: Listing
-    smtp_address: str
+HOST = "127.0.0.1"
+LISTING, SMTP_ADDRESS = "local.inbox.listing", "local.inbox.smtp_address"
+"""Keys of the WSGI environ, which may hold any object. With them no view needs a global."""
 
 
 class Quiet(WSGIRequestHandler):
-    """Logs no requests: the address of one can hold a search for a person."""
+    """Log no requests: their addresses can hold a search for a person."""
 
-    disable_nagle_algorithm = True  # else each answer on a kept connection takes 40 ms: header and body go one by one
+    disable_nagle_algorithm = True  # otherwise each answer on a kept connection takes 40 ms
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is inherited
-        """Say nothing."""
+        """Do nothing."""
 
 
-def page_server(served: Served, host: str, port: int) -> ThreadedWSGIServer:
-    """A server that is bound and listens. Raises OSError when the port cannot be had."""
-    server = ThreadedWSGIServer((host, port), Quiet, ipv6=":" in host)
+def page_server(listing: Listing, smtp_address: str, port: int) -> ThreadedWSGIServer:
+    """Return a server that listens. Raises OSError if the port is not available."""
+    server = ThreadedWSGIServer((HOST, port), Quiet)
     server.set_app(WhiteNoise(get_wsgi_application(), root=STATIC, prefix="static", max_age=0, allow_all_origins=False))
-    server.base_environ[ENVIRON_KEY] = served  # an environ may carry any object
+    server.base_environ |= {LISTING: listing, SMTP_ADDRESS: smtp_address}
     return server
 
 
-def served_with(request: HttpRequest) -> Served:
-    """What the server of this request serves."""
-    served: Served = request.META[ENVIRON_KEY]
-    return served
-
-
 def listing_of(request: HttpRequest) -> Listing:
-    """The messages that the server of this request serves."""
-    return served_with(request).listing
+    """Return the messages that the server of this request shows."""
+    listing: Listing = request.META[LISTING]
+    return listing

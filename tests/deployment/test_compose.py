@@ -16,18 +16,18 @@ COMMANDS = {
 }
 
 
-def test_the_file_is_what_compose_expects() -> None:
+def test_the_file_fits_the_schema_of_compose() -> None:
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(files.COMPOSE)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
-def test_every_service_is_there() -> None:
+def test_all_services_are_defined() -> None:
     assert set(files.services()) == {*COMMANDS, "postgres", "valkey", "mailpit"}
     assert set(files.ours()) == set(COMMANDS)
 
 
-def test_images_of_others_are_pinned_exactly() -> None:
+def test_third_party_images_have_exact_versions() -> None:
     images = [service["image"] for name, service in files.services().items() if name not in files.ours()]
     assert len(images) == 3
     assert [image for image in images if not EXACT.fullmatch(image)] == []
@@ -38,7 +38,7 @@ def test_the_commands_are_those_of_the_contract(service: str, command: str) -> N
     assert " ".join(files.services()[service]["command"]).startswith(command)
 
 
-def test_what_is_published_listens_on_this_machine_alone_and_on_the_usual_ports() -> None:
+def test_published_ports_are_the_usual_ones_on_this_machine_alone() -> None:
     published = {name: service["ports"] for name, service in files.services().items() if "ports" in service}
     assert {name: [files.interpolate(port, {}) for port in ports] for name, ports in published.items()} == {
         "web": ["127.0.0.1:8000:8000"],
@@ -47,15 +47,15 @@ def test_what_is_published_listens_on_this_machine_alone_and_on_the_usual_ports(
     }
 
 
-def test_the_ports_on_this_machine_follow_the_variables_of_the_contract() -> None:
-    said = {"WEB_PORT": "1", "FLOWER_PORT": "2", "INBOX_PORT": "3"}
+def test_published_ports_follow_their_variables() -> None:
+    env_file = {"WEB_PORT": "1", "FLOWER_PORT": "2", "INBOX_PORT": "3"}
     ports = [
-        files.interpolate(service["ports"][0], said) for service in files.services().values() if "ports" in service
+        files.interpolate(service["ports"][0], env_file) for service in files.services().values() if "ports" in service
     ]
     assert sorted(port.split(":")[1] for port in ports) == ["1", "2", "3"]
 
 
-def test_no_secret_stands_in_the_file() -> None:
+def test_the_file_contains_no_secret() -> None:
     for secret in files.SECRETS:
         for service in files.services().values():
             value = (service.get("environment") or {}).get(secret)
@@ -63,15 +63,15 @@ def test_no_secret_stands_in_the_file() -> None:
 
 
 @pytest.mark.parametrize("secret", files.SECRETS)
-def test_without_a_secret_nothing_starts(secret: str) -> None:
-    said = {name: value for name, value in files.SECRETS.items() if name != secret}
+def test_no_service_starts_without_a_secret(secret: str) -> None:
+    env_file = {name: value for name, value in files.SECRETS.items() if name != secret}
     with pytest.raises(KeyError, match=secret):
         for service in files.services():
-            files.environment(service, said)
+            files.environment(service, env_file)
 
 
 @pytest.mark.parametrize("service", files.ours())
-def test_three_secrets_are_enough_for_the_settings(service: str) -> None:
+def test_the_settings_need_only_three_secrets(service: str) -> None:
     done = files.load_settings(files.environment(service, files.SECRETS))
     assert done.returncode == 0, done.stderr
 
@@ -81,15 +81,15 @@ def test_every_service_of_ours_has_the_same_environment() -> None:
     assert all(environment == environments[0] for environment in environments)
 
 
-def test_every_variable_is_read_by_somebody() -> None:
+def test_every_variable_is_used() -> None:
     known = files.read_by_the_project().union(*files.READ_BY_OTHERS.values())
     for service in files.services().values():
         assert set(service.get("environment") or {}) <= known
 
 
-def test_every_option_can_be_set_from_outside() -> None:
-    made_for_one_machine = {"DEBUG", "ENV_FILES", "WEB_PORT", "PORT"}
-    assert files.read_by_the_project() - set(files.ours()["web"]["environment"]) == made_for_one_machine
+def test_every_setting_can_be_set_in_env() -> None:
+    local_only = {"DEBUG", "ENV_FILES", "WEB_PORT", "PORT"}
+    assert files.read_by_the_project() - set(files.ours()["web"]["environment"]) == local_only
 
 
 def test_the_passwords_of_database_and_url_are_the_same() -> None:
@@ -98,19 +98,19 @@ def test_the_passwords_of_database_and_url_are_the_same() -> None:
     assert url == "postgres://{POSTGRES_USER}:{POSTGRES_PASSWORD}@postgres:5432/{POSTGRES_DB}".format(**postgres)
 
 
-def test_everything_waits_for_the_migrations_and_has_its_health_looked_at() -> None:
+def test_all_services_wait_for_the_migrations_and_have_a_health_check() -> None:
     for name, service in files.services().items():
         assert name == "migrate" or "healthcheck" in service
         if name in files.ours() and name != "migrate":
             assert service["depends_on"]["migrate"] == {"condition": "service_completed_successfully"}
 
 
-def test_what_dies_comes_back_but_the_migrations_run_once() -> None:
+def test_services_restart_but_the_migrations_run_once() -> None:
     assert files.services()["migrate"]["restart"] == "no"
     assert {service["restart"] for name, service in files.services().items() if name != "migrate"} == {"unless-stopped"}
 
 
-def test_no_container_has_more_rights_than_it_needs() -> None:
+def test_containers_have_minimal_privileges() -> None:
     for name, service in files.services().items():
         assert service["cap_drop"] == ["ALL"]
         assert "no-new-privileges:true" in service["security_opt"]
@@ -118,16 +118,16 @@ def test_no_container_has_more_rights_than_it_needs() -> None:
         assert not service.get("privileged")
 
 
-def test_a_worker_gets_the_time_that_a_mail_may_take() -> None:
+def test_a_worker_gets_time_to_finish_its_mails() -> None:
     assert files.services()["worker"]["stop_grace_period"] == "30s"
 
 
-def test_valkey_keeps_what_it_is_given() -> None:
+def test_valkey_persists_all_data() -> None:
     command = " ".join(files.services()["valkey"]["command"])
     assert "--appendonly yes" in command
     assert "--maxmemory-policy noeviction" in command
 
 
-def test_data_outlives_its_container() -> None:
+def test_data_is_in_volumes() -> None:
     for name in ("postgres", "valkey", "mailpit"):
         assert files.services()[name]["volumes"]

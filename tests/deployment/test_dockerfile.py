@@ -1,4 +1,4 @@
-"""There is no Docker where tests run: the image's own steps are done here, on the files that it would get."""
+"""The steps of the image, run without Docker on the files that the image would get."""
 
 import os
 import re
@@ -22,7 +22,7 @@ def instructions(keyword: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the files that .dockerignore lets into the image."""
+    """A folder with the files that .dockerignore includes."""
     root = tmp_path_factory.mktemp("image")
     lines = (files.ROOT / ".dockerignore").read_text().splitlines()
     assert "*" in lines
@@ -36,7 +36,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(image: Path, *command: str, **values: str) -> "subprocess.CompletedProcess[str]":
-    """Runs a command in that folder, with the variables of the image and no others."""
+    """Run a command in that folder, with only the variables of the image."""
     return subprocess.run(
         command,
         env={"PATH": f"{SCRIPTS}{os.pathsep}{os.defpath}", "ENV_FILES": "", "PORT": "8000", **values},
@@ -53,44 +53,46 @@ def test_hadolint_finds_nothing() -> None:
     assert done.returncode == 0
 
 
-def test_the_base_is_one_exact_python_that_the_project_runs_on() -> None:
+def test_the_base_is_one_exact_version_of_the_projects_python() -> None:
     bases = {line.split()[0] for line in instructions("FROM")}
     assert len(bases) == 1
     wanted = (files.ROOT / ".python-version").read_text().strip()
     assert re.fullmatch(rf"python:{re.escape(wanted)}\.\d+-slim-\w+", bases.pop())
 
 
-def test_packages_are_installed_by_their_hashes_and_none_is_for_tests() -> None:
+def test_only_production_packages_are_installed_and_hashes_are_checked() -> None:
     pip = [line for line in instructions("RUN") if "pip install" in line]
     assert len(pip) == 1
     assert "--require-hashes" in pip[0]
     assert "requirements-dev" not in TEXT
 
 
-def test_it_does_not_run_as_root_and_receives_signals_itself() -> None:
+def test_it_does_not_run_as_root_and_receives_signals_directly() -> None:
     assert instructions("USER") == ["10001"]
     assert instructions("CMD") == ['["gunicorn", "config.wsgi"]']
 
 
-def test_every_variable_is_read_by_somebody() -> None:
+def test_every_variable_is_used() -> None:
     named = {name for line in instructions("ENV") for name in re.findall(r"(\w+)=", line)}
     assert named <= files.read_by_the_project().union(*files.READ_BY_OTHERS.values())
     assert not named & set(files.SECRETS)
 
 
-def test_static_files_are_collected_from_what_is_in_the_image(image: Path) -> None:
+def test_static_files_are_collected_in_the_image(image: Path) -> None:
     (collect,) = (line for line in instructions("RUN") if "collectstatic" in line)
     done = run(image, "sh", "-c", collect)
     assert done.returncode == 0, done.stderr
     assert (image / "static-collected" / "staticfiles.json").exists()
 
 
-def test_web_and_celery_load_from_what_is_in_the_image(image: Path) -> None:
+def test_web_and_celery_load_in_the_image(image: Path) -> None:
     values = files.environment("web", files.SECRETS)
     for command in (["gunicorn", "--check-config", "config.wsgi"], ["celery", "-A", "config", "report"]):
         done = run(image, sys.executable, "-m", *command, **values)
         assert done.returncode == 0, done.stderr
 
 
-def test_nothing_of_a_local_installation_gets_into_the_image(image: Path) -> None:
+def test_the_image_contains_no_file_of_a_local_installation(image: Path) -> None:
     assert not {path.name for path in image.iterdir()} & {".env", ".local", ".git", "local", "tests"}
+    sources = [path for path in image.rglob("*.py") if "/migrations/" not in str(path)]
+    assert [path for path in sources if re.search(r"^\s*(from|import) local\b", path.read_text(), re.MULTILINE)] == []

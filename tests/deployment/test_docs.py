@@ -7,7 +7,7 @@ import pytest
 from django.core.mail import mailers
 from django.core.management import get_commands
 
-from config import email_url
+from config.environment import PROVIDERS, email_url
 from docs.make_reference import PAGES as GENERATED
 from local.environment import PORTS
 from mailer.models import State
@@ -98,11 +98,11 @@ EMAIL_URLS = re.findall(r"`((?:smtps?://|[a-z_]+:\?)[^`\s]*)`", (DOCS / "transpo
 @pytest.mark.filterwarnings("ignore::anymail.exceptions.AnymailNotSupportedWarning")  # SendGrid's, as the page says
 @pytest.mark.parametrize("url", sorted({url for url in EMAIL_URLS if url != "smtp://"}))
 def test_every_email_url_that_is_shown_makes_a_transport(url: str, settings: object) -> None:
-    settings.MAILERS = {"default": email_url.parse(url.replace("…", "x"))}  # type: ignore[attr-defined]
+    settings.MAILERS = {"default": email_url(url.replace("…", "x"))}  # type: ignore[attr-defined]
 
     assert mailers["default"]
 
 
 def test_every_provider_has_its_row() -> None:
     named = {url.partition(":")[0] for url in EMAIL_URLS} | {"amazon_ses"}
-    assert named >= email_url.PROVIDERS
+    assert named >= PROVIDERS

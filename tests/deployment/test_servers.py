@@ -1,4 +1,4 @@
-"""gunicorn.conf.py and flowerconfig.py, as the programs that read them understand them."""
+"""gunicorn.conf.py and flowerconfig.py, as gunicorn and Flower read them."""
 
 import os
 import re
@@ -20,7 +20,7 @@ print(options.read_only, options.basic_auth, options.max_tasks)
 
 
 def run(*arguments: str, **values: str) -> "subprocess.CompletedProcess[str]":
-    """Runs a Python with what the web service of docker-compose.yml is given, and these values."""
+    """Run Python with the variables of the web service in docker-compose.yml, and these values."""
     given = files.environment("web", files.SECRETS)
     return subprocess.run(
         [sys.executable, *arguments],
@@ -41,9 +41,7 @@ def run(*arguments: str, **values: str) -> "subprocess.CompletedProcess[str]":
         ({"WEB_PORT": "9000", "PORT": "80"}, "127.0.0.1:9000"),
     ],
 )
-def test_gunicorn_listens_beyond_this_machine_only_where_a_platform_says_port(
-    values: dict[str, str], address: str
-) -> None:
+def test_gunicorn_listens_on_all_addresses_only_if_a_platform_sets_port(values: dict[str, str], address: str) -> None:
     shown = run("-m", "gunicorn", "--print-config", "config.wsgi", **values).stdout
     assert re.findall(r"^bind\s+= \['(.*)'\]$", shown, re.MULTILINE) == [address]
     assert re.findall(r"^accesslog\s+= (.*)$", shown, re.MULTILINE) == ["None"]
@@ -56,7 +54,7 @@ def test_flower_does_not_start_without_a_password() -> None:
     assert done.stderr == "Flower does not start without a password: set FLOWER_BASIC_AUTH=user:password.\n"
 
 
-def test_no_variable_opens_what_the_file_of_flower_closes() -> None:
+def test_no_variable_overrides_the_security_of_flower() -> None:
     done = run(
         "-c", FLOWERS_OPTIONS, FLOWER_READ_ONLY="0", FLOWER_BASIC_AUTH="operator:a,b:c", FLOWER_MAX_TASKS="9999999"
     )

@@ -10,17 +10,17 @@ LINES = files.EXAMPLE.read_text().splitlines()
 EXPLAINED = [match[1] for line in LINES if (match := re.match(r"# ([A-Z_]+)=", line))]
 
 
-def test_every_variable_is_explained_and_no_other_one() -> None:
+def test_the_example_explains_exactly_the_variables_of_the_project() -> None:
     assert set(EXPLAINED) == files.read_by_the_project() | set(PORTS) | {"WEB_CONCURRENCY", "POSTGRES_PASSWORD"}
     assert len(EXPLAINED) == len(set(EXPLAINED))
 
 
 def test_a_plain_copy_of_the_example_sets_nothing() -> None:
-    """Otherwise `cp .env.example .env` would make `make start` fail on an empty SECRET_KEY."""
+    """With an empty SECRET_KEY `make start` would fail after `cp .env.example .env`."""
     assert [line for line in LINES if line and not line.startswith("#")] == []
 
 
-def test_the_example_says_which_variables_are_required() -> None:
+def test_the_example_lists_the_required_variables() -> None:
     needed, _ = files.EXAMPLE.read_text().split("# --- Optional")
     done = files.load_settings({})
     assert done.returncode != 0
@@ -30,7 +30,7 @@ def test_the_example_says_which_variables_are_required() -> None:
 
 
 @pytest.mark.parametrize("name", ["VERIFICATION_DELAY", "LOG_LEVEL", "DEBUG", "ENV_FILES"])
-def test_the_defaults_of_the_example_are_those_of_the_settings(name: str) -> None:
+def test_the_example_shows_the_defaults_of_the_settings(name: str) -> None:
     (shown,) = (line.partition("=")[2] for line in LINES if line.startswith(f"# {name}="))
     source = (files.ROOT / "config" / "settings.py").read_text()
     default = re.search(rf'"{name}", (\[[^]]*\]|[^,)]+)', source)
@@ -39,7 +39,7 @@ def test_the_defaults_of_the_example_are_those_of_the_settings(name: str) -> Non
 
 
 def as_text(value: object) -> str:
-    """How a person writes the value of a setting."""
+    """Write a value as in a .env file."""
     if isinstance(value, list):
         return ",".join(value)
     return f"{value:g}" if isinstance(value, float | bool) else str(value)

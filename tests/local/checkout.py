@@ -1,4 +1,4 @@
-"""A copy of this checkout in which `make` can be run as a person would, with nothing installed and nothing left behind."""
+"""A copy of this checkout for `make`, without installing anything and without leaving anything behind."""
 
 import contextlib
 import http.client
@@ -18,7 +18,7 @@ from local.supervision import Process, running
 ROOT = Path(__file__).resolve().parents[2]
 LEFT_OUT = (".git", ".venv", ".local", ".env", "tests", "static-collected", "__pycache__", ".*_cache", ".hypothesis")
 LAST_WORDS = "stops everything in order."
-"""What `make start` says once everything runs."""
+"""The end of the last line of `make start` before the logs."""
 
 
 class Checkout:
@@ -31,22 +31,22 @@ class Checkout:
 
     @property
     def variables(self) -> dict[str, str]:
-        """What .local/env says."""
+        """The variables of .local/env."""
         return read(self.root / ".local" / "env")
 
     @property
     def processes(self) -> dict[str, Process]:
-        """What runs under the supervisor; nothing when there is none."""
+        """The processes under the supervisor, none if it does not run."""
         supervisor = running(self.root / ".local" / "supervisord.conf")
         return supervisor.processes() if supervisor else {}
 
     @property
-    def history(self) -> str:
-        """What supervisord wrote down."""
+    def supervisor_log(self) -> str:
+        """The log of supervisord."""
         return (self.root / ".local" / "log" / "supervisord.log").read_text()
 
     def make(self, target: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-        """Runs a target that ends by itself."""
+        """Run a target that ends by itself."""
         return subprocess.run(
             self._command(target),
             env=self._environment | variables,
@@ -59,7 +59,7 @@ class Checkout:
 
     @contextlib.contextmanager
     def started(self) -> Iterator["Start"]:
-        """`make start` in a terminal of its own, until everything runs; whatever is left at the end is killed."""
+        """Run `make start` until all processes run. Kill at the end what is left."""
         with (self.root / "output").open("w+") as output:
             process = subprocess.Popen(
                 self._command("start"),
@@ -74,10 +74,10 @@ class Checkout:
                 wait_until(lambda: LAST_WORDS in start.output or process.poll() is not None)
                 yield start
             finally:
-                self._kill_what_is_left(process)
+                self._kill_the_rest(process)
 
     def status(self, variable: str, path: str = "/") -> int:
-        """What the process behind a port answers."""
+        """Return the HTTP status of the process behind a port."""
         connection = http.client.HTTPConnection("localhost", self.ports[variable], timeout=5)
         try:
             connection.request("GET", path)
@@ -86,15 +86,15 @@ class Checkout:
             connection.close()
 
     def _command(self, target: str) -> list[str]:
-        return ["make", "--old-file=setup", target, f"VENV={sys.prefix}"]  # setup has a test of its own
+        return ["make", "--old-file=setup", target, f"VENV={sys.prefix}"]  # setup has its own test
 
     @property
     def _environment(self) -> dict[str, str]:
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LD_LIBRARY_PATH") if name in os.environ}
         return kept | {variable: str(port) for variable, port in self.ports.items()}
 
-    def _kill_what_is_left(self, process: "subprocess.Popen[bytes]") -> None:
-        """Each process under the supervisor leads a group of its own, and so does the supervisor."""
+    def _kill_the_rest(self, process: "subprocess.Popen[bytes]") -> None:
+        """The supervisor and each process under it lead their own process groups."""
         pids = [process.pid]
         with contextlib.suppress(OSError, http.client.HTTPException):
             pids += [child.pid for child in self.processes.values() if child.pid]
@@ -107,7 +107,7 @@ class Checkout:
 
 
 class Start:
-    """A `make start` that runs."""
+    """A running `make start`."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", output: Path) -> None:
         self.process = process
@@ -115,20 +115,20 @@ class Start:
 
     @property
     def output(self) -> str:
-        """What it said so far."""
+        """The output so far."""
         return self._output.read_text()
 
     def presses_ctrl_c(self) -> None:
-        """A terminal sends the signal to everything that runs in it."""
+        """Send the signal to the whole process group, as a terminal does."""
         os.killpg(self.process.pid, signal.SIGINT)
 
     def ends(self) -> int:
-        """Waits for the end; returns the exit status."""
+        """Wait for the end. Return the exit status."""
         return self.process.wait(60)
 
 
 def wait_until(condition: Callable[[], bool], patience: float = 60.0) -> None:
-    """Raises TimeoutError when the condition does not become true in time."""
+    """Raises TimeoutError if the condition does not become true in time."""
     deadline = time.monotonic() + patience
     while not condition():
         if time.monotonic() > deadline:

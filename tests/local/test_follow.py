@@ -5,7 +5,7 @@ from pathlib import Path
 from local.follow import Follower, Tail, last_lines
 
 
-def test_only_what_comes_from_now_on_is_told_and_only_in_whole_lines(tmp_path: Path) -> None:
+def test_only_new_and_complete_lines_are_shown(tmp_path: Path) -> None:
     log = tmp_path / "web.log"
     log.write_text("before\n")
     with closing(Tail(log)) as tail, log.open("a") as out:
@@ -18,7 +18,7 @@ def test_only_what_comes_from_now_on_is_told_and_only_in_whole_lines(tmp_path: P
         assert tail.lines() == ["three"]
 
 
-def test_nothing_is_lost_when_the_log_is_renamed(tmp_path: Path) -> None:
+def test_no_line_is_lost_when_the_log_is_renamed(tmp_path: Path) -> None:
     log = tmp_path / "web.log"
     renamed = tmp_path / "web.log.1"
     with closing(Tail(log)) as tail:
@@ -31,7 +31,7 @@ def test_nothing_is_lost_when_the_log_is_renamed(tmp_path: Path) -> None:
         assert tail.lines() == ["two", "three"]
 
 
-def test_every_line_bears_the_name_of_its_process(tmp_path: Path) -> None:
+def test_every_line_begins_with_the_name_of_its_process(tmp_path: Path) -> None:
     out = io.StringIO()
     with closing(Follower({name: tmp_path / f"{name}.log" for name in ("web", "postgres")}, out)) as follower:
         (tmp_path / "web.log").write_text("hello\nagain\n")

@@ -1,4 +1,4 @@
-"""`make start`, `restart` and `stop` as a person sees them, with every process there is."""
+"""`make start`, `restart` and `stop` from the outside, with all processes."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from tests.local.checkout import Checkout, wait_until
 pytestmark = pytest.mark.timeout(120)
 
 ORDER = ["web", "worker", "beat", "flower", "inbox", "valkey", "postgres"]
-"""How everything stops."""
+"""The order of the stop."""
 
 
 @pytest.fixture
@@ -23,11 +23,11 @@ def checkout() -> Checkout:
     return Checkout(new_directory("checkout") / "Check Out")
 
 
-def stopped(history: str) -> list[str]:
-    return re.findall(r"stopped: (\w+)", history)
+def stopped(log: str) -> list[str]:
+    return re.findall(r"stopped: (\w+)", log)
 
 
-def test_a_start_serves_everything_and_ctrl_c_ends_it_in_order(checkout: Checkout) -> None:
+def test_start_runs_all_processes_and_ctrl_c_stops_them_in_order(checkout: Checkout) -> None:
     with checkout.started() as start:
         assert f"http://localhost:{checkout.ports['WEB_PORT']}/admin/" in start.output
         assert checkout.variables["FLOWER_BASIC_AUTH"] in start.output
@@ -50,13 +50,13 @@ def test_a_start_serves_everything_and_ctrl_c_ends_it_in_order(checkout: Checkou
         start.presses_ctrl_c()
         start.ends()
         assert time.monotonic() - began < 20
-        assert stopped(checkout.history) == ORDER
-        assert "SIGKILL" not in checkout.history
+        assert stopped(checkout.supervisor_log) == ORDER
+        assert "SIGKILL" not in checkout.supervisor_log
         assert "Stopped in" in start.output
         assert "Traceback" not in start.output
 
 
-def test_a_crash_a_restart_and_a_stop_lose_neither_data_nor_secrets(checkout: Checkout) -> None:
+def test_data_and_secrets_survive_a_crash_a_restart_and_a_stop(checkout: Checkout) -> None:
     with checkout.started() as start:
         first, before = checkout.variables, checkout.processes
 
@@ -76,13 +76,13 @@ def test_a_crash_a_restart_and_a_stop_lose_neither_data_nor_secrets(checkout: Ch
 
     checkout.ports["WEB_PORT"], checkout.ports["INBOX_PORT"] = checkout.ports["INBOX_PORT"], checkout.ports["WEB_PORT"]
     with checkout.started() as start:
-        assert "shown this once" not in start.output  # the administrator is there already
+        assert "shown this once" not in start.output  # the administrator exists
         assert checkout.variables["SECRET_KEY"] == first["SECRET_KEY"]
         assert checkout.variables["SITE_URL"] == f"http://localhost:{checkout.ports['WEB_PORT']}" != first["SITE_URL"]
         assert checkout.status("WEB_PORT") == 200
 
 
-def test_a_process_that_cannot_start_is_named_with_its_last_words_and_the_others_stop(checkout: Checkout) -> None:
+def test_a_process_that_cannot_start_is_reported_with_its_log_and_the_others_stop(checkout: Checkout) -> None:
     (checkout.root / "flowerconfig.py").write_text("raise SystemExit('no flowers today')\n")
     with checkout.started() as start:
         assert start.ends() != 0
@@ -92,7 +92,7 @@ def test_a_process_that_cannot_start_is_named_with_its_last_words_and_the_others
         assert not checkout.processes
 
 
-def test_a_broken_variable_is_named_without_a_traceback(checkout: Checkout) -> None:
+def test_a_broken_variable_is_reported_without_a_traceback(checkout: Checkout) -> None:
     (checkout.root / ".env").write_text("EMAIL_URL=pigeon://loft\n")
     done = checkout.make("start")
     assert done.returncode != 0
@@ -101,7 +101,7 @@ def test_a_broken_variable_is_named_without_a_traceback(checkout: Checkout) -> N
     assert not checkout.processes
 
 
-def test_a_taken_port_is_one_line(checkout: Checkout) -> None:
+def test_a_taken_port_is_reported_in_one_line(checkout: Checkout) -> None:
     with socket.create_server((ADDRESS, checkout.ports["INBOX_PORT"])):
         done = checkout.make("start")
     assert done.returncode != 0
@@ -111,7 +111,7 @@ def test_a_taken_port_is_one_line(checkout: Checkout) -> None:
     assert [line for line in rest if not line.startswith("make:")] == []
 
 
-def test_without_a_start_there_is_nothing_to_stop_or_restart(checkout: Checkout) -> None:
+def test_stop_and_restart_need_a_start(checkout: Checkout) -> None:
     stop, restart = checkout.make("stop"), checkout.make("restart")
     assert (stop.returncode, stop.stdout) == (0, "Postcommit is not running here.\n")
     assert restart.returncode != 0

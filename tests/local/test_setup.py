@@ -1,4 +1,4 @@
-"""local/setup.sh on machines with all sorts of Pythons. The Pythons are scripts that act like one."""
+"""local/setup.sh on machines with different Pythons, which are small shell scripts here."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ UV = """#!/bin/sh
 
 
 class Machine:
-    """A checkout, and a PATH with nothing on it but what a test puts there."""
+    """A checkout, and a PATH with only the commands that a test adds."""
 
     def __init__(self, root: Path) -> None:
         self.checkout, self.home, self._bin = root / "check out", root / "home", root / "bin"
@@ -39,7 +39,7 @@ class Machine:
             (self.checkout / requirements).write_text("nothing==1\n")
 
     def has(self, name: str, script: str, folder: Path | None = None) -> Path:
-        """Puts a command on the PATH, or into another folder."""
+        """Add a command to the PATH, or to another folder."""
         path = (folder or self._bin) / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(script.replace("{name}", path.name if folder is None else str(path)))
@@ -47,7 +47,7 @@ class Machine:
         return path
 
     def sets_up(self, **variables: str) -> "subprocess.CompletedProcess[str]":
-        """Runs the script from elsewhere, as make would from a sub-folder."""
+        """Run the script from another folder."""
         return subprocess.run(
             [self._bin / "sh", self.checkout / "local" / "setup.sh"],
             env={"PATH": str(self._bin), "HOME": str(self.home)} | variables,
@@ -72,27 +72,27 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
 
 
-def test_the_version_of_the_project_comes_first(machine: Machine) -> None:
+def test_the_version_of_the_project_is_preferred(machine: Machine) -> None:
     for name in ("python3", "python3.12", "python3.13", "python3.14"):
         machine.has(name, GOOD)
     assert machine.sets_up().returncode == 0
     assert machine.chosen == "python3.13"
 
 
-def test_an_old_python3_is_passed_over(machine: Machine) -> None:
+def test_an_old_python3_is_skipped(machine: Machine) -> None:
     machine.has("python3", TOO_OLD)
     machine.has("python3.12", GOOD)
     assert machine.sets_up().returncode == 0
     assert machine.chosen == "python3.12"
 
 
-def test_python_alone_will_do(machine: Machine) -> None:
+def test_a_command_named_python_is_enough(machine: Machine) -> None:
     machine.has("python", GOOD)
     assert machine.sets_up().returncode == 0
     assert machine.chosen == "python"
 
 
-def test_pyenv_is_asked_for_versions_that_its_shims_refuse(machine: Machine) -> None:
+def test_pyenv_versions_are_used_when_their_shims_fail(machine: Machine) -> None:
     for name in ("python3.13", "python3", "python"):
         machine.has(name, SHIM_THAT_REFUSES)
     machine.has("python", TOO_OLD, machine.home / ".pyenv" / "versions" / "3.9.18" / "bin")
@@ -101,14 +101,14 @@ def test_pyenv_is_asked_for_versions_that_its_shims_refuse(machine: Machine) -> 
     assert machine.chosen == str(python)
 
 
-def test_uv_is_asked_where_it_exists(machine: Machine) -> None:
+def test_a_python_of_uv_is_found(machine: Machine) -> None:
     python = machine.has("python", GOOD, machine.home / "uv" / "bin")
     machine.has("uv", UV.replace("{path}", str(python)))
     assert machine.sets_up().returncode == 0
     assert machine.chosen == str(python)
 
 
-def test_a_named_python_is_the_only_one_asked(machine: Machine) -> None:
+def test_a_given_python_is_the_only_candidate(machine: Machine) -> None:
     machine.has("python3.13", GOOD)
     machine.has("python3", TOO_OLD)
     python = machine.has("python", GOOD, machine.home / "my python")
@@ -117,7 +117,7 @@ def test_a_named_python_is_the_only_one_asked(machine: Machine) -> None:
     assert machine.chosen == str(python)
 
 
-def test_without_a_suitable_python_there_is_one_line(machine: Machine) -> None:
+def test_a_missing_python_is_reported_in_one_line(machine: Machine) -> None:
     machine.has("python3", TOO_OLD)
     machine.has("python3.13", SHIM_THAT_REFUSES)
     done = machine.sets_up()
@@ -128,7 +128,7 @@ def test_without_a_suitable_python_there_is_one_line(machine: Machine) -> None:
     assert not (machine.checkout / ".venv").exists()
 
 
-def test_what_is_installed_is_not_installed_again(machine: Machine) -> None:
+def test_a_second_run_installs_nothing(machine: Machine) -> None:
     machine.has("python3.13", GOOD)
     assert "Installing" in machine.sets_up().stdout
     assert machine.sets_up().stdout == ""
@@ -144,14 +144,14 @@ def test_a_changed_lock_is_installed(machine: Machine, changed: str) -> None:
     assert machine.installations == 2
 
 
-def test_a_failed_installation_is_done_again(machine: Machine) -> None:
+def test_a_failed_installation_is_repeated(machine: Machine) -> None:
     machine.has("python3.13", GOOD)
     assert machine.sets_up(PIP_FAILS="1").returncode != 0
     assert machine.sets_up().returncode == 0
     assert machine.installations == 1
 
 
-def test_an_environment_whose_python_is_gone_is_made_anew(machine: Machine) -> None:
+def test_an_environment_without_its_python_is_made_again(machine: Machine) -> None:
     machine.has("python3.13", GOOD)
     machine.sets_up()
     (machine.checkout / ".venv" / "bin" / "python").unlink()
@@ -159,7 +159,7 @@ def test_an_environment_whose_python_is_gone_is_made_anew(machine: Machine) -> N
     assert os.access(machine.checkout / ".venv" / "bin" / "python", os.X_OK)
 
 
-def test_the_environment_may_lie_elsewhere(machine: Machine) -> None:
+def test_the_environment_may_be_in_another_folder(machine: Machine) -> None:
     machine.has("python3.13", GOOD)
     assert machine.sets_up(VENV="../elsewhere").returncode == 0
     assert (machine.checkout.parent / "elsewhere" / "made-by").exists()

@@ -30,7 +30,7 @@ from pytest_django import Settings
 from structlog.testing import capture_logs
 
 from accounts.models import User
-from config import email_url
+from config.environment import email_url
 from mailer import outbox
 from mailer.attachments import TooLarge
 from mailer.backend import OutboxBackend
@@ -354,7 +354,7 @@ class Ours(OutboxBackend):
 @pytest.mark.parametrize("wrong", ["no_such", "default", "other", "variant"])
 def test_an_outbox_whose_transport_does_not_send_is_an_error(wrong: str, settings: Settings, sink: Sink) -> None:
     settings.MAILERS = {
-        "transport": email_url.parse(sink.url),
+        "transport": email_url(sink.url),
         "default": {"BACKEND": OUTBOX, "OPTIONS": {"transport": wrong}},
         "other": {"BACKEND": OUTBOX},
         "variant": {"BACKEND": f"{__name__}.Ours"},

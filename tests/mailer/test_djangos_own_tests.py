@@ -19,7 +19,7 @@ from django.core.mail import EmailMessage, mailers
 from django.core.mail.backends import locmem
 from django.test import SimpleTestCase, TestCase, override_settings
 
-from config import email_url
+from config.environment import email_url
 from mailer.backend import OutboxBackend
 from mailer.delivery import pipeline
 from mailer.mime import serializer
@@ -54,7 +54,7 @@ class TestBackend(of_backends.SharedEmailBackendTests, TestCase):
     def setUp(self) -> None:
         super().setUp()
         self.sink = self.enterContext(Sink())
-        self.ways = {"transport": email_url.parse(self.sink.url)}
+        self.ways = {"transport": email_url(self.sink.url)}
         self.enterContext(override_settings(MAILERS=self.ways))
 
     def get_mailbox_content(self) -> list[Any]:

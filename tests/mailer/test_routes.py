@@ -11,7 +11,7 @@ from pytest_django import Settings
 from structlog.testing import capture_logs
 
 from accounts.models import User
-from config import email_url
+from config.environment import email_url
 from mailer import outbox
 from mailer.delivery import circuit, pipeline, sweep
 from mailer.models import Message, State, TransportState
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.django_db
 def second(smtp: Sink, settings: Settings) -> Iterator[Sink]:
     """Another mail server; `using="second"` leads there."""
     with Sink() as sink:
-        settings.MAILERS = {**settings.MAILERS, "second": email_url.parse(sink.url)}
+        settings.MAILERS = {**settings.MAILERS, "second": email_url(sink.url)}
         yield sink
 
 
@@ -135,7 +135,7 @@ def test_two_ways_over_one_transport_probe_it_once(user: User, smtp: Sink, broke
 
 
 def test_the_fallback_takes_over_no_pinned_message(user: User, sink: Sink, settings: Settings) -> None:
-    settings.MAILERS = {"transport": email_url.parse("smtp://127.0.0.1:1"), "fallback": email_url.parse(sink.url)}
+    settings.MAILERS = {"transport": email_url("smtp://127.0.0.1:1"), "fallback": email_url(sink.url)}
     pinned, usual = outbox.enqueue(Plain(user), using="transport"), outbox.enqueue(Plain(user))
 
     for _ in range(2):

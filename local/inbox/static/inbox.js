@@ -1,17 +1,17 @@
 // Keeps the list of messages current. Without this file a reload does the same.
 "use strict";
 
-const EVERY = 1500; // milliseconds between two looks
+const EVERY = 1500; // milliseconds between two requests
 const TYPING = 200; // milliseconds of silence before a search starts
 
 const news = document.getElementById("news");
 const search = document.getElementById("q");
-let latest = 0; // answers can overtake each other: only that to the latest question counts
+let latest = 0; // answers may arrive out of order: only the answer to the latest question counts
 
 const shown = () => document.getElementById("messages");
 const ids = (list) => new Set([...list.querySelectorAll(".row")].map((row) => row.dataset.id));
 
-/** Take over the list of the page at this address, as the server renders it. */
+/** Replace the list by that of the page at this address. */
 async function show(address, announce) {
   const question = ++latest;
   const answer = await fetch(address);
@@ -30,8 +30,8 @@ async function show(address, announce) {
   if (focused) shown().querySelector(`[data-id="${CSS.escape(focused)}"] .subject`)?.focus();
 }
 
-/** Ask whether anything changed; a look that fails (the inbox restarts) is simply followed by the next one. */
-async function look() {
+/** Ask whether the list changed. A request that fails (the inbox restarts) is followed by the next one. */
+async function refresh() {
   if (document.hidden) return;
   try {
     const answer = await fetch(shown().dataset.revisionUrl);
@@ -42,9 +42,9 @@ async function look() {
   }
 }
 
-async function keepLooking() {
-  await look();
-  setTimeout(keepLooking, EVERY);
+async function keepRefreshing() {
+  await refresh();
+  setTimeout(keepRefreshing, EVERY);
 }
 
 let typed;
@@ -69,5 +69,5 @@ document.addEventListener("submit", (event) => {
   if (question && !confirm(question)) event.preventDefault();
 });
 
-document.addEventListener("visibilitychange", look);
-setTimeout(keepLooking, EVERY);
+document.addEventListener("visibilitychange", refresh);
+setTimeout(keepRefreshing, EVERY);

@@ -1,4 +1,4 @@
-"""One inbox for all tests that only add mail; one of their own for those that empty, stop or kill it."""
+"""One inbox for all tests that only add mail, and new ones for tests that empty, stop or kill it."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +19,7 @@ def inbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningInbox]:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts an inbox, each time on the same directory."""
+    """Start an inbox, each time on the same directory."""
     started: list[RunningInbox] = []
 
     def start() -> RunningInbox:

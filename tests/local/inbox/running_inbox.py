@@ -1,4 +1,4 @@
-"""A real inbox in a process of its own, and the ways to talk to it."""
+"""A real inbox in a process, with SMTP and HTTP clients."""
 
 import http.client
 import json
@@ -36,13 +36,13 @@ class Answer:
 
 
 def command(directory: Path, smtp_port: int = 0, port: int = 0) -> list[str]:
-    """Starts an inbox; port 0 is whichever is free."""
+    """Return the command of an inbox. Port 0 is any free one."""
     ports = ["--smtp-port", str(smtp_port), "--port", str(port)]
     return [sys.executable, "-m", "local.inbox", *ports, "--directory", str(directory)]
 
 
 class RunningInbox:
-    """Without any environment, to show that none is needed."""
+    """An inbox without environment variables, because it needs none."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -70,23 +70,23 @@ class RunningInbox:
         return f"http://127.0.0.1:{self.port}"
 
     def stop(self) -> int:
-        """Ask it to end; its exit status."""
+        """Ask it to end. Return its exit status."""
         self.process.terminate()
         return self.process.wait(10)
 
     def kill(self) -> None:
-        """End it as a power cut would."""
+        """Kill it, as a power cut would."""
         self.process.kill()
         self.process.wait(10)
 
     def smtp(self) -> smtplib.SMTP:
-        """A new connection."""
+        """Open a connection."""
         return smtplib.SMTP("127.0.0.1", self.smtp_port, timeout=20)
 
     def send(
         self, source: bytes, sender: str = "shop@example.com", recipients: Sequence[str] = ("ann@example.com",)
     ) -> str:
-        """Mail these bytes; the id of the message that they became."""
+        """Send these bytes. Return the id of the message."""
         with self.smtp() as smtp:
             smtp.ehlo()
             smtp.mail(sender, ["BODY=8BITMIME"])
@@ -99,7 +99,7 @@ class RunningInbox:
     def ask(
         self, path: str, method: str = "GET", body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> Answer:
-        """One HTTP request, with exactly these headers."""
+        """Send one HTTP request with exactly these headers."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
         try:
             connection.request(method, path, body, dict(headers or {}))
@@ -109,6 +109,6 @@ class RunningInbox:
             connection.close()
 
     def found(self, query: str = "") -> list[dict[str, Any]]:
-        """What the API lists."""
+        """Return the messages that the API lists."""
         messages: list[dict[str, Any]] = self.ask(f"/api/messages?{urlencode({'q': query})}").json["messages"]
         return messages

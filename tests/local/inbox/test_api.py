@@ -41,7 +41,7 @@ def test_one_message_has_its_headers_text_html_and_attachments(inbox: RunningInb
     ]
 
 
-def test_delete_empties(start: Start) -> None:
+def test_delete_removes_all_messages(start: Start) -> None:
     inbox = start()
     inbox.send(b"")
     inbox.send(b"")
@@ -66,7 +66,7 @@ def test_one_message_can_be_deleted(start: Start) -> None:
         {"Sec-Fetch-Site": "same-site"},  # another port of this machine
     ],
 )
-def test_the_page_of_another_site_deletes_nothing(inbox: RunningInbox, headers: dict[str, str]) -> None:
+def test_a_page_of_another_site_cannot_delete(inbox: RunningInbox, headers: dict[str, str]) -> None:
     message_id = inbox.send(b"")
     assert inbox.ask("/api/messages", "DELETE", headers=headers).status == 403
     assert inbox.ask(f"/api/messages/{message_id}", "DELETE", headers=headers).status == 403
@@ -74,11 +74,11 @@ def test_the_page_of_another_site_deletes_nothing(inbox: RunningInbox, headers: 
 
 
 @pytest.mark.parametrize("message_id", ["20200101T000000-000000-abcdef", "nonsense"])
-def test_a_message_that_is_not_there_is_not_found(inbox: RunningInbox, message_id: str) -> None:
+def test_an_unknown_message_is_not_found(inbox: RunningInbox, message_id: str) -> None:
     answer = inbox.ask(f"/api/messages/{message_id}")
     assert (answer.status, answer.json) == (404, {"error": "There is no such message."})
 
 
-def test_it_says_that_it_is_alive(inbox: RunningInbox) -> None:
+def test_the_health_check_answers(inbox: RunningInbox) -> None:
     answer = inbox.ask("/healthz")
     assert (answer.status, answer.text) == (200, "ok\n")

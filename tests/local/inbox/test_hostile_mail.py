@@ -1,4 +1,4 @@
-"""No mail, however broken, breaks a page or slows it down."""
+"""Malformed mail neither breaks a page nor slows it down."""
 
 import time
 from uuid import uuid4
@@ -37,9 +37,9 @@ HOSTILE = {
     "bad addresses": b'From: @\r\nTo: ,,,\r\nCc: "\r\nReply-To: a@[\r\nSender: group:;\r\n\r\nx\r\n',
     "bad Message-ID": b"Message-ID: <@<\r\n\r\nx\r\n",
     "bad MIME headers": b"MIME-Version: banana\r\nContent-Type: ;=;\r\nContent-Transfer-Encoding: (((\r\n\r\nx\r\n",
-    "a charset nobody knows": text_in(b"klingon", b"\xff"),
+    "an unknown charset": text_in(b"klingon", b"\xff"),
     "a charset with a NUL": text_in(b'"a\0b"', b"x"),
-    "a charset that is no charset": text_in(b"hex", b"zz"),
+    "a codec that is not a charset": text_in(b"hex", b"zz"),
     "a charset that makes surrogates": text_in(b"utf-7", b"+2AA-"),
     "broken base64": b"Content-Transfer-Encoding: base64\r\n\r\n!!!\xff\r\n",
     "broken uuencode": b"Content-Transfer-Encoding: x-uuencode\r\n\r\nbegin\r\nzzz\r\n",
@@ -47,12 +47,12 @@ HOSTILE = {
     "multipart that never begins": b"Content-Type: multipart/mixed; boundary=b\r\n\r\nx\r\n",
     "a path for a file name": attached(b'filename="../../etc/passwd"'),
     "a line break in a file name": attached(b"filename*=utf-8''a%0D%0AX-Evil:%201"),
-    "a file name in no charset": attached(b"filename*=klingon''%ff"),
+    "a file name in an unknown charset": attached(b"filename*=klingon''%ff"),
     "contradicting parameters": attached(b"filename*0*=utf-8''a; filename*=b; filename*1=c"),
     "a raw 8-bit file name": attached(b"filename=\xff\xfe.exe"),
     "a content type out of its quotes": b'Content-Type: image/svg+xml"><script>\r\n' + attached(b"filename=a"),
     "an attached message": b"Content-Type: message/rfc822\r\n\r\nSubject: inner\r\n\r\nx\r\n",
-    "attached messages without end": b"Content-Type: message/rfc822\r\n\r\n" * 600 + b"x\r\n",
+    "600 nested messages": b"Content-Type: message/rfc822\r\n\r\n" * 600 + b"x\r\n",
     "a delivery report": b"Content-Type: message/delivery-status\r\n\r\nA: b\r\n\r\nC: d\r\n",
     "nested 50 deep": nested(50),
     "nested 3000 deep": nested(3000),
@@ -62,7 +62,7 @@ HOSTILE = {
     "HTML of nothing but tags": b"Content-Type: text/html\r\n\r\n" + b"<style <!-- " * 50_000 + b"\r\n",
 }
 
-# What takes the parser minutes unless it is kept from it.
+# Without limits the parser needs minutes for these.
 SLOW = {
     "100,000 recipients": b"To: " + b"a@example.com, " * 100_000 + b"\r\n\r\nx\r\n",
     "50,000 parameters": b"Content-Type: text/plain" + b"; a=b" * 50_000 + b"\r\n\r\nx\r\n",
@@ -73,7 +73,7 @@ SLOW = {
 
 
 @pytest.mark.parametrize("source", HOSTILE.values(), ids=HOSTILE.keys())
-def test_every_page_shows_what_it_can(inbox: RunningInbox, source: bytes) -> None:
+def test_every_page_of_a_malformed_mail_opens(inbox: RunningInbox, source: bytes) -> None:
     reader = f"{uuid4()}@example.com"
     message_id = inbox.send(source, recipients=[reader])
     page = f"/messages/{message_id}/"
@@ -91,13 +91,13 @@ def test_every_page_shows_what_it_can(inbox: RunningInbox, source: bytes) -> Non
 
 
 @pytest.mark.parametrize("source", SLOW.values(), ids=SLOW.keys())
-def test_no_mail_takes_long_to_read(source: bytes) -> None:
+def test_every_mail_is_read_quickly(source: bytes) -> None:
     began = time.process_time()
     read(source)
     assert time.process_time() - began < 5  # unguarded: 15 seconds to minutes
 
 
-def test_broken_parts_do_not_hide_what_can_be_read() -> None:
+def test_broken_parts_do_not_hide_readable_ones() -> None:
     reading = read(
         b"Subject: =?utf-8?q?gr=C3=BC=C3=9Fe?=\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n"
         b"--b\r\nContent-Type: text/plain; charset=klingon\r\n\r\nf\xc3\xbcr dich\r\n"
@@ -109,7 +109,7 @@ def test_broken_parts_do_not_hide_what_can_be_read() -> None:
     assert [(part.filename, part.content) for part in reading.parts] == [("b.txt", b"content")]
 
 
-def test_what_is_nested_beyond_reason_is_shown_as_text() -> None:
+def test_parts_that_are_nested_too_deep_are_shown_as_text() -> None:
     reading = read(b"Subject: deep\r\n" + nested(1000))
     assert reading.header("Subject") == "deep"
     assert "the innermost text" in (reading.text or "")

@@ -1,4 +1,4 @@
-"""What only a browser can show: the sandbox holds, the link works, the list is live."""
+"""In a browser: the sandbox, the links, and the live list."""
 
 from collections.abc import Iterator
 
@@ -19,7 +19,7 @@ def html_mail(html: str) -> bytes:
     return b"Content-Type: text/html\r\n\r\n" + html.encode() + b"\r\n"
 
 
-def test_a_click_on_the_link_of_a_mail_opens_the_site_in_a_new_tab(page: Page, inbox: RunningInbox) -> None:
+def test_a_link_in_a_mail_opens_the_site_in_a_new_tab(page: Page, inbox: RunningInbox) -> None:
     site = f"http://localhost:{inbox.port}"  # another origin than the page, and scripts of it must run
     message_id = inbox.send(html_mail(f'<p>Hello</p><a href="{site}/?from=mail">Confirm</a>'))
     page.goto(f"{inbox.url}/messages/{message_id}/")
@@ -32,7 +32,7 @@ def test_a_click_on_the_link_of_a_mail_opens_the_site_in_a_new_tab(page: Page, i
     tab.close()
 
 
-def test_a_mail_runs_no_script_and_reports_nobody(page: Page, inbox: RunningInbox) -> None:
+def test_a_mail_runs_no_script_and_loads_nothing_from_other_sites(page: Page, inbox: RunningInbox) -> None:
     elsewhere = f"http://localhost:{inbox.port}/static"
     message_id = inbox.send(
         html_mail(
@@ -53,7 +53,7 @@ def test_a_mail_runs_no_script_and_reports_nobody(page: Page, inbox: RunningInbo
     assert set(answered) - own == {f"{inbox.url}/messages/{message_id}/{page}" for page in ("", "html/")}
 
 
-def test_new_mail_appears_by_itself(page: Page, inbox: RunningInbox) -> None:
+def test_new_mail_appears_without_a_reload(page: Page, inbox: RunningInbox) -> None:
     complaints: list[str] = []
     page.on("console", lambda message: complaints.append(message.text))
     page.goto(f"{inbox.url}/?q=live-update")

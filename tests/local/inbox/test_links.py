@@ -16,14 +16,14 @@ LINKS = [
 
 
 @pytest.mark.parametrize(("text", "href"), LINKS)
-def test_a_url_opens_exactly_as_it_stands(text: str, href: str) -> None:
+def test_a_url_is_linked_unchanged(text: str, href: str) -> None:
     assert f'<a href="{href}" target="_blank" rel="noopener noreferrer">{href}</a>' in linked(text)
 
 
 @pytest.mark.parametrize(
     "text", ["javascript:alert(1)", "data:text/html,x", "example.com", "https://", "a@example.com"]
 )
-def test_nothing_else_becomes_a_link(text: str) -> None:
+def test_other_text_is_not_linked(text: str) -> None:
     assert "<a" not in linked(text)
 
 

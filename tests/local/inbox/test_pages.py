@@ -1,4 +1,4 @@
-"""What a browser is told, and what it may do."""
+"""The pages and their security headers."""
 
 import re
 from email.message import EmailMessage
@@ -29,7 +29,7 @@ def token_and_cookie(page: Answer) -> tuple[str, dict[str, str]]:
     return token[1], form | {"Cookie": page.headers["Set-Cookie"].partition(";")[0]}
 
 
-def test_the_empty_inbox_says_where_to_send_mail(start: Start) -> None:
+def test_the_empty_inbox_shows_its_smtp_address(start: Start) -> None:
     inbox = start()
     assert f"127.0.0.1:{inbox.smtp_port}" in inbox.ask("/").text
 
@@ -57,7 +57,7 @@ def test_the_list_has_pages(start: Start) -> None:
     "query",
     ["ünique-subject", "SENDER-77", "reader-77", "bcc-77", "body-77", "markup-77", "file-77", "body-77 reader-77"],
 )
-def test_the_search_looks_everywhere(inbox: RunningInbox, query: str) -> None:
+def test_the_search_covers_every_field(inbox: RunningInbox, query: str) -> None:
     message = html_mail("<style>hidden-77</style><p>mark<b>up</b>-77 markup&#45;77</p>", "ünique-subject", "body-77")
     message.replace_header("From", "sender-77@example.com")
     message.add_attachment(b"x", maintype="a", subtype="b", filename="file-77.bin")
@@ -68,7 +68,7 @@ def test_the_search_looks_everywhere(inbox: RunningInbox, query: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_what_a_mail_says_is_escaped_on_every_page(inbox: RunningInbox, page: str) -> None:
+def test_the_content_of_a_mail_is_escaped_on_every_page(inbox: RunningInbox, page: str) -> None:
     evil = "<script>alert(1)</script>"
     message = html_mail("<p>x</p>", f"escaping {evil}", f"{evil} https://example.com/?a=1&b=<script>\"'>")
     message["X-Evil"] = evil
@@ -80,7 +80,7 @@ def test_what_a_mail_says_is_escaped_on_every_page(inbox: RunningInbox, page: st
         assert "&lt;script&gt;" in text
 
 
-def test_the_frame_lets_a_mail_do_nothing_but_open_links(inbox: RunningInbox) -> None:
+def test_in_the_frame_a_mail_can_only_open_links(inbox: RunningInbox) -> None:
     message_id = inbox.send(bytes(html_mail("<script>1</script>")))
     page = inbox.ask(f"/messages/{message_id}/").text
     assert 'sandbox="allow-popups allow-popups-to-escape-sandbox"' in page
@@ -119,7 +119,7 @@ def test_pictures_in_the_html_come_from_the_mail_itself(inbox: RunningInbox) -> 
 @pytest.mark.parametrize(
     ("claimed", "served"), [("text/html", "application/octet-stream"), ("image/svg+xml", "image/svg+xml")]
 )
-def test_an_attachment_is_saved_and_never_opened(inbox: RunningInbox, claimed: str, served: str) -> None:
+def test_an_attachment_is_downloaded_and_never_opened(inbox: RunningInbox, claimed: str, served: str) -> None:
     message = html_mail("")
     maintype, subtype = claimed.split("/")
     message.add_attachment(b"<script>1</script>", maintype=maintype, subtype=subtype, filename="ä.html")
@@ -161,7 +161,7 @@ def test_pages_run_only_their_own_files(inbox: RunningInbox, page: str) -> None:
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:8025", "127.0.0.1.evil.example", "localhost.evil.example"]
 )
-def test_a_foreign_name_that_points_here_reads_nothing(inbox: RunningInbox, path: str, host: str) -> None:
+def test_a_foreign_host_name_reads_nothing(inbox: RunningInbox, path: str, host: str) -> None:
     message_id = inbox.send(b"Subject: top secret\r\n\r\n")
     answer = inbox.ask(path.format(id=message_id), headers={"Host": host})
     assert answer.status == 400
@@ -189,7 +189,7 @@ def test_only_its_own_forms_delete(start: Start, path: str) -> None:
     assert list(inbox.directory.iterdir()) == []
 
 
-def test_its_cookie_does_not_replace_the_sites(inbox: RunningInbox) -> None:
+def test_its_cookie_does_not_replace_the_cookie_of_the_site(inbox: RunningInbox) -> None:
     cookie = inbox.ask("/").headers["Set-Cookie"]
     assert cookie.startswith("inbox_csrftoken=")
     assert "HttpOnly" in cookie
@@ -198,5 +198,5 @@ def test_its_cookie_does_not_replace_the_sites(inbox: RunningInbox) -> None:
 
 @pytest.mark.parametrize("path", ["", "html/", "source/", "parts/1/", "?show=text"])
 @pytest.mark.parametrize("message_id", ["20200101T000000-000000-abcdef", "nonsense", "..%2F..%2Fetc%2Fpasswd"])
-def test_what_is_not_there_is_not_found(inbox: RunningInbox, path: str, message_id: str) -> None:
+def test_an_unknown_message_or_part_is_not_found(inbox: RunningInbox, path: str, message_id: str) -> None:
     assert inbox.ask(f"/messages/{message_id}/{path}").status == 404

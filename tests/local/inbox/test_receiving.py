@@ -1,4 +1,4 @@
-"""SMTP in, spoken by a real client."""
+"""Mail from a real SMTP client."""
 
 import smtplib
 from email.message import EmailMessage
@@ -8,12 +8,12 @@ import pytest
 from tests.local.inbox.running_inbox import RunningInbox
 
 
-def test_a_message_is_kept_byte_for_byte(inbox: RunningInbox) -> None:
+def test_a_message_is_stored_byte_for_byte(inbox: RunningInbox) -> None:
     source = b"Subject: exact\r\nX-Odd:   two  spaces \r\n\r\n.dots\r\n..more\r\n gr\xc3\xbc\xc3\x9fe \xff\r\n"
     assert inbox.ask(f"/messages/{inbox.send(source)}/source/").body == source
 
 
-def test_the_envelope_is_kept_beside_the_headers(inbox: RunningInbox) -> None:
+def test_the_envelope_is_stored(inbox: RunningInbox) -> None:
     message_id = inbox.send(b"To: team@example.com\r\n\r\nx\r\n", "bounce@example.com", ["a@example.com", "bcc@x.org"])
     message = inbox.ask(f"/api/messages/{message_id}").json
     assert message["to"] == ["a@example.com", "bcc@x.org"]
@@ -21,7 +21,7 @@ def test_the_envelope_is_kept_beside_the_headers(inbox: RunningInbox) -> None:
     assert ["To", "team@example.com"] in message["headers"]
 
 
-def test_what_send_message_sends_can_be_read(inbox: RunningInbox) -> None:
+def test_a_message_of_smtplib_can_be_read(inbox: RunningInbox) -> None:
     message = EmailMessage()
     message["From"] = "Grüße <shop@example.com>"
     message["To"] = "ann@example.com"
@@ -46,7 +46,7 @@ def test_addresses_in_utf8_are_accepted(inbox: RunningInbox) -> None:
 
 
 @pytest.mark.parametrize(
-    "recipient", ["nobody", "a@localhost", "a@[127.0.0.1]", '"a b"@example.com', "x" * 300 + "@a.b"]
+    "recipient", ["no-domain", "a@localhost", "a@[127.0.0.1]", '"a b"@example.com', "x" * 300 + "@a.b"]
 )
 def test_any_recipient_is_accepted(inbox: RunningInbox, recipient: str) -> None:
     assert inbox.ask(f"/api/messages/{inbox.send(b'', recipients=[recipient])}").json["to"] == [recipient]
@@ -60,12 +60,12 @@ def test_a_bounce_has_no_sender(inbox: RunningInbox) -> None:
 def test_any_credentials_are_accepted(inbox: RunningInbox, mechanism: str) -> None:
     with inbox.smtp() as smtp:
         smtp.ehlo()
-        smtp.user, smtp.password = "anybody", "anything"
+        smtp.user, smtp.password = "any-user", "any-password"
         status, _ = smtp.auth(mechanism.removeprefix("auth_").upper(), getattr(smtp, mechanism))
         assert status == 235
 
 
-def test_a_message_that_is_too_big_is_refused_with_552_before_and_after_it_was_sent(inbox: RunningInbox) -> None:
+def test_a_message_that_is_too_big_is_refused_with_552_before_and_after_data(inbox: RunningInbox) -> None:
     with inbox.smtp() as smtp:
         smtp.ehlo()
         assert smtp.mail("a@example.com", ["SIZE=30000000"])[0] == 552
@@ -76,7 +76,7 @@ def test_a_message_that_is_too_big_is_refused_with_552_before_and_after_it_was_s
     assert inbox.found("too.big@example.com") == []
 
 
-def test_a_connection_that_breaks_within_a_message_leaves_nothing(inbox: RunningInbox) -> None:
+def test_a_connection_that_breaks_during_data_stores_nothing(inbox: RunningInbox) -> None:
     smtp = inbox.smtp()
     smtp.ehlo()
     smtp.mail("a@example.com")
@@ -88,7 +88,7 @@ def test_a_connection_that_breaks_within_a_message_leaves_nothing(inbox: Running
     assert inbox.found("half@example.com") == []
 
 
-def test_the_log_has_one_line_a_message_and_no_address(inbox: RunningInbox) -> None:
+def test_the_log_has_one_line_per_message_and_no_address(inbox: RunningInbox) -> None:
     message_id = inbox.send(b"Subject: for the log\r\n\r\n", "secret.sender@x.org", ["secret.reader@x.org", "b@x.org"])
     with inbox.smtp() as smtp, pytest.raises(smtplib.SMTPException):
         smtp.sendmail("secret.sender@x.org", ["secret reader@@x.org>"], b"")

@@ -11,7 +11,7 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from accounts.models import User
-from config import email_url
+from config.environment import email_url
 from mailer import outbox
 from mailer.delivery import circuit, pipeline, steps, sweep
 from mailer.models import Message, Outcome, Queue, State, TransportState
@@ -142,7 +142,7 @@ def test_a_refused_login_pauses_the_transport_with_an_alarm_and_fails_nothing(
 def test_the_fallback_takes_everything_while_the_first_one_is_paused(
     user: User, sink: Sink, settings: Settings
 ) -> None:
-    settings.MAILERS = {"transport": email_url.parse("smtp://127.0.0.1:1"), "fallback": email_url.parse(sink.url)}
+    settings.MAILERS = {"transport": email_url("smtp://127.0.0.1:1"), "fallback": email_url(sink.url)}
     first, second = outbox.enqueue(Plain(user)), outbox.enqueue(Plain(user))
     deliver(first)
 

@@ -14,7 +14,7 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from accounts.models import User
-from config import email_url
+from config.environment import email_url
 from mailer import outbox
 from mailer.delivery import claim, pipeline, steps, sweep
 from mailer.delivery.settle import settle
@@ -182,7 +182,7 @@ def test_nobody_listens_at_the_servers_address(user: User, through: Callable[[st
 def test_another_transport_takes_over_at_once_when_the_first_one_is_down(
     user: User, sink: Sink, settings: Settings
 ) -> None:
-    settings.MAILERS = {"transport": email_url.parse("smtp://127.0.0.1:1"), "fallback": email_url.parse(sink.url)}
+    settings.MAILERS = {"transport": email_url("smtp://127.0.0.1:1"), "fallback": email_url(sink.url)}
     message = deliver(outbox.enqueue(Plain(user)))
     assert message.due_at <= timezone.now()
 
@@ -198,7 +198,7 @@ def test_another_transport_never_takes_over_what_the_first_one_may_accept(
     user: User, sink: Sink, settings: Settings, phase: Phase, reply: str
 ) -> None:
     sink.script.once[phase] = deque([reply])
-    settings.MAILERS = {"transport": email_url.parse(sink.url), "fallback": email_url.parse("smtp://127.0.0.1:1")}
+    settings.MAILERS = {"transport": email_url(sink.url), "fallback": email_url("smtp://127.0.0.1:1")}
     message = deliver(outbox.enqueue(Plain(user)))
     assert message.due_at > timezone.now()
     Message.objects.update(due_at=timezone.now())

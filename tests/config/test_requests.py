@@ -1,7 +1,10 @@
-"""Whatever a client sends, the answer is no server error."""
+"""Unusual requests get an answer below 500, and one line in the access log."""
+
+import uuid
 
 import pytest
 from django.test import Client, RequestFactory
+from structlog.testing import capture_logs
 
 from accounts.models import User
 from config.wsgi import application
@@ -24,7 +27,7 @@ def test_a_nul_in_a_cookie_is_a_bad_request(client: Client) -> None:
 @pytest.mark.parametrize(
     "content_type", ["x*=bogus''a", "text/plain; charset*=utf-8''%00", "text/plain; charset=rot13"]
 )
-def test_an_odd_content_type_is_a_bad_request(content_type: str) -> None:
+def test_an_unknown_charset_is_a_bad_request(content_type: str) -> None:
     answers: list[str] = []
     environ = RequestFactory().get("/accounts/login/").environ | {"CONTENT_TYPE": content_type}
 
@@ -34,7 +37,7 @@ def test_an_odd_content_type_is_a_bad_request(content_type: str) -> None:
 
 
 @pytest.mark.django_db
-def test_next_to_the_login_page_itself_leads_home(client: Client) -> None:
+def test_next_never_leads_to_the_login_page_or_another_site(client: Client) -> None:
     client.force_login(User.objects.create_superuser("admin@example.com"))
 
     assert client.get("/accounts/login/?next=/accounts/login/").headers["Location"] == "/"
@@ -42,7 +45,7 @@ def test_next_to_the_login_page_itself_leads_home(client: Client) -> None:
 
 
 @pytest.mark.django_db
-def test_the_home_page_of_a_person_is_not_kept_by_the_browser(client: Client) -> None:
+def test_browsers_do_not_store_the_home_page(client: Client) -> None:
     assert "no-store" in client.get("/")["Cache-Control"]
 
 
@@ -51,7 +54,7 @@ def test_the_home_page_of_a_person_is_not_kept_by_the_browser(client: Client) ->
     ("method", "path", "status"),
     [("put", "/accounts/signup/", 405), ("delete", "/accounts/verify/resend/", 405), ("post", "/nowhere/", 404)],
 )
-def test_a_wrong_method_or_page_is_told_so(client: Client, method: str, path: str, status: int) -> None:
+def test_a_wrong_method_or_path_gets_its_status(client: Client, method: str, path: str, status: int) -> None:
     assert getattr(client, method)(path).status_code == status
 
 
@@ -59,3 +62,16 @@ def test_a_wrong_method_or_page_is_told_so(client: Client, method: str, path: st
 def test_a_foreign_host_is_refused(client: Client) -> None:
     assert client.get("/", headers={"Host": "evil.example"}).status_code == 400
     assert client.get("/", headers={"X-Forwarded-Host": "evil.example"}).status_code == 200
+
+
+@pytest.mark.django_db
+def test_the_access_log_has_the_route_and_not_the_path(client: Client) -> None:
+    link = uuid.uuid4()
+    with capture_logs() as lines:
+        client.get(f"/accounts/verify/{link}/secret-code/")
+        client.get("/healthz")
+
+    [line] = [entry for entry in lines if entry["event"] == "request"]
+    assert line["route"] == "accounts/verify/<uuid:verification_id>/<str:code>/"
+    assert (line["method"], line["status"]) == ("GET", 404)
+    assert str(link) not in str(lines)

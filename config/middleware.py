@@ -1,0 +1,43 @@
+"""The middleware of this site: an access log without addresses, and a 400 for NUL characters."""
+
+import time
+from collections.abc import Callable
+
+import structlog
+from django.core.exceptions import BadRequest
+from django.http import HttpRequest, HttpResponse
+
+log = structlog.get_logger("access")
+PROBES = {"healthz", "readyz"}
+
+GetResponse = Callable[[HttpRequest], HttpResponse]
+
+
+class AccessLogMiddleware:
+    """Log one line per request with its route. A path may hold a code or an address; a route holds neither."""
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        started = time.monotonic()
+        response = self.get_response(request)
+        match = request.resolver_match
+        route = match.route if match else "(no route)"
+        if route not in PROBES:
+            ms = round((time.monotonic() - started) * 1000)
+            log.info("request", method=request.method, route=route, status=response.status_code, ms=ms)
+        return response
+
+
+class NulMiddleware:
+    """Refuse NUL characters in addresses and cookies, which PostgreSQL cannot store. Form fields refuse them already."""
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        values = (request.path, *request.COOKIES.values(), *(v for values in request.GET.lists() for v in values[1]))
+        if any("\0" in value for value in values):
+            raise BadRequest("a NUL character")
+        return self.get_response(request)

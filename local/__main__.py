@@ -1,0 +1,181 @@
+"""`make start`, `make restart` and `make stop`: `python -m local start`."""
+
+import fcntl
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from types import FrameType
+
+from local import CannotStart, environment, servers, supervision
+from local.database import ADMIN
+from local.environment import STATE
+from local.follow import Follower
+from local.programs import RESTARTED, Program, log_of, programs, socket_dir, write_configuration
+from local.startup import bring_up, wait_until_ready
+
+STOPPING = "Stopping in order: web, worker, beat, Flower, inbox, servers."
+STOP_TIMEOUT = 60.0
+
+
+def main() -> int:
+    """Return the exit status."""
+    commands = {"start": start, "restart": restart, "stop": stop}
+    try:
+        return commands[sys.argv[1]]()
+    except CannotStart as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def start() -> int:
+    """Run everything in the foreground until Ctrl-C, SIGTERM or `make stop`."""
+    STATE.mkdir(mode=0o700, exist_ok=True)
+    with (STATE / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _already_started()
+        if supervision.running():  # its `make start` was killed
+            return _already_started()
+        given = environment.given()
+        ports = environment.ports(given)
+        environment.check_free(ports)
+        _on_signals(_interrupt)
+        with socket_dir(STATE / "run") as sockets:
+            everything = _prepare(given, ports, sockets)
+            with closing(Follower({program.name: log_of(program.name) for program in everything})) as logs:
+                return _run(everything, ports, sockets, logs)
+
+
+def restart() -> int:
+    """Restart the processes that run the project's code. Servers and inbox go on, so no mail is lost."""
+    supervisor = supervision.running()
+    if not supervisor:
+        raise CannotStart("Postcommit is not running here: make start starts it.")
+    ports = environment.ports(environment.read(environment.ENV_FILE))
+    for name in RESTARTED:
+        began = time.monotonic()
+        supervisor.stop(name)
+        wait_until_ready(supervisor, {name: supervisor.start(name)}, ports)
+        print(f"{name} restarted in {time.monotonic() - began:.1f} s", flush=True)
+    return 0
+
+
+def stop() -> int:
+    """Stop everything in order, from any terminal, and wait for the end."""
+    supervisor = supervision.running()
+    if not supervisor:
+        print("Postcommit is not running here.")
+        return 0
+    began = time.monotonic()
+    print(STOPPING, flush=True)
+    supervisor.shut_down()
+    while supervisor.is_there():
+        if time.monotonic() - began > STOP_TIMEOUT:
+            print(f"Not stopped after {STOP_TIMEOUT:g} s; see .local/log/supervisord.log.", file=sys.stderr)
+            return 1
+        time.sleep(0.1)
+    print(f"Stopped in {time.monotonic() - began:.1f} s.")
+    return 0
+
+
+def _already_started() -> int:
+    if not supervision.running():
+        raise CannotStart("Another make start is at work in this checkout: wait for it, or stop it.")
+    print("Postcommit is running already in this checkout; make stop stops it.")
+    print(_table(environment.in_force()))
+    return 0
+
+
+def _prepare(given: Mapping[str, str], ports: Mapping[str, int], sockets: Path) -> Sequence[Program]:
+    """Write every file that the processes need."""
+    everything = programs(given, ports, sockets)
+    if "DATABASE_URL" not in given:
+        servers.prepare_postgres(STATE / "postgres", sockets)
+    if "REDIS_URL" not in given:
+        (STATE / "valkey").mkdir(mode=0o700, exist_ok=True)
+    environment.write(environment.generated(given, environment.read(environment.ENV_FILE), ports, sockets))
+    write_configuration(everything, sockets)
+    return everything
+
+
+def _run(everything: Sequence[Program], ports: Mapping[str, int], sockets: Path, logs: Follower) -> int:
+    failed = False
+    daemon = supervision.launch()
+    try:
+        password = bring_up(supervision.await_launch(daemon), everything, ports, sockets)
+        logs.skip()  # the output of the start stays in the files
+        print(_table(environment.in_force(), password))
+        print("Ctrl-C here, or make stop elsewhere, stops everything in order.\n", flush=True)
+        _follow(daemon, logs)
+    except KeyboardInterrupt:
+        print(f"\n{STOPPING}", flush=True)
+    except CannotStart as error:
+        print(f"\n{error}", file=sys.stderr)
+        logs.skip()
+        failed = True
+    finally:
+        _stop(daemon, logs)
+    return int(failed or daemon.returncode != 0)
+
+
+def _follow(daemon: "subprocess.Popen[bytes]", logs: Follower) -> None:
+    while daemon.poll() is None:
+        logs.show()
+        time.sleep(0.2)
+    logs.show()
+
+
+def _stop(daemon: "subprocess.Popen[bytes]", logs: Follower) -> None:
+    _on_signals(_ask_to_wait)
+    if daemon.poll() is not None:
+        print("Stopped." if daemon.returncode == 0 else "The supervisor died; its processes may still run.", flush=True)
+        return
+    began = time.monotonic()
+    daemon.terminate()
+    _follow(daemon, logs)
+    print(f"Stopped in {time.monotonic() - began:.1f} s.", flush=True)
+
+
+def _on_signals(handler: Callable[[int, FrameType | None], None]) -> None:
+    """Handle Ctrl-C, SIGTERM and a closed terminal."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, handler)
+
+
+def _interrupt(_: int, __: FrameType | None) -> None:
+    _on_signals(_ask_to_wait)
+    raise KeyboardInterrupt
+
+
+def _ask_to_wait(_: int, __: FrameType | None) -> None:
+    """A second signal must not break the order of the stop."""
+    print("Stopping already: the worker may take some seconds to finish its mails.", flush=True)
+
+
+def _table(values: Mapping[str, str], password: str | None = None) -> str:
+    """Return one line per address. `password` is the administrator's, if this start made one."""
+    site = values["SITE_URL"].rstrip("/")
+    python = Path(sys.executable)
+    python = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python
+    new = f"(a new password: {python} manage.py changepassword {ADMIN})"
+    hint = f"password: {password}  (shown this once)" if password else new
+    rows = [
+        ("Site", f"{site}/", ""),
+        ("Admin", f"{site}/admin/", f"{ADMIN}  {hint}"),
+        ("Flower", f"http://localhost:{values['FLOWER_PORT']}/", values["FLOWER_BASIC_AUTH"]),
+        ("Inbox", f"http://localhost:{values['INBOX_PORT']}/", "all mail arrives here"),
+        ("SMTP", f"localhost:{values['INBOX_SMTP_PORT']}", "EMAIL_URL points here unless you set it"),
+    ]
+    width = max(len(address) for _, address, _ in rows)
+    return "\n" + "\n".join(f"  {name:<7} {address:<{width}}  {note}".rstrip() for name, address, note in rows) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
