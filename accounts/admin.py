@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from accounts import email_change
 from accounts.forms import StaffLogInForm
-from accounts.models import Announcement, EmailChange, EmailVerification, Session, User
+from accounts.models import EmailChange, EmailVerification, Session, User
 from accounts.sessions import end_sessions
 
 admin.site.login_form = StaffLogInForm
@@ -131,17 +131,6 @@ class EmailChangeAdmin(ReadOnlyAdmin):
     )
     search_fields = ("old_address__exact", "new_address__exact", "id__exact")
     fields = ("id", "user", "old_address", "new_address", "created_at", "expires_at", "confirmed_at", "stopped_at")
-    readonly_fields = fields
-
-
-@admin.register(Announcement)
-class AnnouncementAdmin(ReadOnlyAdmin):
-    """Read-only: `manage.py announce` writes them, and mails that wait still read them."""
-
-    list_display = ("subject", "language", "readers", "is_repeat", "created_at")
-    list_filter = ("language", "created_at")
-    search_fields = ("subject",)
-    fields = ("subject", "body", "language", "readers", "is_repeat", "created_at")
     readonly_fields = fields
 
 

@@ -13,22 +13,17 @@ from typing import Any, ClassVar, Self
 from django.conf import settings
 from django.urls import reverse
 from django.utils import timezone
-from django.utils.translation import gettext_lazy as _
 
 from accounts import links
 from accounts import verification as verifying
 from accounts.models import (
     REVERSAL_LIFETIME,
     VERIFICATION_LIFETIME,
-    Announcement,
     EmailChange,
     EmailVerification,
     User,
 )
-from mailer.email import BULK, CRITICAL, Email, Recipient, Stream
-
-NEWS = Stream("news", _("News"))
-"""What may be of interest to people with an account, and what they can do without."""
+from mailer.email import CRITICAL, Email, Recipient
 
 SAMPLE = {"email": "ann@example.com", "name": "Ann Example", "language": "en"}
 
@@ -303,32 +298,6 @@ class AccountDeleted(Email):
     @classmethod
     def sample(cls) -> Self:
         return cls(SAMPLE["email"], SAMPLE["name"], "en", "")
-
-
-class Announce(Email):
-    """One reader's copy of an announcement."""
-
-    template: ClassVar = "email/announcement"
-    queue: ClassVar = BULK
-    stream: ClassVar = NEWS
-    retention: ClassVar = timedelta(days=30)
-
-    announcement: Announcement
-    reader: User
-
-    # No `user()`: it is about nobody, and a reader who deletes her account while a hundred thousand rows are being written
-    # would take all of them back.
-
-    def recipient(self) -> Recipient:
-        return recipient_of(self.reader)
-
-    def is_wanted(self) -> bool:
-        return self.reader.is_active and self.reader.is_verified
-
-    @classmethod
-    def sample(cls) -> Self:
-        body = "From today on you choose which e-mails you get.\n\nYou find the choice in your profile."
-        return cls(Announcement(pk=1, subject="Fewer e-mails", body=body), User(pk=1, **SAMPLE))
 
 
 def _reset_url() -> str:

@@ -9,7 +9,6 @@ from django.conf import settings
 from django.contrib.auth.models import AbstractBaseUser, BaseUserManager, PermissionsMixin
 from django.contrib.sessions.base_session import AbstractBaseSession
 from django.db import models
-from django.db.models.functions import MD5
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
@@ -174,36 +173,6 @@ class Session(AbstractBaseSession):
         from accounts.sessions import SessionStore
 
         return SessionStore
-
-
-class Announcement(models.Model):
-    """A text for everybody who has an account. It stands here once, however many messages are made of it."""
-
-    subject = models.CharField(max_length=200)
-    body = models.TextField(help_text="Plain paragraphs with an empty line between them.")
-    language = models.CharField(
-        max_length=10,
-        choices=settings.LANGUAGES,
-        blank=True,
-        help_text="Of the readers who get it; everybody if empty.",
-    )
-    is_repeat = models.BooleanField(
-        default=False, help_text="The same text had been sent before, and somebody wanted it sent again."
-    )
-    readers = models.PositiveIntegerField(default=0, help_text="How many messages were made of it.")
-    created_at = models.DateTimeField(default=timezone.now)
-
-    class Meta:
-        ordering = ["-created_at"]
-        constraints = [
-            # Of two commands with one text at the same moment, the second one waits for the first, and is refused.
-            models.UniqueConstraint(
-                "subject", MD5("body"), name="announcement_once", condition=models.Q(is_repeat=False)
-            ),
-        ]
-
-    def __str__(self) -> str:
-        return f"announcement {self.pk}"
 
 
 class Hit(models.Model):

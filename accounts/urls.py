@@ -18,7 +18,6 @@ urlpatterns = [
     path("email-change/confirm/<uuid:change_id>/<str:code>/", views.confirm_change, name="email_change_confirm"),
     path("email-change/stop/<uuid:change_id>/<str:code>/", views.stop_change, name="email_change_stop"),
     path("profile/", views.profile, name="profile"),
-    path("profile/streams/", views.choose_stream, name="choose_stream"),
     path("profile/sessions/", views.end_other_sessions, name="end_sessions"),
     path("profile/delete/", views.delete_account, name="delete_account"),
 ]

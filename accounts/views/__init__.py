@@ -4,7 +4,6 @@ from accounts.views.entering import LogInView
 from accounts.views.passwords import ChangePasswordView, ResetPasswordView, request_reset
 from accounts.views.profile import (
     change_email,
-    choose_stream,
     confirm_change,
     delete_account,
     end_other_sessions,
@@ -19,7 +18,6 @@ __all__ = [
     "ResetPasswordView",
     "change_email",
     "check_inbox",
-    "choose_stream",
     "confirm_change",
     "correct_address",
     "delete_account",

@@ -24,9 +24,6 @@ from accounts.password_length import LONGEST_PASSWORD
 from accounts.sessions import end_sessions
 from accounts.views.common import page_of_link, page_with_form
 from accounts.views.entering import remember_language
-from mailer.email import Stream
-from mailer.recipients import subscriptions
-from mailer.recipients.subscriptions import Membership
 
 
 @page_with_form
@@ -40,7 +37,6 @@ def profile(request: HttpRequest) -> HttpResponse:
             "form": form,
             "sessions": user.sessions.filter(expire_date__gt=timezone.now()).order_by("-logged_in_at"),
             "session_key": request.session.session_key,
-            "streams": _streams_of(user),
         }
         return render(request, "accounts/profile.html", context)
     # Not form.save(), which writes the whole row, and would undo a reset of the password that came in between.
@@ -50,25 +46,6 @@ def profile(request: HttpRequest) -> HttpResponse:
     response = redirect("profile")
     remember_language(response, user)
     return response
-
-
-def _streams_of(user: User) -> list[tuple[Stream, bool]]:
-    """Each stream, and whether she left it."""
-    left = subscriptions.unsubscribed_streams(user.email)
-    return [(stream, stream.name in left) for stream in subscriptions.streams()]
-
-
-@require_POST
-@login_required
-def choose_stream(request: HttpRequest) -> HttpResponse:
-    """Leaves one stream, or returns to it."""
-    stream = subscriptions.find(request.POST.get("stream", ""))
-    if stream is not None:
-        returns = "return" in request.POST
-        change = subscriptions.resubscribe if returns else subscriptions.unsubscribe
-        change(Membership(_user(request).email, stream))
-        messages.success(request, _("You get these e-mails again.") if returns else _("You get these e-mails no more."))
-    return redirect("profile")
 
 
 @require_POST

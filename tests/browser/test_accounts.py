@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
@@ -233,32 +232,3 @@ def test_another_address_is_confirmed_known_at_the_old_one_and_taken_back(enter:
     ann.submit(new_password1=A_THIRD, new_password2=A_THIRD)
     ann.submit(username=old, password=A_THIRD)
     assert "login" not in ann.page.url
-
-
-def test_news_are_left_from_the_mail_and_from_the_profile(enter: Callable[[], Person]) -> None:
-    ann, email = enter(), address("ann")
-    make_account(ann, email)
-    language = str(ann.page.locator("html").get_attribute("lang"))
-    subject = f"Fewer e-mails {time.monotonic_ns()}"
-    text = "From today on you choose which e-mails you get.\n\nYou find the choice in your profile."
-    said = ann.stack.manage("announce", "--subject", subject, "--text", text, "--language", language)
-    assert "are enqueued as announcement" in said
-
-    def header() -> str:
-        arrived = [r.parsed for r in ann.stack.sink.received if r.recipients == [email]]
-        return next((str(r["List-Unsubscribe"]) for r in arrived if r["Subject"] == subject), "")
-
-    ann.stack.wait_for(header, "the news", seconds=30)
-    link = header().strip("<>")
-    another = enter()  # her mail program's browser, which knows nothing of her
-    another.visit(link, "Leave these e-mails?")
-    another.submit("You have left")
-    another.page.reload()  # as a reader's browser would, asking whether to send it again
-    another.submit("Welcome back", button="main form .button[name=return]")
-    assert requests.post(link, {"List-Unsubscribe": "One-Click"}, timeout=10).status_code == 200
-
-    ann.visit("/accounts/profile/", "Your profile")
-    ann.submit(button="main form[action$='/profile/streams/'] .button[name=return]")
-    ann.submit(button="main form[action$='/profile/streams/'] .button")
-    another.visit(link, "You have left")
-    another.visit(f"{link[:-9]}/", "We do not recognise this link")
