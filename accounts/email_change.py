@@ -15,7 +15,6 @@ from accounts.emails import AddressChanged, AddressChangeRequested, ConfirmNewAd
 from accounts.models import EmailChange, User
 from accounts.sessions import end_sessions
 from mailer import outbox
-from mailer.recipients import subscriptions
 
 log = structlog.get_logger("accounts")
 
@@ -99,7 +98,7 @@ def confirm(change_id: UUID, code: str, *, password: str | None) -> Change:
         if not _move(change.user, change.new_address):
             return _described(change, ChangeState.TAKEN)
         EmailChange.objects.filter(pk=change.pk).update(confirmed_at=timezone.now())
-        subscriptions.copy_unsubscribes(change.old_address, change.new_address)
+        outbox.copy_unsubscribes(change.old_address, change.new_address)
         verification.supersede(change.user)
         outbox.enqueue(AddressChanged(change))
     log.info("address changed", user=change.user_id, change=str(change.pk))
