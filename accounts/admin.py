@@ -11,8 +11,8 @@ from django.utils import timezone
 
 from accounts import email_change
 from accounts.forms import StaffLogInForm
-from accounts.models import EmailChange, EmailVerification, Session, User
-from accounts.sessions import end_sessions
+from accounts.models import EmailChange, EmailVerification, User
+from accounts.sessions import Session, end_sessions
 
 admin.site.login_form = StaffLogInForm
 

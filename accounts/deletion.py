@@ -9,7 +9,8 @@ from django.utils import timezone
 
 from accounts import throttling, verification
 from accounts.emails import AccountDeleted
-from accounts.models import EmailChange, EmailVerification, Session, User
+from accounts.models import EmailChange, EmailVerification, User
+from accounts.sessions import Session
 from mailer import outbox
 
 log = structlog.get_logger("accounts")

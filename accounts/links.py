@@ -1,7 +1,5 @@
 """The secret in a link: derived from a row and a key when the mail is built, and kept in no table."""
 
-from typing import TYPE_CHECKING
-
 from django.conf import settings
 from django.contrib.auth.tokens import PasswordResetTokenGenerator
 from django.urls import reverse
@@ -9,8 +7,7 @@ from django.utils.crypto import constant_time_compare, salted_hmac
 from django.utils.encoding import force_bytes
 from django.utils.http import urlsafe_base64_encode
 
-if TYPE_CHECKING:
-    from accounts.models import EmailChange, EmailVerification, User
+from accounts.models import EmailChange, EmailVerification, User
 
 VERIFY = "accounts.verification"
 CONFIRM_CHANGE = "accounts.email_change.confirm"
@@ -31,34 +28,34 @@ class ResetTokens(PasswordResetTokenGenerator):
 reset_tokens = ResetTokens()
 
 
-def to_verify(verification: "EmailVerification") -> str:
+def to_verify(verification: EmailVerification) -> str:
     """The whole link, as it stands in the mail."""
     return _absolute("verify", verification.pk, code(VERIFY, row_of_verification(verification)))
 
 
-def to_reset_password(user: "User") -> str:
+def to_reset_password(user: User) -> str:
     """As above; the token's hour begins now."""
     return _absolute(
         "password_reset_confirm", urlsafe_base64_encode(force_bytes(user.pk)), reset_tokens.make_token(user)
     )
 
 
-def to_confirm_change(change: "EmailChange") -> str:
+def to_confirm_change(change: EmailChange) -> str:
     """As above, for the new address."""
     return _absolute("email_change_confirm", change.pk, code(CONFIRM_CHANGE, row_of_change(change)))
 
 
-def to_stop_change(change: "EmailChange") -> str:
+def to_stop_change(change: EmailChange) -> str:
     """As above, for the old address."""
     return _absolute("email_change_stop", change.pk, code(STOP_CHANGE, row_of_change(change)))
 
 
-def row_of_verification(row: "EmailVerification") -> str:
+def row_of_verification(row: EmailVerification) -> str:
     """What the code of its link stands for."""
     return f"{row.pk}:{row.user_id}:{row.address}:{row.secret}"
 
 
-def row_of_change(row: "EmailChange") -> str:
+def row_of_change(row: EmailChange) -> str:
     """What the codes of its links stand for."""
     return f"{row.pk}:{row.user_id}:{row.old_address}:{row.new_address}:{row.secret}"
 

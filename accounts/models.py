@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 
 from django.conf import settings
 from django.contrib.auth.models import AbstractBaseUser, BaseUserManager, PermissionsMixin
-from django.contrib.sessions.base_session import AbstractBaseSession
 from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from accounts.addresses import canonical
+from accounts.sessions import Session  # noqa: F401 - a model of this app, which stands beside its store
 
 VERIFICATION_LIFETIME = timedelta(hours=24)
 REVERSAL_LIFETIME = timedelta(days=7)
@@ -158,21 +158,6 @@ class EmailChange(models.Model):
             and self.stopped_at is None
             and timezone.now() < self.confirmed_at + REVERSAL_LIFETIME
         )
-
-
-class Session(AbstractBaseSession):
-    """A browser that is logged in, or about to be."""
-
-    user = models.ForeignKey(User, null=True, on_delete=models.CASCADE, related_name="sessions")
-    browser = models.CharField(max_length=100, blank=True)
-    network = models.CharField(max_length=50, blank=True)
-    logged_in_at = models.DateTimeField(null=True)
-
-    @classmethod
-    def get_session_store_class(cls) -> type[Any]:
-        from accounts.sessions import SessionStore
-
-        return SessionStore
 
 
 class Hit(models.Model):

@@ -7,7 +7,8 @@ from django.utils import timezone
 
 from accounts import deletion, email_change, links, verification
 from accounts.email_change import ChangeState
-from accounts.models import EmailChange, Session, User
+from accounts.models import EmailChange, User
+from accounts.sessions import Session
 from tests.accounts.steps import ANN, NEW_PASSWORD, PASSWORD, is_in, log_in, member
 
 pytestmark = pytest.mark.django_db

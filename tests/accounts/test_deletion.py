@@ -14,7 +14,8 @@ from django.utils import timezone
 
 from accounts import deletion, email_change, links, passwords, tasks, verification
 from accounts.emails import PasswordChanged
-from accounts.models import EmailChange, EmailVerification, Hit, Session, User
+from accounts.models import EmailChange, EmailVerification, Hit, User
+from accounts.sessions import Session
 from mailer import outbox
 from mailer.models import Message
 from tests.accounts.steps import (

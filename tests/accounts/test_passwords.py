@@ -13,7 +13,8 @@ from django.utils import timezone
 
 from accounts import deletion, email_change, links, passwords, verification
 from accounts.email_change import ChangeState
-from accounts.models import EmailChange, EmailVerification, Session, User
+from accounts.models import EmailChange, EmailVerification, User
+from accounts.sessions import Session
 from accounts.verification import LinkState
 from tests.accounts.steps import (
     ANN,

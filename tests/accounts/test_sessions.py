@@ -9,7 +9,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from accounts import sessions
-from accounts.models import Session
+from accounts.sessions import Session
 from tests.accounts.steps import is_in, log_in, member
 
 pytestmark = pytest.mark.django_db

@@ -8,7 +8,8 @@ from django.urls import reverse
 from django.utils import timezone
 
 from accounts import deletion, email_change, links, passwords, signup, throttling, verification
-from accounts.models import EmailChange, Session, User
+from accounts.models import EmailChange, User
+from accounts.sessions import Session
 from mailer.models import Message, State
 from tests.accounts.steps import ANN, NEW_PASSWORD, PASSWORD, deliver_all, is_in, log_in, member, sign_up
 from tests.smtp_sink import Sink
