@@ -6,7 +6,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from accounts import deletion, email_change, links, verification
-from accounts.email_change import ChangeState
+from accounts.links import LinkState
 from accounts.models import EmailChange, User
 from accounts.sessions import Session
 from tests.accounts.steps import ANN, NEW_PASSWORD, PASSWORD, is_in, log_in, member
@@ -32,8 +32,8 @@ def set_password(client: Client, user: User, password: str = NEW_PASSWORD):  # t
     return client.post(reverse("admin:auth_user_password_change", args=[user.pk]), data)
 
 
-def stop(change: EmailChange) -> ChangeState:
-    code = links.code(links.STOP_CHANGE, links.row_of_change(change))
+def stop(change: EmailChange) -> LinkState:
+    code = links.code(links.STOP_CHANGE, change)
     return email_change.stop(change.pk, code).state
 
 
@@ -94,7 +94,7 @@ def test_another_address_ends_sessions_and_every_way_to_yet_another_one(administ
     browser = log_in()
     email_change.request(user, "second@example.com")
     first = EmailChange.objects.get()
-    email_change.confirm(first.pk, links.code(links.CONFIRM_CHANGE, links.row_of_change(first)), password=None)
+    email_change.confirm(first.pk, links.code(links.CONFIRM_CHANGE, first), password=None)
     email_change.request(user, "third@example.com")
 
     save(administrator, user, email="Given@Example.com")
@@ -103,7 +103,7 @@ def test_another_address_ends_sessions_and_every_way_to_yet_another_one(administ
     assert (user.email, user.is_verified, user.was_verified) == ("given@example.com", False, True)
     assert not is_in(browser)
     assert EmailChange.objects.filter(stopped_at=None).count() == 0
-    assert stop(first) is ChangeState.STOPPED
+    assert stop(first) is LinkState.STOPPED
 
 
 def test_another_password_ends_sessions_and_open_wishes(administrator: Client) -> None:

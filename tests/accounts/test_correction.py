@@ -39,7 +39,7 @@ def test_before_its_mail_left_the_mistyped_address_hears_nothing(client: Client)
     assert ANN in answer.content.decode()
     assert (mails_to(TYPO), mails_to(ANN)) == ([("VerifyAddress", "cancelled")], [("VerifyAddress", "sent")])
     assert [user.email for user in User.objects.all()] == [ANN]
-    assert client.post(link_to(ANN)).context["state"] == "spent_now"  # without the password: it is the same browser
+    assert client.post(link_to(ANN)).context["state"] == "done"  # without the password: it is the same browser
     assert is_in(log_in(password=PASSWORD))
 
 
@@ -101,7 +101,7 @@ def test_there_and_back_again(client: Client) -> None:
 
         assert [user.email for user in User.objects.all()] == [ANN]
         assert mails_to(ANN) == [("VerifyAddress", "cancelled"), ("VerifyAddress", "sent")]
-        assert client.post(link_to(ANN)).context["state"] == "spent_now"
+        assert client.post(link_to(ANN)).context["state"] == "done"
 
 
 def test_a_bad_address_is_answered_beside_its_field(client: Client) -> None:
@@ -127,7 +127,7 @@ def test_another_browser_deletes_no_account(client: Client) -> None:
 
     assert sorted(User.objects.values_list("email", flat=True)) == [ANN, "evil@example.com"]
     deliver_all()
-    assert client.post(link_to(ANN)).context["state"] == "spent_now"
+    assert client.post(link_to(ANN)).context["state"] == "done"
 
 
 def test_after_the_address_is_verified_there_is_nothing_left_to_correct(client: Client) -> None:

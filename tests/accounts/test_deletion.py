@@ -205,7 +205,7 @@ def test_the_purge_leaves_an_account_that_is_verified_at_the_same_time() -> None
     for round_ in range(5):
         user = joined(8, f"u{round_}@example.com")
         link = verification.begin(user)
-        code = links.code(links.VERIFY, links.row_of_verification(link))
+        code = links.code(links.VERIFY, link)
         both: list[Callable[[], object]] = [
             partial(verification.complete, link.pk, code, password=None),
             deletion.purge,
@@ -214,5 +214,5 @@ def test_the_purge_leaves_an_account_that_is_verified_at_the_same_time() -> None
         results, failures = at_once(both)
 
         assert failures == []
-        state = next(result.state for result in results if isinstance(result, verification.Link))
-        assert User.objects.filter(pk=user.pk).exists() is (state is verification.LinkState.SPENT_NOW)
+        state = next(result.state for result in results if isinstance(result, links.Link))
+        assert User.objects.filter(pk=user.pk).exists() is (state is links.LinkState.DONE)

@@ -10,8 +10,8 @@ from django.utils import timezone
 
 from accounts import deletion, links, verification
 from accounts.emails import VerifyAddressAgain
+from accounts.links import LinkState
 from accounts.models import EmailVerification, User
-from accounts.verification import LinkState
 from mailer import outbox
 from mailer.models import Message
 from tests.accounts.steps import ANN, PASSWORD, deliver_all, is_in, link_to, log_in, mails_to, member, sign_up
@@ -32,7 +32,7 @@ def test_in_the_browser_that_signed_up_the_button_is_enough(client: Client, link
     page = client.get(link).content.decode()
     assert ('type="password"' in page, 'name="disown"' in page) == (False, False)
 
-    assert client.post(link).context["state"] == "spent_now"
+    assert client.post(link).context["state"] == "done"
 
 
 def test_another_browser_needs_the_password(link: str) -> None:
@@ -44,7 +44,7 @@ def test_another_browser_needs_the_password(link: str) -> None:
         answer = other.post(link, password)
         assert (answer.status_code, answer.context["state"]) == (200, "wrong_password")
         assert not User.objects.get().is_verified
-    assert other.post(link, {"password": PASSWORD}).context["state"] == "spent_now"
+    assert other.post(link, {"password": PASSWORD}).context["state"] == "done"
     assert not is_in(other)
     assert is_in(log_in())
 
@@ -53,7 +53,7 @@ def test_a_browser_that_signed_up_with_a_known_address_needs_the_password_too(li
     other = Client()
     sign_up(other, password="another passphrase 7")
     newest = User.objects.get().email_verifications.filter(superseded_at=None).get()
-    path = reverse("verify", args=[newest.pk, links.code(links.VERIFY, links.row_of_verification(newest))])
+    path = reverse("verify", args=[newest.pk, links.code(links.VERIFY, newest)])
 
     for typed in ({}, {"password": "another passphrase 7"}):
         assert other.post(path, typed).context["state"] == "wrong_password"
@@ -64,10 +64,10 @@ def test_who_is_logged_in_needs_no_password_for_her_own_account_alone() -> None:
     browsers = {user: log_in(user.email) for user in (bob, ann)}
     User.objects.filter(pk=ann.pk).update(email_verified_at=None)
     opened = verification.begin(ann)
-    path = reverse("verify", args=[opened.pk, links.code(links.VERIFY, links.row_of_verification(opened))])
+    path = reverse("verify", args=[opened.pk, links.code(links.VERIFY, opened)])
 
     assert browsers[bob].post(path).context["state"] == "wrong_password"
-    assert browsers[ann].post(path).context["state"] == "spent_now"
+    assert browsers[ann].post(path).context["state"] == "done"
 
 
 def test_the_owner_of_the_address_ends_an_account_that_is_not_hers(link: str) -> None:
@@ -133,7 +133,7 @@ def test_verifying_and_ending_at_the_same_time_end_in_one_or_the_other(end: str)
     for round_ in range(10):
         user = User.objects.create_user(f"u{round_}@example.com", PASSWORD, date_joined="2026-01-01T00:00Z")
         opened = verification.begin(user)
-        code = links.code(links.VERIFY, links.row_of_verification(opened))
+        code = links.code(links.VERIFY, opened)
         ending = deletion.purge if end == "purge" else partial(verification.disown, opened.pk, code)
         both: list[Callable[[], object]] = [
             partial(verification.complete, opened.pk, code, password=None),
@@ -143,6 +143,6 @@ def test_verifying_and_ending_at_the_same_time_end_in_one_or_the_other(end: str)
         results, failures = at_once(both)
 
         assert failures == []
-        state = next(result.state for result in results if isinstance(result, verification.Link))
-        assert state in (LinkState.SPENT_NOW, LinkState.UNKNOWN)
-        assert User.objects.filter(pk=user.pk).exists() is (state is LinkState.SPENT_NOW)
+        state = next(result.state for result in results if isinstance(result, links.Link))
+        assert state in (LinkState.DONE, LinkState.UNKNOWN)
+        assert User.objects.filter(pk=user.pk).exists() is (state is LinkState.DONE)

@@ -13,9 +13,8 @@ from django.urls import reverse
 from django.utils import timezone
 
 from accounts import deletion, email_change, links, verification
-from accounts.email_change import ChangeState
+from accounts.links import LinkState
 from accounts.models import EmailChange, User
-from accounts.verification import LinkState
 from tests.accounts.steps import (
     ANN,
     NEW_PASSWORD,
@@ -47,18 +46,18 @@ def wish(user: User, address: str = NEW) -> EmailChange:
 
 
 def code_to_confirm(change: EmailChange) -> str:
-    return links.code(links.CONFIRM_CHANGE, links.row_of_change(change))
+    return links.code(links.CONFIRM_CHANGE, change)
 
 
 def code_to_stop(change: EmailChange) -> str:
-    return links.code(links.STOP_CHANGE, links.row_of_change(change))
+    return links.code(links.STOP_CHANGE, change)
 
 
-def confirm(change: EmailChange) -> ChangeState:
+def confirm(change: EmailChange) -> LinkState:
     return email_change.confirm(change.pk, code_to_confirm(change), password=None).state
 
 
-def stop(change: EmailChange) -> ChangeState:
+def stop(change: EmailChange) -> LinkState:
     return email_change.stop(change.pk, code_to_stop(change)).state
 
 
@@ -163,7 +162,7 @@ def test_after_a_week_it_stays(client: Client) -> None:
     change = wish(member())
     with time_machine.travel("2026-11-21 12:00Z", tick=False) as clock:
         EmailChange.objects.update(expires_at=timezone.now() + timedelta(hours=1))
-        assert confirm(change) is ChangeState.DONE
+        assert confirm(change) is LinkState.DONE
         clock.shift(timedelta(days=7))
         path = reverse("email_change_stop", args=[change.pk, code_to_stop(change)])
         for answer in (client.get(path), client.post(path)):
@@ -179,12 +178,12 @@ def test_a_second_change_does_not_take_the_way_back_from_the_first_address() -> 
     confirm(second)
     third = wish(user, "evil@example.net")
 
-    assert stop(first) is ChangeState.DONE
+    assert stop(first) is LinkState.DONE
 
     user.refresh_from_db()
     assert (user.email, user.has_usable_password()) == (ANN, False)
-    assert [stop(later) for later in (first, second, third)] == [ChangeState.STOPPED] * 3
-    assert confirm(third) is ChangeState.STOPPED
+    assert [stop(later) for later in (first, second, third)] == [LinkState.STOPPED] * 3
+    assert confirm(third) is LinkState.STOPPED
     assert User.objects.get().email == ANN
 
 
@@ -192,9 +191,9 @@ def test_the_second_address_can_take_back_what_came_after_it() -> None:
     confirm(first := wish(user := member()))
     confirm(second := wish(user, "evil@example.com"))
 
-    assert stop(second) is ChangeState.DONE
+    assert stop(second) is LinkState.DONE
     assert User.objects.get().email == NEW
-    assert stop(first) is ChangeState.DONE
+    assert stop(first) is LinkState.DONE
     assert User.objects.get().email == ANN
 
 
@@ -252,7 +251,7 @@ def test_of_two_accounts_that_want_the_same_address_one_gets_it() -> None:
         states, failures = at_once([partial(confirm, change) for change in wishes])
 
         assert failures == []
-        assert sorted(states) == [ChangeState.DONE, ChangeState.TAKEN]
+        assert sorted(states) == [LinkState.DONE, LinkState.TAKEN]
 
 
 @pytest.mark.django_db(transaction=True)
@@ -276,15 +275,15 @@ def test_whoever_is_first_confirming_and_stopping_at_the_same_time_leave_the_old
 
         assert failures == []
         change.refresh_from_db()
-        assert (change.user.email, stop(change)) == (change.old_address, ChangeState.STOPPED)
+        assert (change.user.email, stop(change)) == (change.old_address, LinkState.STOPPED)
         assert change.user.has_usable_password() is (change.confirmed_at is None)
-        assert Counter(states)[ChangeState.DONE] == (1 if change.confirmed_at is None else 2)
+        assert Counter(states)[LinkState.DONE] == (1 if change.confirmed_at is None else 2)
 
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("act", [confirm, stop])
 def test_a_link_and_the_end_of_its_account_at_the_same_time_are_no_error(
-    act: Callable[[EmailChange], ChangeState],
+    act: Callable[[EmailChange], LinkState],
 ) -> None:
     for round_ in range(10):
         change = wish(user := member(f"ann{round_}@example.com"))
@@ -293,21 +292,21 @@ def test_a_link_and_the_end_of_its_account_at_the_same_time_are_no_error(
         _, failures = at_once(ending)
 
         assert failures == []
-        assert act(change) is ChangeState.UNKNOWN
+        assert act(change) is LinkState.UNKNOWN
 
 
 def test_a_newer_wish_takes_the_place_of_the_older_one() -> None:
     older = wish(user := member())
     newer = wish(user, "ann@newer.example")
 
-    assert confirm(older) is stop(older) is ChangeState.STOPPED
-    assert confirm(newer) is ChangeState.DONE
+    assert confirm(older) is stop(older) is LinkState.STOPPED
+    assert confirm(newer) is LinkState.DONE
 
 
 def test_a_link_expires_after_a_day() -> None:
     change = wish(member())
     with time_machine.travel(change.created_at + timedelta(hours=24, seconds=1)):
-        assert confirm(change) is stop(change) is ChangeState.EXPIRED
+        assert confirm(change) is stop(change) is LinkState.EXPIRED
 
     assert User.objects.get().email == ANN
 
@@ -343,7 +342,7 @@ def test_a_change_ends_the_links_that_were_sent_before_it(client: Client) -> Non
     confirm(change)
 
     assert choose(client, resetting).status_code == 410
-    code = links.code(links.VERIFY, links.row_of_verification(verifying))
+    code = links.code(links.VERIFY, verifying)
     assert verification.complete(verifying.pk, code, password=PASSWORD).state is LinkState.SUPERSEDED
 
 
@@ -360,7 +359,7 @@ def test_a_wish_ends_with_the_address_that_it_was_made_for() -> None:
     change = wish(member())
     User.objects.update(email="given-by-admin@example.com")
 
-    assert confirm(change) is ChangeState.STOPPED
+    assert confirm(change) is LinkState.STOPPED
     assert User.objects.get().email == "given-by-admin@example.com"
 
 

@@ -12,10 +12,9 @@ from django.urls import reverse
 from django.utils import timezone
 
 from accounts import deletion, email_change, links, passwords, verification
-from accounts.email_change import ChangeState
+from accounts.links import LinkState
 from accounts.models import EmailChange, EmailVerification, User
 from accounts.sessions import Session
-from accounts.verification import LinkState
 from tests.accounts.steps import (
     ANN,
     NEW_PASSWORD,
@@ -40,7 +39,7 @@ def path_to_reset(user: User) -> str:
 
 
 def code_to_verify(link: EmailVerification) -> str:
-    return links.code(links.VERIFY, links.row_of_verification(link))
+    return links.code(links.VERIFY, link)
 
 
 def test_a_link_gives_another_password_once_and_logs_nobody_in(client: Client) -> None:
@@ -111,8 +110,8 @@ def test_a_reset_ends_every_session_wish_and_link_of_before(client: Client) -> N
 
     assert Session.objects.filter(user=user).count() == 0  # not only the hash in them that fits no more
     assert not any(map(is_in, attackers))
-    code = links.code(links.CONFIRM_CHANGE, links.row_of_change(wish))
-    assert email_change.confirm(wish.pk, code, password=None).state is ChangeState.STOPPED
+    code = links.code(links.CONFIRM_CHANGE, wish)
+    assert email_change.confirm(wish.pk, code, password=None).state is LinkState.STOPPED
     assert verification.complete(link.pk, code_to_verify(link), password=NEW_PASSWORD).state is LinkState.SUPERSEDED
     assert choose(Client(), older).status_code == 410
     assert ("PasswordChanged", "queued") in mails_to(ANN)

@@ -129,8 +129,8 @@ def test_an_account_that_was_never_verified_keeps_nobody_from_an_address() -> No
     signup.sign_up("wanted@example.com", "a squatter's 1", language="en")
     change = EmailChange.objects.get()
 
-    code = links.code(links.CONFIRM_CHANGE, links.row_of_change(change))
-    assert email_change.confirm(change.pk, code, password=None).state is email_change.ChangeState.DONE
+    code = links.code(links.CONFIRM_CHANGE, change)
+    assert email_change.confirm(change.pk, code, password=None).state is links.LinkState.DONE
 
     assert User.objects.get().email == "wanted@example.com"
 
@@ -172,7 +172,7 @@ def test_a_link_made_for_an_address_is_no_use_to_a_verified_account() -> None:
     user = member()
     link = verification.begin(user)
 
-    assert not verification.disown(link.pk, links.code("accounts.verification", f"{link.pk}"))
+    assert not verification.disown(link.pk, links.code(links.VERIFY, link))
     assert User.objects.filter(email_verified_at__lte=timezone.now()).exists()
 
 
