@@ -3,6 +3,7 @@
 The request needs the password. The new address confirms it. The old address can stop it, and undo it for a week.
 """
 
+from dataclasses import replace
 from uuid import UUID
 
 import structlog
@@ -46,14 +47,12 @@ def stop_all(user: User) -> None:
 
 def look_to_confirm(change_id: UUID, code: str) -> Link:
     """Look up the link that was sent to the new address without changing anything."""
-    change = links.find(EmailChange, change_id, code, links.CONFIRM_CHANGE)
-    return _described(change, _state_to_confirm(change)) if change else Link(LinkState.UNKNOWN)
+    return _to_confirm(links.find(EmailChange, change_id, code, links.CONFIRM_CHANGE))
 
 
 def look_to_stop(change_id: UUID, code: str) -> Link:
     """Look up the link that was sent to the old address without changing anything."""
-    change = links.find(EmailChange, change_id, code, links.STOP_CHANGE)
-    return _described(change, _state_to_stop(change)) if change else Link(LinkState.UNKNOWN)
+    return _to_stop(links.find(EmailChange, change_id, code, links.STOP_CHANGE))
 
 
 def confirm(change_id: UUID, code: str, *, password: str | None) -> Link:
@@ -64,35 +63,33 @@ def confirm(change_id: UUID, code: str, *, password: str | None) -> Link:
     """
     with transaction.atomic():
         change = _lock(change_id, code, links.CONFIRM_CHANGE)
-        if change is None:
-            return Link(LinkState.UNKNOWN)
-        if (state := _state_to_confirm(change)) is not LinkState.OPEN:
-            return _described(change, state)
+        link = _to_confirm(change)
+        if change is None or link.state is not LinkState.OPEN:
+            return link
         if password is not None and not check_password(password, change.user.password):
-            return _described(change, LinkState.NOT_THE_OWNER)
+            return replace(link, state=LinkState.NOT_THE_OWNER)
         if not _move(change.user, change.new_address):
-            return _described(change, LinkState.TAKEN)
+            return replace(link, state=LinkState.TAKEN)
         EmailChange.objects.filter(pk=change.pk).update(confirmed_at=timezone.now())
         outbox.copy_unsubscribes(change.old_address, change.new_address)
         verification.supersede(change.user)
         outbox.enqueue(AddressChanged(change))
     log.info("address changed", user=change.user_id, change=str(change.pk))
-    return _described(change, LinkState.DONE)
+    return replace(link, state=LinkState.DONE)
 
 
 def stop(change_id: UUID, code: str) -> Link:
     """Stop an open request, or undo a confirmed one. Undoing ends every session: the request was made with the password."""
     with transaction.atomic():
         change = _lock(change_id, code, links.STOP_CHANGE)
-        if change is None:
-            return Link(LinkState.UNKNOWN)
-        if (state := _state_to_stop(change)) not in (LinkState.OPEN, LinkState.REVERSIBLE):
-            return _described(change, state)
-        if state is LinkState.REVERSIBLE and not _undo(change):
-            return _described(change, LinkState.TAKEN)
+        link = _to_stop(change)
+        if change is None or link.state not in (LinkState.OPEN, LinkState.REVERSIBLE):
+            return link
+        if link.state is LinkState.REVERSIBLE and not _undo(change):
+            return replace(link, state=LinkState.TAKEN)
         EmailChange.objects.filter(pk=change.pk).update(stopped_at=timezone.now())
-    log.info("change of address stopped", user=change.user_id, change=str(change.pk), was=str(state))
-    return _described(change, LinkState.DONE)
+    log.info("change of address stopped", user=change.user_id, change=str(change.pk), was=str(link.state))
+    return replace(link, state=LinkState.DONE)
 
 
 def _undo(change: EmailChange) -> bool:
@@ -121,29 +118,31 @@ def _move(user: User, address: str) -> bool:
     return True
 
 
-def _state_to_confirm(change: EmailChange) -> LinkState:
+def _to_confirm(change: EmailChange | None) -> Link:
+    if change is None:
+        return Link(LinkState.UNKNOWN)
     if change.confirmed_at:
-        return LinkState.USED
-    if change.stopped_at or change.old_address != change.user.email:
-        return LinkState.STOPPED
-    if not change.is_open:
-        return LinkState.EXPIRED
-    taken = User.objects.filter(email=change.new_address).exclude(verification.NEVER_VERIFIED).exists()
-    return LinkState.TAKEN if taken else LinkState.OPEN
+        state = LinkState.USED
+    elif change.stopped_at or change.old_address != change.user.email:
+        state = LinkState.STOPPED
+    elif not change.is_open:
+        state = LinkState.EXPIRED
+    else:
+        state = LinkState.TAKEN if verification.is_taken(change.new_address, change.user) else LinkState.OPEN
+    return Link(state, change.user_id, change.old_address, change.new_address)
 
 
-def _state_to_stop(change: EmailChange) -> LinkState:
+def _to_stop(change: EmailChange | None) -> Link:
+    if change is None:
+        return Link(LinkState.UNKNOWN)
     if change.stopped_at:
-        return LinkState.STOPPED
-    if change.is_open:
-        return LinkState.OPEN
-    if change.is_reversible:
-        others = User.objects.filter(email=change.old_address).exclude(pk=change.user_id)
-        return LinkState.TAKEN if others.exclude(verification.NEVER_VERIFIED).exists() else LinkState.REVERSIBLE
-    return LinkState.EXPIRED
-
-
-def _described(change: EmailChange, state: LinkState) -> Link:
+        state = LinkState.STOPPED
+    elif change.is_open:
+        state = LinkState.OPEN
+    elif change.is_reversible:
+        state = LinkState.TAKEN if verification.is_taken(change.old_address, change.user) else LinkState.REVERSIBLE
+    else:
+        state = LinkState.EXPIRED
     return Link(state, change.user_id, change.old_address, change.new_address)
 
 

@@ -216,8 +216,8 @@ class ConfirmNewAddress(AboutChange, Email):
         return {"link": links.to_confirm_change(self.change), "expires_at": self.change.expires_at}
 
     def is_wanted(self) -> bool:
-        taken = User.objects.filter(email=self.change.new_address).exclude(verifying.NEVER_VERIFIED).exists()
-        return self.change.is_open and self.change.user.is_active and not taken
+        user = self.change.user
+        return self.change.is_open and user.is_active and not verifying.is_taken(self.change.new_address, user)
 
     def expires_at(self) -> datetime:
         return self.change.expires_at

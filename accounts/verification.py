@@ -98,6 +98,11 @@ def withdraw(user_id: int) -> bool:
     return True
 
 
+def is_taken(address: str, user: User) -> bool:
+    """Whether the address belongs to an account other than this user's. An account that was never verified does not count."""
+    return User.objects.filter(email=address).exclude(NEVER_VERIFIED).exclude(pk=user.pk).exists()
+
+
 def _spend(verification: EmailVerification) -> bool:
     now = timezone.now()
     unspent = EmailVerification.objects.filter(used_at=None, superseded_at=None, expires_at__gt=now)

@@ -5,10 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods
 
 from accounts import login_alerts, throttling
+from accounts.forms import AddressForm
 from accounts.links import Link, LinkState
 from accounts.network import network_of
 from accounts.password_length import LONGEST_PASSWORD
@@ -21,6 +22,18 @@ PAGE_WITH_FORM = ["get", "head", "post"]
 page_with_form = require_http_methods([method.upper() for method in PAGE_WITH_FORM])
 
 WORKING = (LinkState.OPEN, LinkState.NOT_THE_OWNER, LinkState.REVERSIBLE, LinkState.DONE)
+
+
+def request_mail(request: HttpRequest, template: str, purpose: str, send: Callable[[str], None]) -> HttpResponse:
+    """Ask for an address and call `send` with it, within the limits. The answer is the same for every address."""
+    form = AddressForm(request.POST or None, initial={"email": request.session.get(ADDRESS_IN_SESSION, "")})
+    if not form.is_valid():
+        return render(request, template, {"form": form})
+    email = form.cleaned_data["email"]
+    if throttling.may_mail(purpose, email, network_of(request)):
+        send(email)
+    request.session[ADDRESS_IN_SESSION] = email
+    return redirect("check_inbox")
 
 
 def use_link(request: HttpRequest, link: Link, use: Callable[..., Link], *, is_mine: bool) -> Link:

@@ -11,11 +11,11 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_safe
 
-from accounts import signup, throttling, verification
+from accounts import signup, verification
 from accounts.forms import AddressForm, SignUpForm
 from accounts.links import LinkState
 from accounts.network import network_of
-from accounts.views.common import ADDRESS_IN_SESSION, page_of_link, page_with_form, use_link
+from accounts.views.common import ADDRESS_IN_SESSION, page_of_link, page_with_form, request_mail, use_link
 
 SIGN_UP_IN_SESSION = "sign_up"
 """The hash of the password that this browser signed up with, and the account, if the sign-up created one."""
@@ -76,14 +76,7 @@ def correct_address(request: HttpRequest) -> HttpResponse:
 @page_with_form
 @never_cache
 def resend(request: HttpRequest) -> HttpResponse:
-    form = AddressForm(request.POST or None, initial={"email": request.session.get(ADDRESS_IN_SESSION, "")})
-    if not form.is_valid():
-        return render(request, "accounts/resend.html", {"form": form})
-    email = form.cleaned_data["email"]
-    if throttling.may_mail(signup.PURPOSE, email, network_of(request)):
-        signup.resend_link(email)
-    request.session[ADDRESS_IN_SESSION] = email
-    return redirect("check_inbox")
+    return request_mail(request, "accounts/resend.html", signup.PURPOSE, signup.resend_link)
 
 
 @page_with_form
