@@ -58,8 +58,8 @@ def follow(verification_id: UUID, code: str) -> Link:
 def complete(verification_id: UUID, code: str, *, password: str | None) -> Link:
     """Use an open link to verify its address. Of concurrent calls one gets DONE.
 
-    `password` is the account's. It is None only for the browser that signed up or is logged in: whoever owns the address
-    must not confirm an account that another person opened with it.
+    `password` is the account's. It is None only for the browser that signed up or is logged in: the owner of the
+    address must not confirm an account that another person opened with it.
     """
     verification = _find(verification_id, code)
     link = _described(verification)
