@@ -56,7 +56,7 @@ def test_from_sign_up_to_verified_and_on_record(running: Running, new_page: Call
     page.get_by_role("link", name="Sign up").first.click()
     page.get_by_label("E-mail address").fill("ann@example.com")
     page.get_by_label("Password", exact=True).fill("correct horse 9 battery")
-    page.get_by_label("Password, once more").fill("correct horse 9 battery")
+    page.get_by_label("Repeat password").fill("correct horse 9 battery")
     page.get_by_role("button", name="Sign up").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Check your inbox")
     expect(page.get_by_text("ann@example.com")).to_be_visible()
