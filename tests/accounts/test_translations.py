@@ -40,7 +40,7 @@ def texts() -> dict[str, str]:
     for app in OURS:
         for file in (PROJECT / app).rglob("*.py"):
             found |= dict.fromkeys(in_python(file.read_text()), str(file.relative_to(PROJECT)))
-    for file in (PROJECT / "templates").rglob("*.*"):
+    for file in [*(PROJECT / "templates").rglob("*.*"), *(PROJECT / "mailer" / "templates").rglob("*.*")]:
         if "admin" not in file.parts:
             found |= dict.fromkeys(in_template(file.read_text()), str(file.relative_to(PROJECT)))
     return found
