@@ -1,4 +1,4 @@
-"""What an e-mail address looks like here: one canonical form, in which two spellings of one mailbox are equal."""
+"""The canonical form of e-mail addresses: two spellings of one address become equal."""
 
 import re
 from typing import TYPE_CHECKING
@@ -11,33 +11,35 @@ from email_validator import SPECIAL_USE_DOMAIN_NAMES, EmailNotValidError, valida
 if TYPE_CHECKING:
     from django.utils.functional import _StrPromise
 
-ONE_AT = _("Write one address, with one @ sign inside it, as in ann@example.com.")
-TOO_LONG = _("This address is too long: 64 characters fit before the @ sign, and 254 altogether.")
-DOTS = _("In an address, a dot stands between two other characters.")
-LOCAL_PART = _("Before the @ sign there may be letters from a to z, digits, dots and a few marks, but no space.")
-RESERVED = _("No mail can be sent to this domain: its name is reserved.")
-DOMAIN = _("After the @ sign there must be the name of a domain that gets mail, as in example.com.")
+ONE_AT = _("Enter one address with one @ sign, for example ann@example.com.")
+TOO_LONG = _("This address is too long. It can have 64 characters before the @ sign and 254 in total.")
+DOTS = _("A dot in an address must be between two other characters.")
+LOCAL_PART = _(
+    "Before the @ sign, use only letters from a to z, digits, dots and common symbols. Spaces are not allowed."
+)
+RESERVED = _("This domain is reserved and cannot receive e-mail.")
+DOMAIN = _("After the @ sign, enter a domain that can receive e-mail, for example example.com.")
 
 PLAIN = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+")
-"""What a local part is made of unless it is quoted (RFC 5322, 3.2.3: atext, and the dot)."""
+"""An unquoted local part (RFC 5322, 3.2.3: atext and the dot)."""
 
 
 def canonical(address: str) -> str:
-    """The address in lower case with its domain in IDNA 2008 form, as SMTP carries it.
+    """Return the address in lower case, its domain in IDNA 2008 form, as SMTP transmits it.
 
-    Raises ValidationError, saying what is wrong, for an address that no mail could be sent to.
+    Raise ValidationError, with the reason, if no mail can be sent to the address.
     """
     try:
         checked = validate_email(address, allow_smtputf8=False, strict=True, check_deliverability=False)
         in_ascii = (checked.ascii_email or "").lower()
-        validate_as_django_does(in_ascii)  # what the model's field asks for as well
+        validate_as_django_does(in_ascii)  # as the model's field does
     except (EmailNotValidError, ValidationError):
         raise ValidationError(_complaint(address), code="invalid") from None
     return in_ascii
 
 
 def _complaint(address: str) -> "_StrPromise":
-    """In words of ours, since those of the library are English alone."""
+    """Return the reason in a translated text. The library's texts are in English only."""
     local, _at, domain = address.rpartition("@")
     if address.count("@") != 1 or not local or not domain:
         return ONE_AT

@@ -1,4 +1,4 @@
-"""Users as Django's admin knows them, with an address instead of a user name; their links and sessions, read-only."""
+"""Users in the admin, with an address instead of a user name; their links and sessions, read-only."""
 
 from typing import Any
 
@@ -11,8 +11,8 @@ from django.utils import timezone
 
 from accounts import email_change
 from accounts.forms import StaffLogInForm
-from accounts.models import Announcement, EmailChange, EmailVerification, Session, User
-from accounts.sessions import end_sessions
+from accounts.models import EmailChange, EmailVerification, User
+from accounts.sessions import Session, end_sessions
 
 admin.site.login_form = StaffLogInForm
 
@@ -27,7 +27,7 @@ class CreateUserForm(AdminUserCreationForm):
 
 
 class ChangePasswordForm(AdminPasswordChangeForm):
-    """Whoever was in there with the old password is out. Django gives an administrator who changes her own a new session."""
+    """End the user's sessions too. Django gives an administrator who changes their own password a new session."""
 
     def save(self, commit: bool = True) -> User:
         with transaction.atomic():
@@ -54,38 +54,38 @@ class UserAdmin(DjangoUserAdmin):
     add_fieldsets = [(None, {"fields": ["email", "usable_password", "password1", "password2"]})]
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Nobody but an administrator changes an administrator: a new password would be enough to become one."""
+        """Only a superuser changes staff: with a new password, other staff could take over the account."""
         return super().has_change_permission(request, obj) and self._is_below(request, obj)
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return super().has_delete_permission(request, obj) and self._is_below(request, obj)
 
     def _is_below(self, request: HttpRequest, obj: User | None) -> bool:
-        """Staff may have more power than she who changes them; so only an administrator, or they themselves, may."""
-        mine = request.user.is_superuser or obj is None or obj == request.user
-        return bool(mine or not (obj and (obj.is_staff or obj.is_superuser)))
+        """Whether the request's user may edit `obj`: as a superuser, as the same user, or because it is not staff."""
+        may_edit_all = request.user.is_superuser or obj is None or obj == request.user
+        return bool(may_edit_all or not (obj and (obj.is_staff or obj.is_superuser)))
 
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
-        """What hangs on an account goes with it, though nobody may delete it by itself."""
+        """Allow deleting an account with its links and sessions, although these cannot be deleted on their own."""
         rows, counts, forbidden, protected = super().get_deleted_objects(objs, request)
         return rows, counts, forbidden - {str(model._meta.verbose_name) for model in OWNED}, protected
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
-        """Only an administrator hands out power, to herself or to others."""
+        """Only a superuser grants permissions, even to themselves."""
         fields = super().get_readonly_fields(request, obj)
         return fields if request.user.is_superuser else (*fields, *POWERS)
 
     def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
         if change and "email" in form.changed_data:
             obj.was_verified |= obj.is_verified
-            obj.email_verified_at = None  # nobody has proved the new one
+            obj.email_verified_at = None  # the new address is not verified
             end_sessions(obj, but=request.session.session_key)
-            # Those as well that could be taken back: what an administrator decided, an older mail must not undo.
+            # Confirmed changes too: a link in an older mail must not undo what an administrator decided.
             obj.email_changes.filter(stopped_at=None).update(stopped_at=timezone.now())
         if not change:
             super().save_model(request, obj, form, change)
             return
-        # Only what was changed: a whole row would undo what its owner did since the page was opened, such as a reset.
+        # Only the changed fields: saving the whole row would revert what the user did meanwhile, such as a reset.
         own = {field.name for field in obj._meta.concrete_fields}
         marks = {"email_verified_at", "was_verified"} if "email" in form.changed_data else set()
         obj.save(update_fields=own & set(form.changed_data) | marks)
@@ -96,7 +96,7 @@ class UserAdmin(DjangoUserAdmin):
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):
-    """For looking at rows that the application alone writes."""
+    """Show rows that only the application writes."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -110,7 +110,7 @@ class ReadOnlyAdmin(admin.ModelAdmin):
 
 @admin.register(EmailVerification)
 class EmailVerificationAdmin(ReadOnlyAdmin):
-    """Read-only: the code in the link is derived from these rows."""
+    """Read-only: the code in a link is derived from its row."""
 
     list_display = ("id", "address", "created_at", "expires_at", "used_at", "superseded_at")
     list_filter = ("created_at", ("used_at", admin.EmptyFieldListFilter))
@@ -121,7 +121,7 @@ class EmailVerificationAdmin(ReadOnlyAdmin):
 
 @admin.register(EmailChange)
 class EmailChangeAdmin(ReadOnlyAdmin):
-    """Read-only, as above."""
+    """Read-only for the same reason."""
 
     list_display = ("id", "old_address", "new_address", "created_at", "expires_at", "confirmed_at", "stopped_at")
     list_filter = (
@@ -134,20 +134,9 @@ class EmailChangeAdmin(ReadOnlyAdmin):
     readonly_fields = fields
 
 
-@admin.register(Announcement)
-class AnnouncementAdmin(ReadOnlyAdmin):
-    """Read-only: `manage.py announce` writes them, and mails that wait still read them."""
-
-    list_display = ("subject", "language", "readers", "is_repeat", "created_at")
-    list_filter = ("language", "created_at")
-    search_fields = ("subject",)
-    fields = ("subject", "body", "language", "readers", "is_repeat", "created_at")
-    readonly_fields = fields
-
-
 @admin.register(Session)
 class SessionAdmin(ReadOnlyAdmin):
-    """A list and no page of a session: its key, which is the primary key, would let whoever reads it in."""
+    """A list without detail pages: a session's key is its primary key, and with the key anyone could use the session."""
 
     list_display = ("user", "browser", "network", "logged_in_at", "expire_date")
     list_display_links = None
@@ -159,7 +148,7 @@ class SessionAdmin(ReadOnlyAdmin):
     def get_queryset(self, request: HttpRequest) -> Any:
         return super().get_queryset(request).exclude(user=None)
 
-    # Django would filter by any field, and so tell a session's key, one character at a time.
+    # Without this, filters in the URL could reveal a session's key character by character.
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
         return lookup.partition("__")[0] == "logged_in_at"
 

@@ -5,4 +5,4 @@ class AccountsConfig(AppConfig):
     name = "accounts"
 
     def ready(self) -> None:
-        from accounts import login_alerts  # noqa: F401 - listens to failed log-ins
+        from accounts import login_alerts  # noqa: F401 - connects its signal receiver

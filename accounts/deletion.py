@@ -1,4 +1,4 @@
-"""The end of an account, by its owner's wish or because it was never verified."""
+"""Delete accounts: by their owners, or because they were never verified."""
 
 from datetime import timedelta
 
@@ -9,39 +9,38 @@ from django.utils import timezone
 
 from accounts import throttling, verification
 from accounts.emails import AccountDeleted
-from accounts.models import EmailChange, EmailVerification, Session, User
+from accounts.models import EmailChange, EmailVerification, User
+from accounts.sessions import Session
 from mailer import outbox
 
 log = structlog.get_logger("accounts")
 
 UNVERIFIED_FOR = timedelta(days=7)
-"""After that an account that was never verified goes."""
+"""The age at which an account that was never verified is deleted."""
 LINKS_FOR = timedelta(days=30)
-"""After that the row of a link that works no more goes."""
+"""How long the row of an expired link is kept."""
 BATCH = 500
 
 
 def delete(user: User) -> bool:
-    """Deletes the account with everything that hangs on it, cancels the mail that waits, and says farewell.
+    """Delete the account and its rows, cancel its unsent mail, and send a last e-mail.
 
-    False if the account is gone, or lost the password that the caller checked: a reset came between the check and the lock.
+    Return False if the account is gone, or its password was reset since the caller checked it.
     """
     with transaction.atomic():
-        locked = User.objects.select_for_update().filter(pk=user.pk, password=user.password).first()
+        locked = User.objects.lock_unchanged(user)
         if locked is None:
             return False
-        user = locked
-        farewell = AccountDeleted(user.email, user.name, user.language, user.time_zone)
-        outbox.cancel_all(outbox.messages_of(user), reason="the account was deleted")
-        user_id = user.pk
-        user.delete()
+        farewell = AccountDeleted(locked.email, locked.name, locked.language, locked.time_zone)
+        outbox.cancel_all(outbox.messages_of(locked), reason="the account was deleted")
+        locked.delete()
         outbox.enqueue(farewell)
-    log.info("account deleted", user=user_id)
+    log.info("account deleted", user=user.pk)
     return True
 
 
 def purge() -> None:
-    """Deletes accounts that were never verified, links that work no more, sessions and hits that are over."""
+    """Delete accounts that were never verified, and expired links, sessions and hits."""
     now = timezone.now()
     over = Q(expires_at__lt=now - LINKS_FOR)
     log.info(

@@ -1,8 +1,9 @@
-"""Having another address: asked for by one who knows the password, confirmed at the new address, known at the old one, which
-can stop it, and take it back for a week."""
+"""Change the address of an account.
 
-from dataclasses import dataclass
-from enum import StrEnum
+The request needs the password. The new address confirms it. The old address can stop it, and undo it for a week.
+"""
+
+from dataclasses import replace
 from uuid import UUID
 
 import structlog
@@ -12,54 +13,26 @@ from django.utils import timezone
 
 from accounts import links, verification
 from accounts.emails import AddressChanged, AddressChangeRequested, ConfirmNewAddress, ResetPassword
+from accounts.links import Link, LinkState
 from accounts.models import EmailChange, User
 from accounts.sessions import end_sessions
 from mailer import outbox
-from mailer.recipients import subscriptions
 
 log = structlog.get_logger("accounts")
 
 
-class ChangeState(StrEnum):
-    """What can be said of a link that somebody followed."""
-
-    OPEN = "open"
-    DONE = "done"
-    """By this very request: confirmed, stopped or taken back."""
-    REVERSIBLE = "reversible"
-    USED = "used"
-    NOT_THE_OWNER = "wrong_password"
-    """The link is open, and who followed it did not know the account's password."""
-    STOPPED = "stopped"
-    EXPIRED = "expired"
-    TAKEN = "taken"
-    """Another account has the new address meanwhile."""
-    UNKNOWN = "unknown"
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A link that somebody followed, and the addresses that it is about; none for one that is unknown."""
-
-    state: ChangeState
-    old_address: str = ""
-    new_address: str = ""
-    user_id: int | None = None
-
-
 def request(user: User, new_address: str, *, may_mail: bool = True) -> bool:
-    """Writes the wish down in the place of an earlier one, and mails both addresses. An address that another account has gets
-    no mail, and the caller does not learn of it.
+    """Store the request instead of an earlier one and mail both addresses.
 
-    False if the account lost the password that the caller checked: a reset came between the check and the lock.
+    If another account has the new address, that address gets no mail, and the caller cannot tell. Return False if the
+    password was reset since the caller checked it.
     """
     with transaction.atomic():
-        locked = User.objects.select_for_update().filter(pk=user.pk, password=user.password).first()
+        locked = User.objects.lock_unchanged(user)
         if locked is None:
             return False
-        user = locked
-        stop_all(user)
-        change = EmailChange.objects.create(user=user, old_address=user.email, new_address=new_address)
+        stop_all(locked)
+        change = EmailChange.objects.create(user=locked, old_address=locked.email, new_address=new_address)
         if may_mail:
             outbox.enqueue(ConfirmNewAddress(change))
             outbox.enqueue(AddressChangeRequested(change))
@@ -68,59 +41,59 @@ def request(user: User, new_address: str, *, may_mail: bool = True) -> bool:
 
 
 def stop_all(user: User) -> None:
-    """Ends the wish that is open, if there is one."""
+    """Stop the user's open request."""
     user.email_changes.filter(confirmed_at=None, stopped_at=None).update(stopped_at=timezone.now())
 
 
-def look_to_confirm(change_id: UUID, code: str) -> Change:
-    """Looks up the link that was sent to the new address, and changes nothing."""
-    change = _find(change_id, code, links.CONFIRM_CHANGE)
-    return _described(change, _state_to_confirm(change)) if change else Change(ChangeState.UNKNOWN)
+def look_to_confirm(change_id: UUID, code: str) -> Link:
+    """Look up the link that was sent to the new address without changing anything."""
+    return _to_confirm(links.find(EmailChange, change_id, code, links.CONFIRM_CHANGE))
 
 
-def look_to_stop(change_id: UUID, code: str) -> Change:
-    """Looks up the link that was sent to the old address, and changes nothing."""
-    change = _find(change_id, code, links.STOP_CHANGE)
-    return _described(change, _state_to_stop(change)) if change else Change(ChangeState.UNKNOWN)
+def look_to_stop(change_id: UUID, code: str) -> Link:
+    """Look up the link that was sent to the old address without changing anything."""
+    return _to_stop(links.find(EmailChange, change_id, code, links.STOP_CHANGE))
 
 
-def confirm(change_id: UUID, code: str, *, password: str | None) -> Change:
-    """Gives the account its new address, once.
+def confirm(change_id: UUID, code: str, *, password: str | None) -> Link:
+    """Give the account its new address, once.
 
-    `password` is the account's, and None only for a browser that is logged in to it: the new address may be mistyped, and
-    whoever reads the mail there must not get the account by pressing a button.
+    `password` is the account's. It is None only for a browser that is logged in to it: the new address may be mistyped,
+    and its owner must not get the account by pressing a button.
     """
     with transaction.atomic():
         change = _lock(change_id, code, links.CONFIRM_CHANGE)
-        if change is None or (state := _state_to_confirm(change)) is not ChangeState.OPEN:
-            return look_to_confirm(change_id, code) if change is None else _described(change, state)
+        link = _to_confirm(change)
+        if change is None or link.state is not LinkState.OPEN:
+            return link
         if password is not None and not check_password(password, change.user.password):
-            return _described(change, ChangeState.NOT_THE_OWNER)
+            return replace(link, state=LinkState.NOT_THE_OWNER)
         if not _move(change.user, change.new_address):
-            return _described(change, ChangeState.TAKEN)
+            return replace(link, state=LinkState.TAKEN)
         EmailChange.objects.filter(pk=change.pk).update(confirmed_at=timezone.now())
-        subscriptions.copy_unsubscribes(change.old_address, change.new_address)
+        outbox.copy_unsubscribes(change.old_address, change.new_address)
         verification.supersede(change.user)
         outbox.enqueue(AddressChanged(change))
     log.info("address changed", user=change.user_id, change=str(change.pk))
-    return _described(change, ChangeState.DONE)
+    return replace(link, state=LinkState.DONE)
 
 
-def stop(change_id: UUID, code: str) -> Change:
-    """Ends the wish, or takes the change back. The latter shuts everybody out: whoever changed it knew the password."""
+def stop(change_id: UUID, code: str) -> Link:
+    """Stop an open request, or undo a confirmed one. Undoing ends every session: the request was made with the password."""
     with transaction.atomic():
         change = _lock(change_id, code, links.STOP_CHANGE)
-        if change is None or (state := _state_to_stop(change)) not in (ChangeState.OPEN, ChangeState.REVERSIBLE):
-            return look_to_stop(change_id, code) if change is None else _described(change, state)
-        if state is ChangeState.REVERSIBLE and not _give_back(change):
-            return _described(change, ChangeState.TAKEN)
+        link = _to_stop(change)
+        if change is None or link.state not in (LinkState.OPEN, LinkState.REVERSIBLE):
+            return link
+        if link.state is LinkState.REVERSIBLE and not _undo(change):
+            return replace(link, state=LinkState.TAKEN)
         EmailChange.objects.filter(pk=change.pk).update(stopped_at=timezone.now())
-    log.info("change of address stopped", user=change.user_id, change=str(change.pk), was=str(state))
-    return _described(change, ChangeState.DONE)
+    log.info("change of address stopped", user=change.user_id, change=str(change.pk), was=str(link.state))
+    return replace(link, state=LinkState.DONE)
 
 
-def _give_back(change: EmailChange) -> bool:
-    """Back to the old address, however often it was changed since: whoever took it could else go one further."""
+def _undo(change: EmailChange) -> bool:
+    """Restore the old address, past any later change: an attacker could otherwise change it twice."""
     user = change.user
     if not _move(user, change.old_address):
         return False
@@ -133,9 +106,9 @@ def _give_back(change: EmailChange) -> bool:
 
 
 def _move(user: User, address: str) -> bool:
-    """Gives the user a proven address. False if another account has got it since it was looked for."""
+    """Give the user a proven address. Return False if another account has taken it."""
     squatter = User.objects.filter(verification.NEVER_VERIFIED, email=address).exclude(pk=user.pk).first()
-    if squatter:  # the link in the mail to the address shows whose it is
+    if squatter:  # the link in the mail to the address proves who owns it
         verification.withdraw(squatter.pk)
     try:
         with transaction.atomic():
@@ -145,45 +118,42 @@ def _move(user: User, address: str) -> bool:
     return True
 
 
-def _state_to_confirm(change: EmailChange) -> ChangeState:
+def _to_confirm(change: EmailChange | None) -> Link:
+    if change is None:
+        return Link(LinkState.UNKNOWN)
     if change.confirmed_at:
-        return ChangeState.USED
-    if change.stopped_at or change.old_address != change.user.email:
-        return ChangeState.STOPPED
-    if not change.is_open:
-        return ChangeState.EXPIRED
-    taken = User.objects.filter(email=change.new_address).exclude(verification.NEVER_VERIFIED).exists()
-    return ChangeState.TAKEN if taken else ChangeState.OPEN
+        state = LinkState.USED
+    elif change.stopped_at or change.old_address != change.user.email:
+        state = LinkState.STOPPED
+    elif not change.is_open:
+        state = LinkState.EXPIRED
+    else:
+        state = LinkState.TAKEN if verification.is_taken(change.new_address, change.user) else LinkState.OPEN
+    return Link(state, change.user_id, change.old_address, change.new_address)
 
 
-def _state_to_stop(change: EmailChange) -> ChangeState:
+def _to_stop(change: EmailChange | None) -> Link:
+    if change is None:
+        return Link(LinkState.UNKNOWN)
     if change.stopped_at:
-        return ChangeState.STOPPED
-    if change.is_open:
-        return ChangeState.OPEN
-    if change.is_reversible:
-        others = User.objects.filter(email=change.old_address).exclude(pk=change.user_id)
-        return ChangeState.TAKEN if others.exclude(verification.NEVER_VERIFIED).exists() else ChangeState.REVERSIBLE
-    return ChangeState.EXPIRED
-
-
-def _described(change: EmailChange, state: ChangeState) -> Change:
-    return Change(state, change.old_address, change.new_address, change.user_id)
-
-
-def _find(change_id: UUID, code: str, salt: str) -> EmailChange | None:
-    change = EmailChange.objects.select_related("user").filter(pk=change_id).first()
-    return change if change and links.is_right(code, salt, links.row_of_change(change)) else None
+        state = LinkState.STOPPED
+    elif change.is_open:
+        state = LinkState.OPEN
+    elif change.is_reversible:
+        state = LinkState.TAKEN if verification.is_taken(change.old_address, change.user) else LinkState.REVERSIBLE
+    else:
+        state = LinkState.EXPIRED
+    return Link(state, change.user_id, change.old_address, change.new_address)
 
 
 def _lock(change_id: UUID, code: str, salt: str) -> EmailChange | None:
-    """The change, with its user locked: the user first, as in every use case here; two orders of locks are a deadlock."""
-    change = _find(change_id, code, salt)
+    """Find the change and lock its user first, as every use case does: two orders of locks would be a deadlock."""
+    change = links.find(EmailChange, change_id, code, salt)
     if change is None:
         return None
     user = User.objects.select_for_update().filter(pk=change.user_id).first()
-    if user is None:
-        return None  # its account has gone since, and the change with it
+    if user is None:  # the account was deleted in between, and the change with it
+        return None
     change.user = user
     change.refresh_from_db(fields=["confirmed_at", "stopped_at"])
     return change

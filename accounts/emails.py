@@ -1,45 +1,91 @@
 """The e-mails of this app.
 
-Those that anybody may cause by typing an address bear the address and not a user: whether there is an account is found out
-in the worker, where nobody can measure it, and the mail is cancelled if there is none.
+A kind that anyone may cause by typing an address has a field for the address, not for a user. The worker looks the account
+up, where response times cannot be measured, and cancels the mail if there is none.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
 from django.conf import settings
+from django.db.models import QuerySet
 from django.urls import reverse
 from django.utils import timezone
-from django.utils.translation import gettext_lazy as _
 
 from accounts import links
 from accounts import verification as verifying
-from accounts.models import (
-    REVERSAL_LIFETIME,
-    VERIFICATION_LIFETIME,
-    Announcement,
-    EmailChange,
-    EmailVerification,
-    User,
-)
-from mailer.email import BULK, CRITICAL, Email, Recipient, Stream
-
-NEWS = Stream("news", _("News"))
-"""What may be of interest to people with an account, and what they can do without."""
+from accounts.models import REVERSAL_LIFETIME, VERIFICATION_LIFETIME, EmailChange, EmailVerification, User
+from mailer.email import CRITICAL, Email, Recipient
 
 SAMPLE = {"email": "ann@example.com", "name": "Ann Example", "language": "en"}
 
 
 def recipient_of(user: User, address: str | None = None) -> Recipient:
-    """The user as a mail addresses her."""
+    """Return the user as a recipient, at their own or at another address."""
     return Recipient(address or user.email, name=user.name, language=user.language, time_zone=user.time_zone or None)
 
 
+@dataclass(frozen=True)
+class ToAccount:
+    """An e-mail to the owner of a known account."""
+
+    account: User
+
+    def recipient(self) -> Recipient:
+        return recipient_of(self.account)
+
+    def user(self) -> User:
+        return self.account
+
+    @classmethod
+    def sample(cls) -> Self:
+        return cls(User(pk=1, **SAMPLE))
+
+
+@dataclass(frozen=True)
+class ToAddress:
+    """An e-mail to an address that may have an account. It is cancelled if it has none."""
+
+    address: str
+
+    def accounts(self) -> "QuerySet[User]":
+        """Return the accounts that the e-mail is for: one or none."""
+        return User.objects.filter(email=self.address, is_active=True)
+
+    @cached_property
+    def account(self) -> User | None:
+        return self.accounts().first()
+
+    def recipient(self) -> Recipient:
+        return recipient_of(self.account) if self.account else Recipient(self.address)
+
+    def is_wanted(self) -> bool:
+        return self.account is not None
+
+
+@dataclass(frozen=True)
+class AboutChange:
+    """An e-mail about a change of address, to the old address."""
+
+    change: EmailChange
+
+    def recipient(self) -> Recipient:
+        return recipient_of(self.change.user, self.change.old_address)
+
+    def user(self) -> User:
+        return self.change.user
+
+    @classmethod
+    def sample(cls) -> Self:
+        user = User(pk=1, **SAMPLE)
+        return cls(EmailChange(user=user, old_address=user.email, new_address="ann@new.example"))
+
+
 class VerifyAddress(Email):
-    """Asks the owner of an address to confirm it."""
+    """Ask the owner of an address to verify it."""
 
     template: ClassVar = "email/verify_address"
     queue: ClassVar = CRITICAL
@@ -66,55 +112,22 @@ class VerifyAddress(Email):
         return cls(EmailVerification(user=User(pk=1, **SAMPLE), address=SAMPLE["email"]))
 
 
-class AccountExists(Email):
-    """Tells the owner of an account that somebody tried to sign up with its address."""
-
-    template: ClassVar = "email/account_exists"
-
-    account: User
-
-    def recipient(self) -> Recipient:
-        return recipient_of(self.account)
-
-    def user(self) -> User:
-        return self.account
-
-    def context(self) -> Mapping[str, Any]:
-        return {"login_url": settings.SITE_URL + reverse("login"), "reset_url": _reset_url()}
-
-    def is_wanted(self) -> bool:
-        return self.account.is_active
-
-    @classmethod
-    def sample(cls) -> Self:
-        return cls(User(pk=1, **SAMPLE))
-
-
-class VerifyAddressAgain(Email):
-    """The link once more, for an account that waits for it."""
+class VerifyAddressAgain(ToAddress, Email):
+    """Send the link again if the address is not verified yet."""
 
     template: ClassVar = "email/verify_address"
     queue: ClassVar = CRITICAL
 
-    address: str
-
-    @cached_property
-    def account(self) -> User | None:
-        return User.objects.filter(email=self.address, email_verified_at=None, is_active=True).first()
+    def accounts(self) -> "QuerySet[User]":
+        return super().accounts().filter(email_verified_at=None)
 
     @cached_property
     def verification(self) -> EmailVerification:
         assert self.account is not None, "is_wanted() comes first"
         return verifying.open_link(self.account)
 
-    def recipient(self) -> Recipient:
-        return recipient_of(self.account) if self.account else Recipient(self.address)
-
     def context(self) -> Mapping[str, Any]:
         return {"link": links.to_verify(self.verification), "expires_at": self.verification.expires_at}
-
-    def is_wanted(self) -> bool:
-        return self.account is not None
 
     def expires_at(self) -> datetime:
         return timezone.now() + VERIFICATION_LIFETIME
@@ -126,27 +139,27 @@ class VerifyAddressAgain(Email):
         return mail
 
 
-class ResetPassword(Email):
-    """A link to choose a new password, for whoever has an account with the address."""
+class AccountExists(ToAccount, Email):
+    """Notify the owner of an account that its address was used to sign up again."""
+
+    template: ClassVar = "email/account_exists"
+
+    def context(self) -> Mapping[str, Any]:
+        return {"login_url": settings.SITE_URL + reverse("login"), "reset_url": _reset_url()}
+
+    def is_wanted(self) -> bool:
+        return self.account.is_active
+
+
+class ResetPassword(ToAddress, Email):
+    """Send a link to choose a new password."""
 
     template: ClassVar = "email/reset_password"
     queue: ClassVar = CRITICAL
 
-    address: str
-
-    @cached_property
-    def account(self) -> User | None:
-        return User.objects.filter(email=self.address, is_active=True).first()
-
-    def recipient(self) -> Recipient:
-        return recipient_of(self.account) if self.account else Recipient(self.address)
-
     def context(self) -> Mapping[str, Any]:
         assert self.account is not None, "is_wanted() comes first"
         return {"link": links.to_reset_password(self.account), "minutes": settings.PASSWORD_RESET_TIMEOUT // 60}
-
-    def is_wanted(self) -> bool:
-        return self.account is not None
 
     def expires_at(self) -> datetime:
         return timezone.now() + timedelta(seconds=settings.PASSWORD_RESET_TIMEOUT)
@@ -158,28 +171,20 @@ class ResetPassword(Email):
         return mail
 
 
-class LogInAlert(Email):
-    """Tells the owner of an account that somebody tries passwords. It holds nothing that they typed."""
+class LogInAlert(ToAddress, Email):
+    """Notify the owner of an account of wrong passwords. It contains nothing that was typed."""
 
     template: ClassVar = "email/login_alert"
 
-    address: str
     network: str
     at: str
     """When it happened, in ISO 8601."""
 
-    @cached_property
-    def account(self) -> User | None:
-        return User.objects.filter(email=self.address, is_active=True).exclude(email_verified_at=None).first()
-
-    def recipient(self) -> Recipient:
-        return recipient_of(self.account) if self.account else Recipient(self.address)
+    def accounts(self) -> "QuerySet[User]":
+        return super().accounts().exclude(email_verified_at=None)
 
     def context(self) -> Mapping[str, Any]:
         return {"moment": datetime.fromisoformat(self.at), "reset_url": _reset_url()}
-
-    def is_wanted(self) -> bool:
-        return self.account is not None
 
     @classmethod
     def sample(cls) -> Self:
@@ -188,69 +193,40 @@ class LogInAlert(Email):
         return mail
 
 
-class PasswordChanged(Email):
-    """Tells the owner that the account has a new password."""
+class PasswordChanged(ToAccount, Email):
+    """Notify the owner that the account has a new password."""
 
     template: ClassVar = "email/password_changed"
-
-    account: User
-
-    def recipient(self) -> Recipient:
-        return recipient_of(self.account)
-
-    def user(self) -> User:
-        return self.account
 
     def context(self) -> Mapping[str, Any]:
         return {"reset_url": _reset_url()}
 
-    @classmethod
-    def sample(cls) -> Self:
-        return cls(User(pk=1, **SAMPLE))
 
-
-class ConfirmNewAddress(Email):
-    """Asks the owner of an address whether an account may have it from now on."""
+class ConfirmNewAddress(AboutChange, Email):
+    """Ask the owner of the new address to confirm the change."""
 
     template: ClassVar = "email/confirm_new_address"
     queue: ClassVar = CRITICAL
 
-    change: EmailChange
-
     def recipient(self) -> Recipient:
-        # Without the name, which its owner chose: nobody has proved yet that the mail may go there.
+        # Without the name that the user chose: the address may belong to another person.
         return replace(recipient_of(self.change.user, self.change.new_address), name="")
-
-    def user(self) -> User:
-        return self.change.user
 
     def context(self) -> Mapping[str, Any]:
         return {"link": links.to_confirm_change(self.change), "expires_at": self.change.expires_at}
 
     def is_wanted(self) -> bool:
-        taken = User.objects.filter(email=self.change.new_address).exclude(verifying.NEVER_VERIFIED).exists()
-        return self.change.is_open and self.change.user.is_active and not taken
+        user = self.change.user
+        return self.change.is_open and user.is_active and not verifying.is_taken(self.change.new_address, user)
 
     def expires_at(self) -> datetime:
         return self.change.expires_at
 
-    @classmethod
-    def sample(cls) -> Self:
-        return cls(_sample_change())
 
-
-class AddressChangeRequested(Email):
-    """Tells the old address, with a link that stops it."""
+class AddressChangeRequested(AboutChange, Email):
+    """Notify the old address of the request, with a link that stops it."""
 
     template: ClassVar = "email/address_change_requested"
-
-    change: EmailChange
-
-    def recipient(self) -> Recipient:
-        return recipient_of(self.change.user, self.change.old_address)
-
-    def user(self) -> User:
-        return self.change.user
 
     def context(self) -> Mapping[str, Any]:
         return {"link": links.to_stop_change(self.change)}
@@ -258,23 +234,11 @@ class AddressChangeRequested(Email):
     def is_wanted(self) -> bool:
         return self.change.is_open
 
-    @classmethod
-    def sample(cls) -> Self:
-        return cls(_sample_change())
 
-
-class AddressChanged(Email):
-    """Tells the old address that it is the account's no more, with a link that takes it back."""
+class AddressChanged(AboutChange, Email):
+    """Notify the old address of the change, with a link that undoes it."""
 
     template: ClassVar = "email/address_changed"
-
-    change: EmailChange
-
-    def recipient(self) -> Recipient:
-        return recipient_of(self.change.user, self.change.old_address)
-
-    def user(self) -> User:
-        return self.change.user
 
     def context(self) -> Mapping[str, Any]:
         return {"link": links.to_stop_change(self.change), "days": REVERSAL_LIFETIME.days}
@@ -282,13 +246,9 @@ class AddressChanged(Email):
     def is_wanted(self) -> bool:
         return self.change.is_reversible
 
-    @classmethod
-    def sample(cls) -> Self:
-        return cls(_sample_change())
-
 
 class AccountDeleted(Email):
-    """The last one: the account is gone, so everything stands in the mail's own fields."""
+    """Confirm that the account is deleted. The account is gone, so the e-mail stores what it needs."""
 
     template: ClassVar = "email/account_deleted"
 
@@ -305,36 +265,5 @@ class AccountDeleted(Email):
         return cls(SAMPLE["email"], SAMPLE["name"], "en", "")
 
 
-class Announce(Email):
-    """One reader's copy of an announcement."""
-
-    template: ClassVar = "email/announcement"
-    queue: ClassVar = BULK
-    stream: ClassVar = NEWS
-    retention: ClassVar = timedelta(days=30)
-
-    announcement: Announcement
-    reader: User
-
-    # No `user()`: it is about nobody, and a reader who deletes her account while a hundred thousand rows are being written
-    # would take all of them back.
-
-    def recipient(self) -> Recipient:
-        return recipient_of(self.reader)
-
-    def is_wanted(self) -> bool:
-        return self.reader.is_active and self.reader.is_verified
-
-    @classmethod
-    def sample(cls) -> Self:
-        body = "From today on you choose which e-mails you get.\n\nYou find the choice in your profile."
-        return cls(Announcement(pk=1, subject="Fewer e-mails", body=body), User(pk=1, **SAMPLE))
-
-
 def _reset_url() -> str:
     return settings.SITE_URL + reverse("password_reset")
-
-
-def _sample_change() -> EmailChange:
-    user = User(pk=1, **SAMPLE)
-    return EmailChange(user=user, old_address=user.email, new_address="ann@new.example")

@@ -1,4 +1,4 @@
-"""What people type: each form cleans it to what the use cases take."""
+"""Forms. Each cleans its input to what the use cases take."""
 
 from functools import cache
 from typing import Any, ClassVar
@@ -27,14 +27,13 @@ REGIONS = ("Africa", "America", "Antarctica", "Asia", "Atlantic", "Australia", "
 
 @cache
 def time_zones() -> list[tuple[str, str]]:
-    """Every zone that is named after a city; the empty one is the site's own."""
+    """Return every time zone named after a city, and an empty choice for the site's own."""
     cities = sorted(zone for zone in available_timezones() if zone.partition("/")[0] in REGIONS)
     return [("", settings.TIME_ZONE), *((zone, zone.replace("_", " ")) for zone in cities)]
 
 
 class ZoneSelect(forms.Select):
-    """A select of hundreds of options, rendered once: Django would render a template for each of them on each page, which
-    takes 40 ms."""
+    """A select whose hundreds of options are rendered once. Django would render a template for each, in 40 ms per page."""
 
     def render(self, name: str, value: Any, attrs: Any = None, renderer: Any = None) -> SafeString:
         attributes = flatatt(self.build_attrs(self.attrs, {"name": name, **(attrs or {})}))
@@ -49,7 +48,7 @@ def _zone_options() -> SafeString:
 
 
 class AddressField(forms.CharField):
-    """An e-mail address; its value is canonical."""
+    """An e-mail address, cleaned to its canonical form."""
 
     widget = forms.EmailInput(attrs={"autocomplete": "email", "inputmode": "email", "autocapitalize": "none"})
 
@@ -61,12 +60,10 @@ class AddressField(forms.CharField):
 
 
 class SignUpForm(SetPasswordMixin, forms.Form):
-    """An address and a password, twice. Says nothing about whether the address is known."""
+    """Sign up with an address and a password. The form does not reveal whether the address is known."""
 
     email = AddressField()
-    password1, password2 = SetPasswordMixin.create_password_fields(
-        label1=_("Password"), label2=_("Password, once more")
-    )
+    password1, password2 = SetPasswordMixin.create_password_fields(label1=_("Password"), label2=_("Repeat password"))
 
     def clean(self) -> dict[str, Any]:
         self.validate_passwords()
@@ -76,13 +73,13 @@ class SignUpForm(SetPasswordMixin, forms.Form):
 
 
 class AddressForm(forms.Form):
-    """One address: for the link once more, for another password, or in the place of a mistyped one."""
+    """One address: to resend a link, to reset a password, or to correct a mistyped address."""
 
     email = AddressField()
 
 
 def knows_password(user: User, password: str) -> bool:
-    """Whether it is the user's password; a browser that is logged in must not be a place to guess it at leisure."""
+    """Whether it is the user's password. Wrong ones are counted: a browser left logged in must not allow guessing."""
     if not throttling.may_guess(user.email, UNKNOWN):
         return False
     if user.check_password(password):
@@ -92,7 +89,7 @@ def knows_password(user: User, password: str) -> bool:
 
 
 class ChangePasswordForm(PasswordChangeForm):
-    """Django's, with the guesses counted."""
+    """Django's form, counting wrong passwords."""
 
     def clean_old_password(self) -> str:
         old_password: str = self.cleaned_data["old_password"]
@@ -102,7 +99,7 @@ class ChangePasswordForm(PasswordChangeForm):
 
 
 class PasswordForm(forms.Form):
-    """The password of the account, once more, before something that matters."""
+    """Ask for the account's password before an important change."""
 
     password = forms.CharField(
         label=_("Password"),
@@ -123,7 +120,7 @@ class PasswordForm(forms.Form):
 
 
 class EmailChangeForm(PasswordForm):
-    """Another address, and the password."""
+    """Request another address, with the password."""
 
     email = AddressField()
     field_order = ("email", "password")
@@ -131,12 +128,12 @@ class EmailChangeForm(PasswordForm):
     def clean_email(self) -> str:
         email: str = self.cleaned_data["email"]
         if email == self.user.email:
-            raise ValidationError(_("This is your address already."), code="same")
+            raise ValidationError(_("This is already your address."), code="same")
         return email
 
 
 class ProfileForm(forms.ModelForm):
-    """How to address a person, and how to tell her the time."""
+    """The user's name, language and time zone."""
 
     time_zone = forms.ChoiceField(label=_("Time zone"), required=False, choices=time_zones, widget=ZoneSelect)
 
@@ -148,7 +145,7 @@ class ProfileForm(forms.ModelForm):
 
 
 class LogInForm(AuthenticationForm):
-    """Address and password; an account with an unverified address is told so, once the password was right."""
+    """Log in with address and password. Only a right password reveals that the address is not verified."""
 
     UNVERIFIED = "unverified"
 
@@ -162,7 +159,7 @@ class LogInForm(AuthenticationForm):
         self.fields["password"].validators.append(MaxLengthValidator(LONGEST_PASSWORD))
 
     def clean(self) -> dict[str, Any]:
-        """As Django does, unless this network has guessed too often: then it works as long, and no password is right."""
+        """Refuse every password after too many guesses from this network, in the same time as a wrong one."""
         address = self.cleaned_data.get("username")
         if address and self.request and not throttling.may_guess(address, network_of(self.request)):
             make_password(self.cleaned_data.get("password"))
@@ -174,16 +171,16 @@ class LogInForm(AuthenticationForm):
         try:
             return canonical(typed)
         except ValidationError:
-            return typed  # it matches no account; a reason would only help those who guess
+            return typed  # it matches no account, and a reason would help attackers
 
     def confirm_login_allowed(self, user: Any) -> None:
         super().confirm_login_allowed(user)
         if not user.is_verified:
-            raise ValidationError(_("Please confirm your e-mail address first."), code=self.UNVERIFIED)
+            raise ValidationError(_("Please verify your e-mail address first."), code=self.UNVERIFIED)
 
 
 class StaffLogInForm(LogInForm, AdminAuthenticationForm):
-    """The admin's own door, with the same limit on guesses."""
+    """The admin's log-in form, with the same limit on guesses."""
 
     def confirm_login_allowed(self, user: Any) -> None:
         AdminAuthenticationForm.confirm_login_allowed(self, user)

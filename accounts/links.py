@@ -1,6 +1,8 @@
-"""The secret in a link: derived from a row and a key when the mail is built, and kept in no table."""
+"""Links in e-mails. The secret in a link is derived from a row and SECRET_KEY when the mail is built, and is not stored."""
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from enum import StrEnum
+from uuid import UUID
 
 from django.conf import settings
 from django.contrib.auth.tokens import PasswordResetTokenGenerator
@@ -9,20 +11,50 @@ from django.utils.crypto import constant_time_compare, salted_hmac
 from django.utils.encoding import force_bytes
 from django.utils.http import urlsafe_base64_encode
 
-if TYPE_CHECKING:
-    from accounts.models import EmailChange, EmailVerification, User
+from accounts.models import EmailChange, EmailVerification, MailedLink, User
 
 VERIFY = "accounts.verification"
 CONFIRM_CHANGE = "accounts.email_change.confirm"
 STOP_CHANGE = "accounts.email_change.stop"
-"""Salts. Each purpose has its own: a code for one of them must be worth nothing for another."""
+"""Salts, one for each purpose, so that a code made for one purpose is invalid for another."""
 
 CODE_LENGTH = 40
 """Hexadecimal digits, 160 bits."""
 
 
+class LinkState(StrEnum):
+    """The state of a link that was followed."""
+
+    OPEN = "open"
+    DONE = "done"
+    """This request did what the link is for."""
+    USED = "used"
+    EXPIRED = "expired"
+    SUPERSEDED = "superseded"
+    STOPPED = "stopped"
+    REVERSIBLE = "reversible"
+    """The change of address is confirmed and can be undone."""
+    TAKEN = "taken"
+    """Another account has the address."""
+    NOT_THE_OWNER = "wrong_password"
+    """The link is open, but the account's password was not given."""
+    UNKNOWN = "unknown"
+    """No such link exists. A wrong id and a wrong code look the same to the client."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A link that was followed, and what it is about. Only the state is set if the link is unknown."""
+
+    state: LinkState
+    user_id: int | None = None
+    address: str = ""
+    """The account's address when the link was made."""
+    new_address: str = ""
+
+
 class ResetTokens(PasswordResetTokenGenerator):
-    """Django's, with a salt of its own. A token ends with a log-in, a new password or a new address, and after
+    """Django's generator with another salt. A log-in, a new password or a new address invalidates the token, and so does
     PASSWORD_RESET_TIMEOUT."""
 
     key_salt = "accounts.password_reset"
@@ -31,51 +63,42 @@ class ResetTokens(PasswordResetTokenGenerator):
 reset_tokens = ResetTokens()
 
 
-def to_verify(verification: "EmailVerification") -> str:
-    """The whole link, as it stands in the mail."""
-    return _absolute("verify", verification.pk, code(VERIFY, row_of_verification(verification)))
+def to_verify(verification: EmailVerification) -> str:
+    """Return the absolute URL that verifies an address."""
+    return _absolute("verify", verification.pk, code(VERIFY, verification))
 
 
-def to_reset_password(user: "User") -> str:
-    """As above; the token's hour begins now."""
+def to_reset_password(user: User) -> str:
+    """Return the absolute URL that resets a password. The token's lifetime begins now."""
     return _absolute(
         "password_reset_confirm", urlsafe_base64_encode(force_bytes(user.pk)), reset_tokens.make_token(user)
     )
 
 
-def to_confirm_change(change: "EmailChange") -> str:
-    """As above, for the new address."""
-    return _absolute("email_change_confirm", change.pk, code(CONFIRM_CHANGE, row_of_change(change)))
+def to_confirm_change(change: EmailChange) -> str:
+    """Return the absolute URL that confirms a change, for the new address."""
+    return _absolute("email_change_confirm", change.pk, code(CONFIRM_CHANGE, change))
 
 
-def to_stop_change(change: "EmailChange") -> str:
-    """As above, for the old address."""
-    return _absolute("email_change_stop", change.pk, code(STOP_CHANGE, row_of_change(change)))
+def to_stop_change(change: EmailChange) -> str:
+    """Return the absolute URL that stops or undoes a change, for the old address."""
+    return _absolute("email_change_stop", change.pk, code(STOP_CHANGE, change))
 
 
-def row_of_verification(row: "EmailVerification") -> str:
-    """What the code of its link stands for."""
-    return f"{row.pk}:{row.user_id}:{row.address}:{row.secret}"
-
-
-def row_of_change(row: "EmailChange") -> str:
-    """What the codes of its links stand for."""
-    return f"{row.pk}:{row.user_id}:{row.old_address}:{row.new_address}:{row.secret}"
-
-
-def code(salt: str, row: str) -> str:
-    """An HMAC (RFC 2104) over the row, under SECRET_KEY."""
+def code(salt: str, row: MailedLink) -> str:
+    """Return the code of a row: an HMAC (RFC 2104) under SECRET_KEY."""
     return _code(salt, row, settings.SECRET_KEY)
 
 
-def is_right(given: str, salt: str, row: str) -> bool:
-    """Whether this is the row's code, under today's key or one of SECRET_KEY_FALLBACKS."""
+def find[Row: MailedLink](model: type[Row], pk: UUID, code: str, salt: str) -> Row | None:
+    """Find a row and its user. Return None if the code is wrong under SECRET_KEY and under SECRET_KEY_FALLBACKS."""
+    row = model._default_manager.select_related("user").filter(pk=pk).first()
     keys = [settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS]
-    return any(constant_time_compare(given, _code(salt, row, key)) for key in keys)
+    return row if row and any(constant_time_compare(code, _code(salt, row, key)) for key in keys) else None
 
 
-def _code(salt: str, row: str, key: str) -> str:
-    return salted_hmac(salt, row, secret=key, algorithm="sha256").hexdigest()[:CODE_LENGTH]
+def _code(salt: str, row: MailedLink, key: str) -> str:
+    return salted_hmac(salt, row.signed(), secret=key, algorithm="sha256").hexdigest()[:CODE_LENGTH]
 
 
 def _absolute(route: str, *arguments: object) -> str:

@@ -1,4 +1,4 @@
-"""Somebody mistypes a password, or guesses: it is counted, and the owner of the account hears of it."""
+"""Count wrong passwords and alert the account's owner."""
 
 from typing import Any
 
@@ -20,16 +20,16 @@ log = structlog.get_logger("accounts")
 
 @receiver(user_login_failed)
 def note(*, credentials: dict[str, Any], request: HttpRequest | None = None, **_: Any) -> None:
-    """Counts a failed log-in, for known and unknown addresses alike; the worker finds out whether there is an owner."""
+    """Count a failed log-in, for known and unknown addresses alike. The worker looks the account up."""
     try:
         address = canonical(str(credentials.get("username", "")))
     except ValidationError:
-        return  # it is nobody's address: most often a password in the wrong field
+        return  # not an address; often a password typed into the wrong field
     count(address, network_of(request) if request else UNKNOWN)
 
 
 def count(address: str, network: str) -> None:
-    """Counts a wrong password, wherever it was typed, and tells the owner of the account if there were many."""
+    """Count a wrong password from any form, and enqueue an alert if there were many."""
     if throttling.note_wrong_password(address, network):
         outbox.enqueue(LogInAlert(address, rough(network), timezone.now().isoformat()))
         log.warning("many wrong passwords for one account")

@@ -1,4 +1,4 @@
-"""Users, whose e-mail address is their login, and the links by which they prove that an address is theirs."""
+"""Users, who log in with their e-mail address, and the links with which they prove that an address is theirs."""
 
 import secrets
 import uuid
@@ -7,29 +7,28 @@ from typing import Any, ClassVar
 
 from django.conf import settings
 from django.contrib.auth.models import AbstractBaseUser, BaseUserManager, PermissionsMixin
-from django.contrib.sessions.base_session import AbstractBaseSession
 from django.db import models
-from django.db.models.functions import MD5
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from accounts.addresses import canonical
+from accounts.sessions import Session  # noqa: F401 - a model of this app, kept beside its store
 
 VERIFICATION_LIFETIME = timedelta(hours=24)
 REVERSAL_LIFETIME = timedelta(days=7)
-"""For how long the owner of an old address can take a change back."""
+"""How long a confirmed change of address can be undone from the old address."""
 
 
 class UserManager(BaseUserManager["User"]):
     def create_user(self, email: str, password: str | None = None, **fields: Any) -> "User":
-        """Creates a user whose address is not verified. Raises ValidationError for an address that cannot be written to."""
+        """Create a user with an unverified address. Raise ValidationError if the address is invalid."""
         user = self.model(email=canonical(email), **fields)
         user.set_password(password)
         user.save(using=self._db)
         return user
 
     def create_superuser(self, email: str, password: str | None = None, **fields: Any) -> "User":
-        """Creates an administrator. Whoever may create one need not prove the address."""
+        """Create an administrator. Their address counts as verified."""
         return self.create_user(
             email,
             password,
@@ -40,19 +39,23 @@ class UserManager(BaseUserManager["User"]):
             **fields,
         )
 
+    def lock_unchanged(self, user: "User") -> "User | None":
+        """Lock and reload a user whose password was checked. Return None if the account or that password is gone."""
+        return self.select_for_update().filter(pk=user.pk, password=user.password).first()
+
 
 class User(AbstractBaseUser, PermissionsMixin):
-    """Somebody with an account."""
+    """A person with an account."""
 
     email = models.EmailField(_("e-mail address"), max_length=254, unique=True)
-    name = models.CharField(max_length=150, blank=True, help_text="How to address the person in a mail.")
+    name = models.CharField(max_length=150, blank=True, help_text="Used in the greeting of e-mails.")
     language = models.CharField(max_length=10, choices=settings.LANGUAGES, default=settings.LANGUAGE_CODE)
     time_zone = models.CharField(
-        max_length=50, blank=True, db_default="", default="", help_text="As in Asia/Bangkok; the site's own if empty."
+        max_length=50, blank=True, db_default="", default="", help_text="For example Asia/Bangkok. Empty: the site's."
     )
     email_verified_at = models.DateTimeField(null=True, blank=True, editable=False)
     was_verified = models.BooleanField(
-        default=False, db_default=False, editable=False, help_text="Once, whatever the address is now."
+        default=False, db_default=False, editable=False, help_text="An address of this account was verified once."
     )
     is_staff = models.BooleanField("staff", default=False, help_text="May log in to the admin.")
     is_active = models.BooleanField(
@@ -70,12 +73,12 @@ class User(AbstractBaseUser, PermissionsMixin):
         return self.email
 
     def clean(self) -> None:
-        """Called by every form: however an address was typed, it is stored in its canonical form."""
+        """Store the address in canonical form, whatever form it was typed in."""
         self.email = canonical(self.email)
 
     @property
     def is_verified(self) -> bool:
-        """Whether the owner of the address confirmed it."""
+        """Whether the current address is verified."""
         return self.email_verified_at is not None
 
 
@@ -87,22 +90,32 @@ def _secret() -> str:
     return secrets.token_hex(16)
 
 
-class EmailVerification(models.Model):
-    """One link to one address. The code in the link is derived from this row and a key, and stands in no table."""
+class MailedLink(models.Model):
+    """A link that proves an address. Its code is derived from the row and SECRET_KEY and is not stored."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="email_verifications")
-    address = models.EmailField(
-        max_length=254, help_text="The address it was made for, whatever becomes of the user's."
-    )
     secret = models.CharField(max_length=32, default=_secret, editable=False)
     created_at = models.DateTimeField(default=timezone.now)
     expires_at = models.DateTimeField(default=_expiry)
-    used_at = models.DateTimeField(null=True, blank=True)
-    superseded_at = models.DateTimeField(null=True, blank=True, help_text="A newer link took its place.")
 
     class Meta:
+        abstract = True
         ordering = ["-created_at"]
+
+    def signed(self) -> str:
+        """Return the text from which the code is derived."""
+        raise NotImplementedError
+
+
+class EmailVerification(MailedLink):
+    """A link that verifies the address of an account."""
+
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="email_verifications")
+    address = models.EmailField(max_length=254, help_text="The user's address when the link was made.")
+    used_at = models.DateTimeField(null=True, blank=True)
+    superseded_at = models.DateTimeField(null=True, blank=True, help_text="When a newer link replaced it.")
+
+    class Meta(MailedLink.Meta):
         constraints = [
             models.UniqueConstraint(
                 "user",
@@ -116,25 +129,25 @@ class EmailVerification(models.Model):
 
     @property
     def is_open(self) -> bool:
-        """Whether its link still verifies."""
+        """Whether the link still works."""
         return self.used_at is None and self.superseded_at is None and timezone.now() < self.expires_at
 
+    def signed(self) -> str:
+        return f"{self.pk}:{self.user_id}:{self.address}:{self.secret}"
 
-class EmailChange(models.Model):
-    """A wish to have another address: confirmed by a link to the new one, stopped or taken back by a link to the old one."""
 
-    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+class EmailChange(MailedLink):
+    """A request for another address: confirmed by a link to the new one, stopped or undone by a link to the old one."""
+
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="email_changes")
     old_address = models.EmailField(max_length=254)
     new_address = models.EmailField(max_length=254)
-    secret = models.CharField(max_length=32, default=_secret, editable=False)
-    created_at = models.DateTimeField(default=timezone.now)
-    expires_at = models.DateTimeField(default=_expiry)
     confirmed_at = models.DateTimeField(null=True, blank=True)
-    stopped_at = models.DateTimeField(null=True, blank=True, help_text="By its maker, by a link, or by a newer wish.")
+    stopped_at = models.DateTimeField(
+        null=True, blank=True, help_text="When its link, a newer request or an administrator stopped it."
+    )
 
-    class Meta:
-        ordering = ["-created_at"]
+    class Meta(MailedLink.Meta):
         constraints = [
             models.UniqueConstraint(
                 "user",
@@ -153,61 +166,19 @@ class EmailChange(models.Model):
 
     @property
     def is_reversible(self) -> bool:
-        """Whether it was confirmed, and can still be taken back."""
+        """Whether it was confirmed and can still be undone."""
         return (
             self.confirmed_at is not None
             and self.stopped_at is None
             and timezone.now() < self.confirmed_at + REVERSAL_LIFETIME
         )
 
-
-class Session(AbstractBaseSession):
-    """A browser that is logged in, or about to be."""
-
-    user = models.ForeignKey(User, null=True, on_delete=models.CASCADE, related_name="sessions")
-    browser = models.CharField(max_length=100, blank=True)
-    network = models.CharField(max_length=50, blank=True)
-    logged_in_at = models.DateTimeField(null=True)
-
-    @classmethod
-    def get_session_store_class(cls) -> type[Any]:
-        from accounts.sessions import SessionStore
-
-        return SessionStore
-
-
-class Announcement(models.Model):
-    """A text for everybody who has an account. It stands here once, however many messages are made of it."""
-
-    subject = models.CharField(max_length=200)
-    body = models.TextField(help_text="Plain paragraphs with an empty line between them.")
-    language = models.CharField(
-        max_length=10,
-        choices=settings.LANGUAGES,
-        blank=True,
-        help_text="Of the readers who get it; everybody if empty.",
-    )
-    is_repeat = models.BooleanField(
-        default=False, help_text="The same text had been sent before, and somebody wanted it sent again."
-    )
-    readers = models.PositiveIntegerField(default=0, help_text="How many messages were made of it.")
-    created_at = models.DateTimeField(default=timezone.now)
-
-    class Meta:
-        ordering = ["-created_at"]
-        constraints = [
-            # Of two commands with one text at the same moment, the second one waits for the first, and is refused.
-            models.UniqueConstraint(
-                "subject", MD5("body"), name="announcement_once", condition=models.Q(is_repeat=False)
-            ),
-        ]
-
-    def __str__(self) -> str:
-        return f"announcement {self.pk}"
+    def signed(self) -> str:
+        return f"{self.pk}:{self.user_id}:{self.old_address}:{self.new_address}:{self.secret}"
 
 
 class Hit(models.Model):
-    """One event that a limit counts, while Redis is away. The key is a hash."""
+    """An event counted by a rate limit while Redis is away. The key is a hash."""
 
     key = models.CharField(max_length=200)
     at = models.FloatField(help_text="Seconds since 1970.")

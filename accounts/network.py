@@ -1,4 +1,4 @@
-"""Where a request comes from, as far as that can be believed."""
+"""The network that a request comes from, as far as its headers can be trusted."""
 
 import re
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -10,14 +10,14 @@ Address = IPv4Address | IPv6Address
 
 UNKNOWN = "unknown"
 WITH_PORT = re.compile(r"([\d.]+):\d+|\[(.+)\](?::\d+)?")
-"""As some proxies write an address."""
+"""The form in which some proxies write an address."""
 
 
 def network_of(request: HttpRequest) -> str:
-    """The network that a request comes from: one IPv4 address, or the /64 that an IPv6 subscriber has to herself.
+    """Return the request's network: one IPv4 address, or the /64 of one IPv6 subscriber.
 
-    X-Forwarded-For is read from its end, for as long as the addresses in it are TRUSTED_PROXIES: what stands before the first
-    stranger was written by that stranger. `UNKNOWN` on a unix socket, where there is no address.
+    X-Forwarded-For is read from its end while the addresses are in TRUSTED_PROXIES: an untrusted client wrote everything
+    before its own address. Return UNKNOWN on a unix socket, which has no address.
     """
     hops = [request.META.get("REMOTE_ADDR", "")]
     hops += reversed([hop.strip() for hop in request.META.get("HTTP_X_FORWARDED_FOR", "").split(",")])
@@ -33,7 +33,7 @@ def network_of(request: HttpRequest) -> str:
 
 
 def rough(network: str) -> str:
-    """The network as somebody may be told of it in a mail: near enough to recognise, and nobody's very address."""
+    """Return a wider network to show to users: they can recognise it, but it does not reveal an address."""
     if network == UNKNOWN:
         return network
     exact = ip_network(network)

@@ -1,4 +1,4 @@
-"""A password that is too long would only keep the hasher busy."""
+"""The maximum length of a password. A longer one would only slow the hasher down."""
 
 from typing import Any
 
@@ -10,12 +10,11 @@ LONGEST_PASSWORD = 4096
 
 
 class MaximumLengthValidator:
-    """For AUTH_PASSWORD_VALIDATORS: whoever chooses a longer one could never log in with it."""
+    """For AUTH_PASSWORD_VALIDATORS: the log-in form refuses a longer password."""
 
     def validate(self, password: str, user: Any = None) -> None:
-        """Raises ValidationError."""
         if len(password) > LONGEST_PASSWORD:
             raise ValidationError(self.get_help_text(), code="password_too_long")
 
     def get_help_text(self) -> str:
-        return _("Your password can have %(longest)d characters at the most.") % {"longest": LONGEST_PASSWORD}
+        return _("Your password can have at most %(longest)d characters.") % {"longest": LONGEST_PASSWORD}

@@ -1,4 +1,4 @@
-"""Forgetting a password and choosing another one."""
+"""Reset a forgotten password, and change a known one."""
 
 import structlog
 from django.db import transaction
@@ -14,16 +14,15 @@ log = structlog.get_logger("accounts")
 
 
 def request_reset(email: str) -> None:
-    """Has a link mailed to whoever has an account with this address. The worker finds out whether anybody has, so that the
-    answer to an unknown address takes as long."""
+    """Mail a link to the account with this address. The worker looks it up, so known and unknown addresses take equally
+    long here."""
     outbox.enqueue(ResetPassword(email))
 
 
 def reset(user_id: int, token: str, password: str) -> bool:
-    """Gives the account a new password; of several who hold the same token, one succeeds. False for a token that is spent.
+    """Give the account a new password. Return False if the token is spent; of concurrent calls one succeeds.
 
-    Who can read the mail owns the account: the address counts as verified, and whoever was in there before is out, with
-    every session, wish and link.
+    Reading the mail proves ownership: the address becomes verified, and every session, open request and link ends.
     """
     with transaction.atomic():
         user = User.objects.select_for_update().filter(pk=user_id, is_active=True).first()
@@ -33,29 +32,28 @@ def reset(user_id: int, token: str, password: str) -> bool:
         user.email_verified_at = user.email_verified_at or timezone.now()
         user.was_verified = True
         user.save(update_fields=["password", "email_verified_at", "was_verified"])
-        _shut_everybody_out(user)
+        _end_access(user)
     log.info("password reset", user=user.pk)
     return True
 
 
 def change(user: User, password: str, *, session_key: str | None) -> bool:
-    """Gives the account a new password, and logs it out everywhere but in the session where it was changed.
+    """Give the account a new password and end every session except the one with this key.
 
-    False if the account lost the password that the caller checked: a reset came between the check and the lock.
+    Return False if the password was reset since the caller checked the old one.
     """
     with transaction.atomic():
-        locked = User.objects.select_for_update().filter(pk=user.pk, password=user.password).first()
+        locked = User.objects.lock_unchanged(user)
         if locked is None:
             return False
-        user = locked
-        user.set_password(password)
-        user.save(update_fields=["password"])
-        _shut_everybody_out(user, but=session_key)
+        locked.set_password(password)
+        locked.save(update_fields=["password"])
+        _end_access(locked, but=session_key)
     log.info("password changed", user=user.pk)
     return True
 
 
-def _shut_everybody_out(user: User, *, but: str | None = None) -> None:
+def _end_access(user: User, *, but: str | None = None) -> None:
     end_sessions(user, but=but)
     email_change.stop_all(user)
     verification.supersede(user)

@@ -1,4 +1,4 @@
-"""Sessions that know whose they are, so that a person can see and end them: Django's database sessions with an owner.
+"""Database sessions with an owner, so that users can see and end theirs: a model and its store, in one module as Django says.
 
 https://docs.djangoproject.com/en/6.1/topics/http/sessions/#extending-database-backed-session-engines
 """
@@ -6,32 +6,36 @@ https://docs.djangoproject.com/en/6.1/topics/http/sessions/#extending-database-b
 from collections.abc import Mapping
 from typing import Any
 
+from django.conf import settings
 from django.contrib.auth import SESSION_KEY
 from django.contrib.sessions.backends.base import SessionBase
 from django.contrib.sessions.backends.db import SessionStore as DatabaseStore
+from django.contrib.sessions.base_session import AbstractBaseSession
+from django.db import models
 from django.utils import timezone
 
 ORIGIN = "origin"
-"""Under this key a session holds what `describe` wrote down when its owner logged in."""
+"""The key of a session under which `describe` stores where and when its owner logged in."""
 
 
-def describe(session: SessionBase, *, browser: str, network: str) -> None:
-    """Notes where its owner logged in, and when."""
-    session[ORIGIN] = {"browser": browser, "network": network, "logged_in_at": timezone.now().isoformat()}
+class Session(AbstractBaseSession):
+    """A session of a browser, logged in or not."""
 
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.CASCADE, related_name="sessions")
+    browser = models.CharField(max_length=100, blank=True)
+    network = models.CharField(max_length=50, blank=True)
+    logged_in_at = models.DateTimeField(null=True)
 
-def end_sessions(user: Any, *, but: str | None = None) -> int:
-    """Logs the user out everywhere, or everywhere but in the session with this key. Returns how many it were."""
-    return user.sessions.exclude(session_key=but).delete()[0]  # type: ignore[no-any-return]
+    @classmethod
+    def get_session_store_class(cls) -> type["SessionStore"]:
+        return SessionStore
 
 
 class SessionStore(DatabaseStore):
-    """The session engine `accounts.sessions`."""
+    """The session engine, SESSION_ENGINE = "accounts.sessions"."""
 
     @classmethod
-    def get_model_class(cls) -> type[Any]:
-        from accounts.models import Session  # this module is loaded before the models are
-
+    def get_model_class(cls) -> type[Session]:
         return Session
 
     def create_model_instance(self, data: Mapping[str, Any]) -> Any:
@@ -41,3 +45,13 @@ class SessionStore(DatabaseStore):
         row.browser, row.network = origin.get("browser", ""), origin.get("network", "")
         row.logged_in_at = origin.get("logged_in_at")
         return row
+
+
+def describe(session: SessionBase, *, browser: str, network: str) -> None:
+    """Record the browser, the network and the time of a log-in in the session."""
+    session[ORIGIN] = {"browser": browser, "network": network, "logged_in_at": timezone.now().isoformat()}
+
+
+def end_sessions(user: Any, *, but: str | None = None) -> int:
+    """Log the user out everywhere except in the session with the key `but`. Return the number of sessions ended."""
+    return user.sessions.exclude(session_key=but).delete()[0]  # type: ignore[no-any-return]

@@ -1,5 +1,4 @@
-"""Signing up, correcting a mistyped address, and asking for the link once more. None of it tells a stranger whether an
-address is known."""
+"""Sign up, correct a mistyped address, and resend the link. Nothing here reveals whether an address is known."""
 
 from datetime import timedelta
 
@@ -16,26 +15,26 @@ from mailer import outbox
 log = structlog.get_logger("accounts")
 
 PURPOSE = "verify"
-"""What the limits call this mail, and the one that brings the link once more."""
+"""The purpose in rate limits, shared by the first link and resent ones."""
 
 
 def sign_up(email: str, password: str, *, language: str, network: str | None = None) -> int | None:
-    """Creates the account and enqueues the mail with its link, in one transaction: both happen, or neither.
+    """Create the account and enqueue the mail with its link, in one transaction.
 
-    A known address gets a mail that says so, or, while it is not verified, a new link; the password is not taken over.
-    Where a limit is reached there is an account and no link yet; whoever it belongs to can ask for one. `email` is in
-    canonical form, `network` the one that a request comes from. Returns the account's id if it is a new one.
+    A known address gets a mail that says so or, while it is not verified, a new link; its password is kept. Above a rate
+    limit the account gets no link; its owner can request one later. `email` must be canonical. Return the account's id,
+    or None if it already existed.
     """
     return sign_up_hashed(email, make_password(password), language=language, network=network)
 
 
 def sign_up_hashed(email: str, hashed_password: str, *, language: str, network: str | None = None) -> int | None:
-    """`sign_up` for one who typed the password a moment ago, and the address wrongly."""
+    """The same with a password that is already hashed."""
     with transaction.atomic():
         user, is_new = _find_or_create(email, hashed_password, language)
         if throttling.allows_mail(PURPOSE, email, network):
             _mail_to(user, is_new=is_new)
-            # Not before: a request that fails is made again at once, and must not find its own mail counted.
+            # Not earlier: when a request fails and is repeated, its own mail must not count.
             transaction.on_commit(lambda: throttling.count_mail(PURPOSE, email, network), robust=True)
     if is_new:
         log.info("signed up", user=user.pk)
@@ -45,9 +44,9 @@ def sign_up_hashed(email: str, hashed_password: str, *, language: str, network: 
 def correct(
     email: str, hashed_password: str, *, instead_of: int | None, language: str, network: str | None
 ) -> int | None:
-    """Signs up with another address in the place of one that was mistyped, whether its mail has left or not.
+    """Sign up with another address and delete `instead_of`, the account that this browser created with the mistyped one.
 
-    `instead_of` is the account of the first one if this browser made it: it goes, with its link. Returns as `sign_up` does.
+    Return the same as `sign_up`.
     """
     with transaction.atomic():
         if instead_of is not None:
@@ -56,30 +55,33 @@ def correct(
 
 
 def resend_link(email: str) -> None:
-    """Sends a new link to an account that waits for one. The worker finds out whether there is any, so that the answer to an
-    unknown address takes as long."""
+    """Resend the link of an unverified account. The worker looks it up, so known and unknown addresses take equally long
+    here."""
     outbox.enqueue(VerifyAddressAgain(email))
 
 
 def _find_or_create(email: str, hashed_password: str, language: str) -> tuple[User, bool]:
-    """The user with this address, locked, and whether it is new.
+    """Return the user with this address, locked, and whether it is new.
 
-    ON CONFLICT DO NOTHING instead of an IntegrityError: PostgreSQL writes a statement that fails into its log, and this
-    one holds the address and the hash.
+    ON CONFLICT DO NOTHING avoids an IntegrityError: PostgreSQL logs a failing statement, and this one contains the
+    address and the hash.
     """
-    for _ in range(10):  # it may be deleted between the two statements
+    for _ in range(10):  # the account may be deleted between the two statements
         new = User(email=email, password=hashed_password, language=language)
         User.objects.bulk_create([new], ignore_conflicts=True)
         user = User.objects.select_for_update().filter(email=email).first()
         if user is not None:
-            return user, user.password == hashed_password  # the salt makes it ours
-    raise OperationalError("an account is deleted and made again faster than it can be read")
+            return (
+                user,
+                user.password == hashed_password,
+            )  # equal only if this call created it: each hash has its own salt
+    raise OperationalError("the account is deleted and created again faster than it can be read")
 
 
 def _mail_to(user: User, *, is_new: bool) -> None:
-    """Enqueues what the owner of the address is to get; the same number of statements for a new and for a verified one.
+    """Enqueue the mail for the owner of the address, with as many statements for a verified account as for a new one.
 
-    The row of the link, under the lock, and the key see to it that of many who ask at the same time one is heard.
+    The lock on the user and the key prevent duplicates when several requests come at once.
     """
     delay = timedelta(seconds=settings.VERIFICATION_DELAY)
     lately = verification.was_begun_lately(user)

@@ -1,4 +1,4 @@
-"""What Celery runs for the accounts."""
+"""Celery tasks of this app."""
 
 from celery import shared_task
 
@@ -7,5 +7,5 @@ from accounts import deletion
 
 @shared_task(name="accounts.tasks.purge", max_retries=0)
 def purge() -> None:
-    """Deletes what is over; beat calls it once an hour."""
+    """Delete expired rows. Celery beat calls it once an hour."""
     deletion.purge()

@@ -1,7 +1,7 @@
-"""How often one may ask for mail, or mistype a password: moving windows, in Redis, or in a table while Redis is away.
+"""Limits on requested mail and on wrong passwords: moving windows in Redis, or in a table while Redis is away.
 
-The caller is never told: an answer that changes with the number of tries would tell whether an address is known, and a
-limit that nobody sees is one that nobody can measure. Keys are hashes, so neither store holds an address.
+A caller never learns that a limit was reached: an answer that depends on the number of requests could reveal whether an
+address is known. Keys are hashes, so neither store contains an address.
 """
 
 import re
@@ -16,7 +16,7 @@ from django.db import connection, transaction
 from django.utils.crypto import salted_hmac
 from limits import RateLimitItem, parse, parse_many
 from limits.errors import StorageError
-from limits.storage import MovingWindowSupport, Storage, storage_from_string
+from limits.storage import storage_from_string
 from limits.strategies import MovingWindowRateLimiter
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -32,98 +32,72 @@ MAIL_OF_A_PURPOSE = parse_many("1/minute; 3/hour")
 MAIL_OF_ALL_KINDS = parse_many("5/hour")
 """To one address."""
 RESET = "reset"
-"""The one purpose that stands apart: nobody may keep an owner from it by asking for mail of other kinds."""
+"""The purpose that MAIL_OF_ALL_KINDS does not limit: requests for other mail must not block an owner's password reset."""
 SUBADDRESS = re.compile(r"\+.*(?=@)")
-"""`ann+shop@…` and `ann+bank@…` are one mailbox nearly everywhere (RFC 5233)."""
+"""Nearly every server delivers `ann+shop@…` and `ann+bank@…` to one mailbox (RFC 5233)."""
 WRONG_PASSWORDS = parse("5 per 15 minutes")
-"""For one account; then its owner hears of it …"""
+"""For one account. Above it, the owner gets an alert."""
 LOGIN_ALERTS = parse("1/day")
-"""… so often."""
 GUESSES = parse("10 per 15 minutes")
-"""For one account from one network; after that no password is right."""
+"""For one account from one network. Above it, every password is refused."""
 
 BREAK = 5.0
-"""For so many seconds after a failure the table counts instead of Redis."""
+"""Seconds after a failure of Redis during which the table counts."""
 TIMEOUT = 0.25
-"""Seconds for connecting to Redis, and for each answer."""
+"""Seconds to connect to Redis, and to wait for each reply."""
 
 
-class TableStorage(Storage, MovingWindowSupport):
-    """Moving windows in a table, one row a hit. Slower than Redis, and there as long as anything is."""
+class TableLimiter:
+    """Count in a table, one row per hit. Slower than Redis, but available whenever the database is."""
 
-    STORAGE_SCHEME = ["table"]  # noqa: RUF012 - as the library declares it
-
-    @property
-    def base_exceptions(self) -> tuple[type[Exception], ...]:
-        return ()
-
-    def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
+    def hit(self, limit: RateLimitItem, *identity: str) -> bool:
+        key = limit.key_for(*identity)
         with transaction.atomic():
-            with connection.cursor() as cursor:  # counting and adding are one step, for each key
+            with connection.cursor() as cursor:  # counting and adding are one step for each key
                 cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [key])
             hits = Hit.objects.filter(key=key)
-            hits.filter(at__lt=time.time() - expiry).delete()
-            if hits.count() + amount > limit:
+            hits.filter(at__lt=time.time() - limit.get_expiry()).delete()
+            if hits.count() >= limit.amount:
                 return False
-            Hit.objects.bulk_create([Hit(key=key, at=time.time())] * amount)
-            return True
-
-    def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
-        hits = list(
-            Hit.objects.filter(key=key, at__gte=time.time() - expiry).order_by("at").values_list("at", flat=True)
-        )
-        return (hits[0] if hits else time.time()), len(hits)
-
-    def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        raise NotImplementedError("only moving windows are counted here")
-
-    def get(self, key: str) -> int:
-        raise NotImplementedError("only moving windows are counted here")
-
-    def get_expiry(self, key: str) -> float:
-        raise NotImplementedError("only moving windows are counted here")
-
-    def check(self) -> bool:
+            Hit.objects.create(key=key, at=time.time())
         return True
 
-    def reset(self) -> int:
-        return Hit.objects.all().delete()[0]
-
-    def clear(self, key: str) -> None:
-        Hit.objects.filter(key=key).delete()
+    def test(self, limit: RateLimitItem, *identity: str) -> bool:
+        hits = Hit.objects.filter(key=limit.key_for(*identity), at__gte=time.time() - limit.get_expiry())
+        return hits.count() < limit.amount
 
 
 class Counter:
-    """Counts in Redis while it answers, and else in the table."""
+    """Count in Redis, or in the table while Redis is away."""
 
     def __init__(self) -> None:
         self._try_redis_at = 0.0
 
     def hit(self, limit: RateLimitItem, *identity: str) -> bool:
-        """Counts one more; False, and nothing is counted, if there were too many."""
-        return self._with(lambda limiter: limiter.hit(limit, *identity))
+        """Count one event. Return False, without counting it, if the limit is reached."""
+        return self._ask(lambda limiter: limiter.hit(limit, *identity))
 
     def would_allow(self, limit: RateLimitItem, *identity: str) -> bool:
-        """Whether `hit` would be True; counts nothing."""
-        return self._with(lambda limiter: limiter.test(limit, *identity))
+        """Return what `hit` would return, without counting."""
+        return self._ask(lambda limiter: limiter.test(limit, *identity))
 
-    def _with(self, question: Callable[[MovingWindowRateLimiter], bool]) -> bool:
+    def _ask(self, question: Callable[[MovingWindowRateLimiter | TableLimiter], bool]) -> bool:
         if time.monotonic() >= self._try_redis_at:
             try:
                 return question(_redis())
             except StorageError as error:
                 self._try_redis_at = time.monotonic() + BREAK
                 log.warning("Redis away; the database counts", error=type(error.storage_error).__name__)
-        return question(_table())
+        return question(TableLimiter())
 
 
 counter = Counter()
 
 
 def may_mail(purpose: str, address: str, network: str | None) -> bool:
-    """Whether a request from this network may cause a mail of this purpose to this address; counts it.
+    """Whether a request from this network may cause a mail for this purpose to this address. Counts the mail.
 
-    Without a network it is no request that asks, and that limit does not apply.
+    `network` is None if no request caused the mail. The limit per network does not apply then.
     """
     return allows_mail(purpose, address, network) and all(
         counter.hit(limit, *identity) for limit, identity in _limits_of_mail(purpose, address, network)
@@ -131,13 +105,13 @@ def may_mail(purpose: str, address: str, network: str | None) -> bool:
 
 
 def allows_mail(purpose: str, address: str, network: str | None) -> bool:
-    """As `may_mail`, and counts nothing."""
+    """The same without counting."""
     limits = _limits_of_mail(purpose, address, network)
     return all(counter.would_allow(limit, *identity) for limit, identity in limits)
 
 
 def count_mail(purpose: str, address: str, network: str | None) -> None:
-    """Counts a mail that `allows_mail` let pass, once it is sure to go out."""
+    """Count a mail that `allows_mail` allowed, once its transaction has committed."""
     for limit, identity in _limits_of_mail(purpose, address, network):
         counter.hit(limit, *identity)
 
@@ -154,7 +128,7 @@ def _limits_of_mail(purpose: str, address: str, network: str | None) -> list[tup
 
 
 def note_wrong_password(address: str, network: str) -> bool:
-    """Counts a log-in that failed. True if it is time to tell the owner of the account, if there is one."""
+    """Count a wrong password. Return True if an alert to the account's owner is due."""
     counter.hit(GUESSES, *_hashed("guess", address, network))
     counter.hit(WRONG_PASSWORDS, *_hashed("wrong password", address))
     too_many = not counter.would_allow(WRONG_PASSWORDS, *_hashed("wrong password", address))
@@ -162,12 +136,12 @@ def note_wrong_password(address: str, network: str) -> bool:
 
 
 def may_guess(address: str, network: str) -> bool:
-    """Whether a password for this account is looked at at all."""
+    """Whether a password for this account may be checked."""
     return counter.would_allow(GUESSES, *_hashed("guess", address, network))
 
 
 def purge() -> int:
-    """Deletes the table's hits that no window reaches back to. Returns how many."""
+    """Delete the table's hits that are older than every window. Return their number."""
     return Hit.objects.filter(at__lt=time.time() - 86_400).delete()[0]
 
 
@@ -183,11 +157,6 @@ def _redis() -> MovingWindowRateLimiter:
         "retry": Retry(NoBackoff(), 0),
     }
     options = settings.RATE_LIMITS_OPTIONS | patience
-    if "sentinel_kwargs" in options:  # for the sentinels themselves, which `limits` gives no patience to
+    if "sentinel_kwargs" in options:  # for the sentinels, to which `limits` applies no timeout
         options["sentinel_kwargs"] = options["sentinel_kwargs"] | patience
     return MovingWindowRateLimiter(storage_from_string(settings.RATE_LIMITS_URL, wrap_exceptions=True, **options))
-
-
-@cache
-def _table() -> MovingWindowRateLimiter:
-    return MovingWindowRateLimiter(TableStorage())

@@ -19,6 +19,7 @@ from mailer.delivery.broker import next_sweep, publish_on_commit
 from mailer.email import Email, find
 from mailer.mime import serializer
 from mailer.models import ACCEPTED, UNSETTLED, Message, MessageQuerySet, Payload, State
+from mailer.recipients import subscriptions
 
 log = structlog.get_logger(__name__)
 
@@ -183,6 +184,11 @@ def cancel_all(messages: MessageQuerySet, *, reason: str) -> int:
 def mark_as_delivered(messages: MessageQuerySet, *, reason: str) -> int:
     """Settles held messages of which a person found out that they did arrive. Returns how many it were."""
     return _moved(messages.filter(state=State.HELD), State.SENT, reason=reason)
+
+
+def copy_unsubscribes(old: str, new: str) -> None:
+    """Unsubscribe the address `new` from every stream from which `old` is unsubscribed: both belong to one recipient."""
+    subscriptions.copy_unsubscribes(old, new)
 
 
 def _moved(messages: MessageQuerySet, to: State, *, reason: str, publish: bool = False, **changes: object) -> int:

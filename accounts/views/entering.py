@@ -1,4 +1,4 @@
-"""Logging in."""
+"""The log-in page."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from accounts.sessions import describe
 from accounts.views.common import ADDRESS_IN_SESSION, PAGE_WITH_FORM
 
 BROWSERS = ("Edg", "OPR", "Firefox", "Chrome", "Safari")
-"""In this order: each one's User-Agent names those behind it as well."""
+"""In this order, because a User-Agent contains the names of later ones too."""
 NAMES = {"Edg": "Edge", "OPR": "Opera"}
 SYSTEMS = ("Android", "iPhone", "iPad", "Windows", "Mac OS", "Linux")
 
@@ -27,14 +27,14 @@ class LogInView(LoginView):
     http_method_names = PAGE_WITH_FORM
 
     def get_redirect_url(self, *args: Any) -> str:
-        """Where `next` leads; not back to this very page, which sends those who are logged in to `next`."""
+        """Return `next`, unless it is this page: it redirects users who are logged in to `next`, without end."""
         url: str = super().get_redirect_url(*args)
         return "" if url.partition("?")[0] == self.request.path else url
 
     def form_valid(self, form: Any) -> HttpResponse:
         with transaction.atomic():
             if not User.objects.select_for_update().filter(pk=form.get_user().pk).exists():
-                return redirect("login")  # the account was deleted since its password was looked at
+                return redirect("login")  # the account was deleted after its password was checked
             response = super().form_valid(form)
         describe(self.request.session, browser=browser_of(self.request), network=rough(network_of(self.request)))
         remember_language(response, form.get_user())
@@ -48,7 +48,7 @@ class LogInView(LoginView):
 
 
 def browser_of(request: HttpRequest) -> str:
-    """ "Firefox, Windows": enough to recognise one's own, out of words of ours alone."""
+    """Return a description such as "Firefox, Windows". It contains nothing that the client sent."""
     agent = request.headers.get("User-Agent", "")
     browser = next((name for name in BROWSERS if name in agent), "")
     system = next((name for name in SYSTEMS if name in agent), "")
@@ -56,7 +56,7 @@ def browser_of(request: HttpRequest) -> str:
 
 
 def remember_language(response: HttpResponse, user: User) -> None:
-    """Shows the pages in the language that the user chose, in this browser."""
+    """Set the language cookie of this browser to the user's language."""
     response.set_cookie(
         settings.LANGUAGE_COOKIE_NAME,
         user.language,

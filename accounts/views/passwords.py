@@ -1,4 +1,4 @@
-"""Forgetting a password, and choosing another one."""
+"""Pages to reset and to change a password."""
 
 from typing import Any
 
@@ -12,32 +12,24 @@ from django.contrib.auth.views import (
 )
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import redirect, render
+from django.shortcuts import redirect
 from django.urls import reverse_lazy
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.cache import never_cache
 
 from accounts import links, passwords, throttling
-from accounts.forms import AddressForm, ChangePasswordForm
-from accounts.network import network_of
-from accounts.views.common import ADDRESS_IN_SESSION, PAGE_WITH_FORM, page_with_form
+from accounts.forms import ChangePasswordForm
+from accounts.views.common import PAGE_WITH_FORM, page_with_form, request_mail
 
 
 @page_with_form
 @never_cache
 def request_reset(request: HttpRequest) -> HttpResponse:
-    form = AddressForm(request.POST or None, initial={"email": request.session.get(ADDRESS_IN_SESSION, "")})
-    if not form.is_valid():
-        return render(request, "accounts/password_reset.html", {"form": form})
-    email = form.cleaned_data["email"]
-    if throttling.may_mail(throttling.RESET, email, network_of(request)):
-        passwords.request_reset(email)
-    request.session[ADDRESS_IN_SESSION] = email
-    return redirect("check_inbox")
+    return request_mail(request, "accounts/password_reset.html", throttling.RESET, passwords.request_reset)
 
 
 class ResetPasswordView(PasswordResetConfirmView):
-    """Django moves the token from the address into the session, so that it stands in no Referer."""
+    """Django moves the token from the URL into the session, so that no Referer header contains it."""
 
     template_name = "accounts/password_reset_confirm.html"
     form_class: Any = SetPasswordForm
@@ -47,13 +39,13 @@ class ResetPasswordView(PasswordResetConfirmView):
 
     def form_valid(self, form: Any) -> HttpResponse:
         token = self.request.session.pop(INTERNAL_RESET_SESSION_TOKEN)
-        assert self.user is not None, "dispatch() answers unknown ones"
+        assert self.user is not None, "dispatch() handles unknown ones"
         is_logged_in = self.request.user == self.user
         if not passwords.reset(self.user.pk, token, form.cleaned_data["new_password1"]):
-            self.validlink = False  # somebody else was quicker with the same token
+            self.validlink = False  # another request used the same token first
             return self.render_to_response(self.get_context_data())
         if is_logged_in:
-            logout(self.request)  # this session is one of those that have just ended
+            logout(self.request)  # the reset ended this session too
         messages.success(self.request, _("Your password is changed. Log in with the new one."))
         return redirect(self.get_success_url())
 
@@ -72,10 +64,10 @@ class ChangePasswordView(PasswordChangeView):
 
     def form_valid(self, form: Any) -> HttpResponse:
         key = self.request.session.session_key
-        with transaction.atomic():  # while the account is locked nobody can delete it, which the new session would miss
+        with transaction.atomic():  # the lock on the account keeps it from being deleted before the new session exists
             if not passwords.change(form.user, form.cleaned_data["new_password1"], session_key=key):
                 return redirect("password_change")
             form.user.refresh_from_db()
-            update_session_auth_hash(self.request, form.user)  # this session, and no other, goes on
+            update_session_auth_hash(self.request, form.user)  # only this session continues
         messages.success(self.request, _("Your password is changed, and you are logged out everywhere else."))
         return redirect(self.get_success_url())

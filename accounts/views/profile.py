@@ -1,6 +1,6 @@
-"""What a person decides about her own account."""
+"""Pages on which users manage their own account."""
 
-from dataclasses import replace
+from functools import partial
 from typing import cast
 from uuid import UUID
 
@@ -15,18 +15,14 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_POST
 
-from accounts import deletion, email_change, login_alerts, throttling
-from accounts.email_change import ChangeState
+from accounts import deletion, email_change, throttling
 from accounts.forms import EmailChangeForm, PasswordForm, ProfileForm
+from accounts.links import LinkState
 from accounts.models import User
 from accounts.network import network_of
-from accounts.password_length import LONGEST_PASSWORD
 from accounts.sessions import end_sessions
-from accounts.views.common import page_of_link, page_with_form
+from accounts.views.common import page_of_link, page_with_form, use_link
 from accounts.views.entering import remember_language
-from mailer.email import Stream
-from mailer.recipients import subscriptions
-from mailer.recipients.subscriptions import Membership
 
 
 @page_with_form
@@ -40,35 +36,15 @@ def profile(request: HttpRequest) -> HttpResponse:
             "form": form,
             "sessions": user.sessions.filter(expire_date__gt=timezone.now()).order_by("-logged_in_at"),
             "session_key": request.session.session_key,
-            "streams": _streams_of(user),
         }
         return render(request, "accounts/profile.html", context)
-    # Not form.save(), which writes the whole row, and would undo a reset of the password that came in between.
+    # Not form.save(): it writes the whole row and would revert a password reset that happened in between.
     User.objects.filter(pk=user.pk).update(**form.cleaned_data)
     with translation.override(user.language):
         messages.success(request, _("Saved."))
     response = redirect("profile")
     remember_language(response, user)
     return response
-
-
-def _streams_of(user: User) -> list[tuple[Stream, bool]]:
-    """Each stream, and whether she left it."""
-    left = subscriptions.unsubscribed_streams(user.email)
-    return [(stream, stream.name in left) for stream in subscriptions.streams()]
-
-
-@require_POST
-@login_required
-def choose_stream(request: HttpRequest) -> HttpResponse:
-    """Leaves one stream, or returns to it."""
-    stream = subscriptions.find(request.POST.get("stream", ""))
-    if stream is not None:
-        returns = "return" in request.POST
-        change = subscriptions.resubscribe if returns else subscriptions.unsubscribe
-        change(Membership(_user(request).email, stream))
-        messages.success(request, _("You get these e-mails again.") if returns else _("You get these e-mails no more."))
-    return redirect("profile")
 
 
 @require_POST
@@ -112,52 +88,20 @@ def change_email(request: HttpRequest) -> HttpResponse:
 @page_with_form
 @never_cache
 def confirm_change(request: HttpRequest, change_id: UUID, code: str) -> HttpResponse:
-    """GET shows a button, POST gives the account its new address; who is not logged in to it is asked for its password."""
-    change = email_change.look_to_confirm(change_id, code)
-    is_mine = change.user_id is not None and request.user.pk == change.user_id
-    if request.method == "POST" and change.state is ChangeState.OPEN:
-        change = _confirm(request, change, change_id, code, is_mine=is_mine)
-    return _page_of_change(request, change, "confirm", is_mine=is_mine)
-
-
-def _confirm(
-    request: HttpRequest, change: email_change.Change, change_id: UUID, code: str, *, is_mine: bool
-) -> email_change.Change:
-    if is_mine:
-        return email_change.confirm(change_id, code, password=None)
-    network = network_of(request)
-    if not throttling.may_guess(change.old_address, network):
-        return replace(change, state=ChangeState.NOT_THE_OWNER)
-    password = request.POST.get("password", "")[:LONGEST_PASSWORD]
-    confirmed = email_change.confirm(change_id, code, password=password)
-    if confirmed.state is ChangeState.NOT_THE_OWNER and password:
-        login_alerts.count(change.old_address, network)
-    return confirmed
+    """GET shows a button. POST changes the address; a browser that is not logged in to the account needs its password."""
+    link = email_change.look_to_confirm(change_id, code)
+    is_mine = link.user_id is not None and request.user.pk == link.user_id
+    if request.method == "POST" and link.state is LinkState.OPEN:
+        link = use_link(request, link, partial(email_change.confirm, change_id, code), is_mine=is_mine)
+    return page_of_link(request, "accounts/email_change_link.html", link, purpose="confirm", is_mine=is_mine)
 
 
 @page_with_form
 @never_cache
 def stop_change(request: HttpRequest, change_id: UUID, code: str) -> HttpResponse:
-    """GET shows a button, POST stops the change or takes it back."""
+    """GET shows a button. POST stops or undoes the change."""
     act = email_change.stop if request.method == "POST" else email_change.look_to_stop
-    return _page_of_change(request, act(change_id, code), "stop")
-
-
-STATUS_OF_CHANGE = {
-    ChangeState.OPEN: 200,
-    ChangeState.NOT_THE_OWNER: 200,
-    ChangeState.REVERSIBLE: 200,
-    ChangeState.DONE: 200,
-    ChangeState.UNKNOWN: 404,
-}
-
-
-def _page_of_change(
-    request: HttpRequest, change: email_change.Change, purpose: str, *, is_mine: bool = False
-) -> HttpResponse:
-    context = {"state": change.state.value, "change": change, "purpose": purpose, "is_mine": is_mine}
-    status = STATUS_OF_CHANGE.get(change.state, 410)
-    return page_of_link(request, "accounts/email_change_link.html", context, status)
+    return page_of_link(request, "accounts/email_change_link.html", act(change_id, code), purpose="stop")
 
 
 def _user(request: HttpRequest) -> User:

@@ -1,5 +1,6 @@
-"""From the form to the verified address."""
+"""Pages from the sign-up form to the verified address."""
 
+from functools import partial
 from uuid import UUID
 
 from django.contrib.auth.hashers import make_password
@@ -10,21 +11,19 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_safe
 
-from accounts import login_alerts, signup, throttling, verification
+from accounts import signup, verification
 from accounts.forms import AddressForm, SignUpForm
+from accounts.links import LinkState
 from accounts.network import network_of
-from accounts.password_length import LONGEST_PASSWORD
-from accounts.verification import LinkState
-from accounts.views.common import ADDRESS_IN_SESSION, page_of_link, page_with_form
+from accounts.views.common import ADDRESS_IN_SESSION, page_of_link, page_with_form, request_mail, use_link
 
 SIGN_UP_IN_SESSION = "sign_up"
-"""What this browser signed up with: the password's hash, and the account, if it was it that made it."""
+"""The hash of the password that this browser signed up with, and the account, if the sign-up created one."""
 
 PAGE_OF_LINK = {
-    LinkState.OPEN: ("accounts/verify.html", 200),
-    LinkState.NOT_THE_OWNER: ("accounts/verify.html", 200),
-    LinkState.SPENT_NOW: ("accounts/verified.html", 200),
-    LinkState.UNKNOWN: ("accounts/link_problem.html", 404),
+    LinkState.OPEN: "accounts/verify.html",
+    LinkState.NOT_THE_OWNER: "accounts/verify.html",
+    LinkState.DONE: "accounts/verified.html",
 }
 
 
@@ -43,7 +42,7 @@ def sign_up(request: HttpRequest) -> HttpResponse:
 @require_safe
 @never_cache
 def check_inbox(request: HttpRequest) -> HttpResponse:
-    """What comes after a sign-up or a resend. It says the same whether the address is known or not."""
+    """The page after a sign-up, a resend or a reset. It is the same for known and unknown addresses."""
     context = {
         "address": request.session.get(ADDRESS_IN_SESSION),
         "may_correct": SIGN_UP_IN_SESSION in request.session,
@@ -54,7 +53,7 @@ def check_inbox(request: HttpRequest) -> HttpResponse:
 @page_with_form
 @never_cache
 def correct_address(request: HttpRequest) -> HttpResponse:
-    """For a mistyped address: the mail to it is cancelled or its link dies, and another one gets a mail."""
+    """Replace a mistyped address: cancel its mail or end its link, and mail the right address."""
     mine = request.session.get(SIGN_UP_IN_SESSION)
     if mine is None:
         return redirect("signup")
@@ -77,52 +76,31 @@ def correct_address(request: HttpRequest) -> HttpResponse:
 @page_with_form
 @never_cache
 def resend(request: HttpRequest) -> HttpResponse:
-    form = AddressForm(request.POST or None, initial={"email": request.session.get(ADDRESS_IN_SESSION, "")})
-    if not form.is_valid():
-        return render(request, "accounts/resend.html", {"form": form})
-    email = form.cleaned_data["email"]
-    if throttling.may_mail(signup.PURPOSE, email, network_of(request)):
-        signup.resend_link(email)
-    request.session[ADDRESS_IN_SESSION] = email
-    return redirect("check_inbox")
+    return request_mail(request, "accounts/resend.html", signup.PURPOSE, signup.resend_link)
 
 
 @page_with_form
 @sensitive_post_parameters()
 @never_cache
 def verify(request: HttpRequest, verification_id: UUID, code: str) -> HttpResponse:
-    """GET shows a button and changes nothing, since mail scanners follow links; POST spends the link.
+    """GET shows a button and changes nothing, because mail scanners follow links. POST uses the link.
 
-    In the browser that signed up the button is enough. Any other one is asked for the account's password, or may say that
-    the account is not theirs.
+    The browser that signed up needs only the button. Any other browser needs the account's password, or can delete the
+    account ("This was not me").
     """
     link = verification.follow(verification_id, code)
     is_mine = link.user_id is not None and _account_of(request) == link.user_id
     if request.method == "POST" and link.state is LinkState.OPEN:
         if "disown" in request.POST:
             if verification.disown(verification_id, code):
-                return page_of_link(request, "accounts/disowned.html", {"address": link.address})
+                return page_of_link(request, "accounts/disowned.html", link)
             link = verification.follow(verification_id, code)
         else:
-            link = _complete(request, link, verification_id, code, is_mine=is_mine)
-        if link.state is LinkState.SPENT_NOW:
-            request.session.pop(SIGN_UP_IN_SESSION, None)  # there is nothing left to correct, and it holds a hash
-    template, status = PAGE_OF_LINK.get(link.state, ("accounts/link_problem.html", 410))
-    context = {"state": link.state.value, "address": link.address, "is_mine": is_mine}
-    return page_of_link(request, template, context, status)
-
-
-def _complete(
-    request: HttpRequest, link: verification.Link, verification_id: UUID, code: str, *, is_mine: bool
-) -> verification.Link:
-    network = network_of(request)
-    if not is_mine and not throttling.may_guess(link.address, network):
-        return verification.Link(LinkState.NOT_THE_OWNER, link.address, link.user_id)
-    password = None if is_mine else request.POST.get("password", "")[:LONGEST_PASSWORD]
-    completed = verification.complete(verification_id, code, password=password)
-    if completed.state is LinkState.NOT_THE_OWNER and password:
-        login_alerts.count(link.address, network)
-    return completed
+            link = use_link(request, link, partial(verification.complete, verification_id, code), is_mine=is_mine)
+        if link.state is LinkState.DONE:
+            request.session.pop(SIGN_UP_IN_SESSION, None)  # nothing is left to correct, and it contains a hash
+    template = PAGE_OF_LINK.get(link.state, "accounts/link_problem.html")
+    return page_of_link(request, template, link, is_mine=is_mine)
 
 
 def _ask_to_look(request: HttpRequest, email: str, hashed: str, account: int | None) -> HttpResponse:
@@ -132,7 +110,7 @@ def _ask_to_look(request: HttpRequest, email: str, hashed: str, account: int | N
 
 
 def _account_of(request: HttpRequest) -> int | None:
-    """The account that this browser made, or is logged in to."""
+    """Return the account that this browser is logged in to, or created."""
     if request.user.is_authenticated:
         return request.user.pk
     account: int | None = request.session.get(SIGN_UP_IN_SESSION, {}).get("account")

@@ -1,4 +1,4 @@
-"""What the tests of the accounts share."""
+"""Fixtures of the tests of accounts."""
 
 import pytest
 import redis
@@ -9,7 +9,7 @@ from tests.servers import Valkey
 
 @pytest.fixture(autouse=True)
 def nothing_counted_yet(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Limits count over tests otherwise."""
+    """Limits would count across tests otherwise."""
     monkeypatch.setattr(throttling, "counter", throttling.Counter())
     with redis.Redis(unix_socket_path=str(valkey.socket)) as client:
         client.flushall()

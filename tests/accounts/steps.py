@@ -1,4 +1,4 @@
-"""What people do in these tests, through the pages and their mailboxes."""
+"""Steps of users in these tests, through the pages and their mailboxes."""
 
 import re
 from datetime import timedelta
@@ -20,14 +20,14 @@ LINK = re.compile(r"http://localhost:8000(/accounts/(?:verify|password-reset|ema
 
 
 def member(email: str = ANN, password: str = PASSWORD) -> User:
-    """Somebody who signed up and verified the address."""
+    """Create a user with a verified address."""
     return User.objects.create_user(
         email, password, name="Ann", email_verified_at=timezone.now(), was_verified=True, language="en"
     )
 
 
 def log_in(email: str = ANN, password: str = PASSWORD, **headers: str) -> Client:
-    """A browser of its own, which logs in if the password is right."""
+    """Return a new browser that has tried to log in."""
     client = Client(headers=headers)
     client.post(reverse("login"), {"username": email, "password": password})
     return client
@@ -43,35 +43,35 @@ def is_in(client: Client) -> bool:
 
 
 def deliver_all() -> None:
-    """What the worker does, without the wait of a first link."""
+    """Deliver everything, including mail with a delay."""
     Outbox().deliver(after=timedelta(minutes=1))
 
 
 def link_to(address: str) -> str:
-    """The path of the link in the newest mail to an address."""
+    """Return the path of the link in the newest mail to an address."""
     body = next(str(sent.body) for sent in reversed(mail.outbox) if address in sent.to[0])
     return LINK.findall(body)[0]  # type: ignore[no-any-return]
 
 
 def link_to_reset(email: str = ANN) -> str:
-    """The path of the link that comes when somebody forgot the password of this account."""
+    """Request a reset and return the path of its link."""
     Client().post(reverse("password_reset"), {"email": email})
     deliver_all()
     return link_to(email)
 
 
 def choose(client: Client, link: str, password: str = NEW_PASSWORD) -> Any:
-    """Follows a link to another password and sends the form."""
+    """Follow a link to a new password and submit the form."""
     page = client.get(link, follow=True)
     return client.post(page.request["PATH_INFO"], {"new_password1": password, "new_password2": password})
 
 
 def mails_to(address: str) -> list[tuple[str, str]]:
-    """Kind and state of every message to an address."""
+    """Return kind and state of every message to an address."""
     rows = Message.objects.filter(recipient=address).order_by("pk").values_list("kind", "state")
     return [(kind.removeprefix("accounts."), str(state)) for kind, state in rows]
 
 
 def text_of(page: Any) -> str:
-    """The page without what differs each time."""
+    """Return the page without its CSRF token."""
     return re.sub(r'name="csrfmiddlewaretoken" value="\w+"', "", page.content.decode())

@@ -1,4 +1,4 @@
-"""What administrators do to accounts, and what that ends."""
+"""Accounts in the admin."""
 
 import pytest
 from django.test import Client
@@ -6,8 +6,9 @@ from django.urls import reverse
 from django.utils import timezone
 
 from accounts import deletion, email_change, links, verification
-from accounts.email_change import ChangeState
-from accounts.models import EmailChange, Session, User
+from accounts.links import LinkState
+from accounts.models import EmailChange, User
+from accounts.sessions import Session
 from tests.accounts.steps import ANN, NEW_PASSWORD, PASSWORD, is_in, log_in, member
 
 pytestmark = pytest.mark.django_db
@@ -31,28 +32,28 @@ def set_password(client: Client, user: User, password: str = NEW_PASSWORD):  # t
     return client.post(reverse("admin:auth_user_password_change", args=[user.pk]), data)
 
 
-def stop(change: EmailChange) -> ChangeState:
-    code = links.code(links.STOP_CHANGE, links.row_of_change(change))
+def stop(change: EmailChange) -> LinkState:
+    code = links.code(links.STOP_CHANGE, change)
     return email_change.stop(change.pk, code).state
 
 
-def test_wishes_can_be_looked_at_and_nothing_more(administrator: Client) -> None:
+def test_changes_of_address_are_read_only(administrator: Client) -> None:
     email_change.request(member(), "new@example.com")
-    wish = EmailChange.objects.get()
+    change = EmailChange.objects.get()
 
     overview = administrator.get(reverse("admin:accounts_emailchange_changelist"))
-    page = administrator.get(reverse("admin:accounts_emailchange_change", args=[wish.pk]))
+    page = administrator.get(reverse("admin:accounts_emailchange_change", args=[change.pk]))
 
     assert (overview.status_code, page.status_code) == (200, 200)
     assert "new@example.com" in overview.content.decode()
-    assert wish.secret not in overview.content.decode() + page.content.decode()
-    for action, arguments in (("add", []), ("change", [wish.pk]), ("delete", [wish.pk])):
+    assert change.secret not in overview.content.decode() + page.content.decode()
+    for action, arguments in (("add", []), ("change", [change.pk]), ("delete", [change.pk])):
         path = reverse(f"admin:accounts_emailchange_{action}", args=arguments)
         assert administrator.post(path, {"post": "yes"}).status_code == 403
 
 
 def test_sessions_are_listed_without_their_keys(administrator: Client) -> None:
-    """Whoever reads the key of a session is in it."""
+    """With the key of a session anyone could use it."""
     user = member()
     log_in()
     Client().post(reverse("resend"), {"email": ANN})
@@ -76,7 +77,7 @@ def test_the_time_zone_can_be_set(administrator: Client) -> None:
     assert User.objects.get(pk=user.pk).time_zone == "Asia/Bangkok"
 
 
-def test_another_name_ends_nothing(administrator: Client) -> None:
+def test_a_new_name_ends_no_session(administrator: Client) -> None:
     user = member()
     browser = log_in()
     email_change.request(user, "new@example.com")
@@ -88,12 +89,12 @@ def test_another_name_ends_nothing(administrator: Client) -> None:
     assert User.objects.get(pk=user.pk).is_verified
 
 
-def test_another_address_ends_sessions_and_every_way_to_yet_another_one(administrator: Client) -> None:
+def test_a_new_address_ends_sessions_and_all_changes_of_address(administrator: Client) -> None:
     user = member()
     browser = log_in()
     email_change.request(user, "second@example.com")
     first = EmailChange.objects.get()
-    email_change.confirm(first.pk, links.code(links.CONFIRM_CHANGE, links.row_of_change(first)), password=None)
+    email_change.confirm(first.pk, links.code(links.CONFIRM_CHANGE, first), password=None)
     email_change.request(user, "third@example.com")
 
     save(administrator, user, email="Given@Example.com")
@@ -102,10 +103,10 @@ def test_another_address_ends_sessions_and_every_way_to_yet_another_one(administ
     assert (user.email, user.is_verified, user.was_verified) == ("given@example.com", False, True)
     assert not is_in(browser)
     assert EmailChange.objects.filter(stopped_at=None).count() == 0
-    assert stop(first) is ChangeState.STOPPED
+    assert stop(first) is LinkState.STOPPED
 
 
-def test_another_password_ends_sessions_and_open_wishes(administrator: Client) -> None:
+def test_a_new_password_ends_sessions_and_open_changes_of_address(administrator: Client) -> None:
     user = member()
     browser = log_in()
     email_change.request(user, "new@example.com")
@@ -113,28 +114,28 @@ def test_another_password_ends_sessions_and_open_wishes(administrator: Client) -
 
     assert set_password(administrator, user).status_code == 302
 
-    assert Session.objects.filter(user=user).count() == 0  # not only the hash in it that fits no more
+    assert Session.objects.filter(user=user).count() == 0  # the row is deleted, not only its hash invalid
     assert not is_in(browser)
     assert not EmailChange.objects.get().is_open
     link.refresh_from_db()
-    assert link.is_open  # it asks for the password, which is the new one
+    assert link.is_open  # it needs the password, which is the new one
     assert is_in(log_in(password=NEW_PASSWORD))
 
 
-def test_an_administrator_who_changes_herself_stays_logged_in(administrator: Client) -> None:
-    herself, elsewhere = User.objects.get(), log_in("admin@example.com")
+def test_administrators_who_change_their_own_password_stay_logged_in(administrator: Client) -> None:
+    admin, elsewhere = User.objects.get(), log_in("admin@example.com")
 
-    assert set_password(administrator, herself).status_code == 302
+    assert set_password(administrator, admin).status_code == 302
     assert (is_in(administrator), is_in(elsewhere)) == (True, False)
 
     elsewhere = log_in("admin@example.com", NEW_PASSWORD)
-    assert save(administrator, herself, email="boss@example.com").status_code == 302
+    assert save(administrator, admin, email="boss@example.com").status_code == 302
     assert User.objects.get().email == "boss@example.com"
     assert (is_in(administrator), is_in(elsewhere)) == (True, False)
 
 
-def test_who_was_verified_by_the_release_before_is_not_purged_for_a_new_address(administrator: Client) -> None:
-    """During a deploy old processes verify people, and do not know of `was_verified`."""
+def test_users_verified_by_the_previous_release_are_not_purged_after_a_new_address(administrator: Client) -> None:
+    """During a deploy, old processes verify users without setting `was_verified`."""
     user = User.objects.create_user(ANN, email_verified_at=timezone.now(), date_joined="2026-01-01T00:00Z")
 
     save(administrator, user, email="given@example.com")

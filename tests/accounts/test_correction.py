@@ -1,4 +1,4 @@
-"""A mistyped address, corrected on the page that comes after the sign-up."""
+"""Correct a mistyped address after sign-up."""
 
 import pytest
 import time_machine
@@ -27,7 +27,7 @@ def correct(client: Client, email: str = ANN):  # type: ignore[no-untyped-def]
     return client.post(reverse("correct_address"), {"email": email}, follow=True)
 
 
-def test_before_its_mail_left_the_mistyped_address_hears_nothing(client: Client) -> None:
+def test_correcting_before_the_mail_is_sent_cancels_it(client: Client) -> None:
     page = sign_up(client, TYPO)
     assert reverse("correct_address") in page.content.decode()
     assert TYPO in client.get(reverse("correct_address")).content.decode()
@@ -39,11 +39,11 @@ def test_before_its_mail_left_the_mistyped_address_hears_nothing(client: Client)
     assert ANN in answer.content.decode()
     assert (mails_to(TYPO), mails_to(ANN)) == ([("VerifyAddress", "cancelled")], [("VerifyAddress", "sent")])
     assert [user.email for user in User.objects.all()] == [ANN]
-    assert client.post(link_to(ANN)).context["state"] == "spent_now"  # without the password: it is the same browser
+    assert client.post(link_to(ANN)).context["state"] == "done"  # without the password: it is the same browser
     assert is_in(log_in(password=PASSWORD))
 
 
-def test_after_its_mail_left_its_link_is_dead(client: Client) -> None:
+def test_correcting_after_the_mail_was_sent_ends_its_link(client: Client) -> None:
     sign_up(client, TYPO)
     deliver_all()
     dead = link_to(TYPO)
@@ -55,7 +55,7 @@ def test_after_its_mail_left_its_link_is_dead(client: Client) -> None:
     assert [user.email for user in User.objects.all()] == [ANN]
 
 
-def test_a_known_address_that_was_typed_first_keeps_its_account_and_the_password_goes_on(client: Client) -> None:
+def test_correcting_a_known_address_keeps_its_account_and_reuses_the_password(client: Client) -> None:
     bob = member("bob@example.com", "the password of Bob 1")
     sign_up(client, bob.email)
 
@@ -91,7 +91,7 @@ def test_the_same_address_again_changes_nothing(client: Client) -> None:
     assert mails_to(ANN) == [("VerifyAddress", "queued")]
 
 
-def test_there_and_back_again(client: Client) -> None:
+def test_an_address_can_be_corrected_twice(client: Client) -> None:
     with time_machine.travel("2026-11-21 12:00Z", tick=False) as clock:
         sign_up(client)
         correct(client, TYPO)
@@ -101,10 +101,10 @@ def test_there_and_back_again(client: Client) -> None:
 
         assert [user.email for user in User.objects.all()] == [ANN]
         assert mails_to(ANN) == [("VerifyAddress", "cancelled"), ("VerifyAddress", "sent")]
-        assert client.post(link_to(ANN)).context["state"] == "spent_now"
+        assert client.post(link_to(ANN)).context["state"] == "done"
 
 
-def test_a_bad_address_is_answered_beside_its_field(client: Client) -> None:
+def test_an_invalid_address_is_refused_at_its_field(client: Client) -> None:
     sign_up(client, TYPO)
 
     answer = correct(client, "ann@")
@@ -113,7 +113,7 @@ def test_a_bad_address_is_answered_beside_its_field(client: Client) -> None:
     assert User.objects.get().email == TYPO
 
 
-def test_who_did_not_sign_up_here_is_asked_to(client: Client) -> None:
+def test_a_browser_that_did_not_sign_up_is_sent_to_the_sign_up_page(client: Client) -> None:
     for answer in (client.get(reverse("correct_address")), client.post(reverse("correct_address"), {"email": ANN})):
         assert answer["Location"] == reverse("signup")
 
@@ -121,16 +121,16 @@ def test_who_did_not_sign_up_here_is_asked_to(client: Client) -> None:
 def test_another_browser_deletes_no_account(client: Client) -> None:
     sign_up(client)
     other = Client()
-    sign_up(other)  # the account is there already: this browser did not make it
+    sign_up(other)  # the account exists: this browser did not create it
 
     correct(other, "evil@example.com")
 
     assert sorted(User.objects.values_list("email", flat=True)) == [ANN, "evil@example.com"]
     deliver_all()
-    assert client.post(link_to(ANN)).context["state"] == "spent_now"
+    assert client.post(link_to(ANN)).context["state"] == "done"
 
 
-def test_after_the_address_is_verified_there_is_nothing_left_to_correct(client: Client) -> None:
+def test_a_verified_address_cannot_be_corrected(client: Client) -> None:
     sign_up(client)
     deliver_all()
     client.post(link_to(ANN))
@@ -141,7 +141,7 @@ def test_after_the_address_is_verified_there_is_nothing_left_to_correct(client: 
 
 
 @pytest.mark.parametrize("mark", ["verified", "verified once", "staff", "superuser"])
-def test_an_account_that_matters_is_not_corrected_away(client: Client, mark: str) -> None:
+def test_correcting_deletes_no_verified_or_staff_account(client: Client, mark: str) -> None:
     sign_up(client)
     match mark:
         case "verified":

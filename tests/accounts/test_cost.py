@@ -1,4 +1,4 @@
-"""What a page costs: queries, and milliseconds beside a view of Django's that does nothing."""
+"""The cost of a page: queries, and milliseconds compared with an empty Django view."""
 
 import os
 import statistics
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.django_db
 
 
 def bare(request: HttpRequest) -> HttpResponse:
-    """The least that Django can do."""
+    """An empty view."""
     return HttpResponse("ok")
 
 
@@ -27,7 +27,7 @@ urlpatterns = [path("bare/", bare), path("", include("config.urls"))]
 
 
 def public_pages() -> list[str]:
-    """Every page that needs no log-in, with links that are open."""
+    """Return the pages that need no log-in, with open links."""
     user = User.objects.create_user("ann@example.com", "a password 1")
     link = verification.begin(user)
     email_change.request(user, "new@example.com")
@@ -40,7 +40,7 @@ def public_pages() -> list[str]:
 PRIVATE_PAGES = ["profile", "password_change", "email_change", "delete_account"]
 
 
-def test_no_page_asks_the_database_more_than_five_times(client: Client) -> None:
+def test_a_page_needs_at_most_five_queries(client: Client) -> None:
     for page in public_pages():
         assert queries_of(client, page) <= 5, page
 
@@ -61,7 +61,7 @@ def test_a_page_takes_under_ten_milliseconds(client: Client, settings: Settings)
     settings.DEBUG = False
     pages = ["/bare/", *public_pages()]
     client.force_login(User.objects.get())
-    pages = [page for page in pages if page != reverse("login")]  # it sends those who are logged in elsewhere
+    pages = [page for page in pages if page != reverse("login")]  # it redirects users who are logged in
     pages += map(reverse, PRIVATE_PAGES)
     took: dict[str, list[float]] = {page: [] for page in pages}
     for _ in range(30):
@@ -74,5 +74,5 @@ def test_a_page_takes_under_ten_milliseconds(client: Client, settings: Settings)
     for page, median in medians.items():
         name = "/".join(part[:20] for part in page.split("/")[:4])
         print(f"\n{name:<40}{median:>7.2f} ms{median - medians['/bare/']:>+7.2f}", end="")
-    slack = 1 if "ROWS" in os.environ else 2  # `make bench`, or beside the other tests
+    slack = 1 if "ROWS" in os.environ else 2  # in `make bench`, or together with other tests
     assert max(medians.values()) < 10 * slack

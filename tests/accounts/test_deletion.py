@@ -1,4 +1,4 @@
-"""The end of an account, by its owner's wish or because it was never verified."""
+"""Delete accounts: by their owners, or because they were never verified."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -14,7 +14,8 @@ from django.utils import timezone
 
 from accounts import deletion, email_change, links, passwords, tasks, verification
 from accounts.emails import PasswordChanged
-from accounts.models import EmailChange, EmailVerification, Hit, Session, User
+from accounts.models import EmailChange, EmailVerification, Hit, User
+from accounts.sessions import Session
 from mailer import outbox
 from mailer.models import Message
 from tests.accounts.steps import (
@@ -50,7 +51,7 @@ def test_deleting_needs_the_password() -> None:
     assert mails_to(ANN) == []
 
 
-def test_an_account_goes_with_everything_but_the_messages_and_says_farewell() -> None:
+def test_deleting_an_account_keeps_its_messages_and_sends_a_last_mail() -> None:
     user = member()
     here, there = log_in(), log_in()
     deliver_all()
@@ -78,7 +79,7 @@ def test_an_account_goes_with_everything_but_the_messages_and_says_farewell() ->
     assert mail.outbox[-1].to == ["Ann <ann@example.com>"]
 
 
-def test_who_left_can_come_back(client: Client) -> None:
+def test_a_deleted_address_can_sign_up_again(client: Client) -> None:
     member()
     leave(log_in())
 
@@ -91,7 +92,7 @@ def test_who_left_can_come_back(client: Client) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_of_several_who_delete_at_the_same_time_one_says_farewell() -> None:
+def test_concurrent_deletions_send_one_last_mail() -> None:
     member()
     browsers = [log_in() for _ in range(5)]
 
@@ -103,7 +104,7 @@ def test_of_several_who_delete_at_the_same_time_one_says_farewell() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_deleting_and_resetting_at_the_same_time_end_in_one_or_the_other() -> None:
+def test_of_a_concurrent_deletion_and_reset_one_succeeds() -> None:
     for round_ in range(10):
         user = member(f"ann{round_}@example.com")
         token = links.reset_tokens.make_token(user)
@@ -121,7 +122,7 @@ def test_deleting_and_resetting_at_the_same_time_end_in_one_or_the_other() -> No
 
 
 @pytest.mark.django_db(transaction=True)
-def test_deleting_and_changing_the_password_at_the_same_time_is_no_error() -> None:
+def test_a_concurrent_deletion_and_change_of_password_do_not_fail() -> None:
     for round_ in range(5):
         user = member(f"ann{round_}@example.com")
         browser, other = log_in(user.email), log_in(user.email)
@@ -137,7 +138,7 @@ def joined(days: float, email: str, **fields: object) -> User:
     return User.objects.create(email=email, date_joined=timezone.now() - timedelta(days=days), **fields)
 
 
-def test_the_purge_takes_who_was_never_verified_for_a_week_and_nobody_else() -> None:
+def test_the_purge_deletes_only_accounts_unverified_for_a_week() -> None:
     joined(7.01, "gone@example.com")
     joined(6.99, "young@example.com")
     joined(99, "verified@example.com", email_verified_at=timezone.now())
@@ -156,7 +157,7 @@ def test_the_purge_takes_who_was_never_verified_for_a_week_and_nobody_else() -> 
         ]
 
 
-def test_a_message_outlives_the_account_that_was_purged(client: Client) -> None:
+def test_messages_are_kept_when_an_account_is_purged(client: Client) -> None:
     with time_machine.travel(timezone.now() - timedelta(days=8)):
         sign_up(client)
         deliver_all()
@@ -168,7 +169,7 @@ def test_a_message_outlives_the_account_that_was_purged(client: Client) -> None:
     assert EmailVerification.objects.count() == 0
 
 
-def test_the_purge_takes_old_links_sessions_and_hits() -> None:
+def test_the_purge_deletes_old_links_sessions_and_hits() -> None:
     user, now = member(), timezone.now()
     for days in (31, 29):
         expired = now - timedelta(days=days)
@@ -200,11 +201,11 @@ def test_thousands_are_purged_in_batches(django_assert_max_num_queries) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_the_purge_leaves_an_account_that_is_verified_at_the_same_time() -> None:
+def test_the_purge_keeps_an_account_that_is_verified_concurrently() -> None:
     for round_ in range(5):
         user = joined(8, f"u{round_}@example.com")
         link = verification.begin(user)
-        code = links.code(links.VERIFY, links.row_of_verification(link))
+        code = links.code(links.VERIFY, link)
         both: list[Callable[[], object]] = [
             partial(verification.complete, link.pk, code, password=None),
             deletion.purge,
@@ -213,5 +214,5 @@ def test_the_purge_leaves_an_account_that_is_verified_at_the_same_time() -> None
         results, failures = at_once(both)
 
         assert failures == []
-        state = next(result.state for result in results if isinstance(result, verification.Link))
-        assert User.objects.filter(pk=user.pk).exists() is (state is verification.LinkState.SPENT_NOW)
+        state = next(result.state for result in results if isinstance(result, links.Link))
+        assert User.objects.filter(pk=user.pk).exists() is (state is links.LinkState.DONE)

@@ -1,4 +1,4 @@
-"""A link that somebody follows who did not sign up: it asks for the password, or ends the account."""
+"""A verification link in another browser: it needs the password, or deletes the account."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,8 +10,8 @@ from django.utils import timezone
 
 from accounts import deletion, links, verification
 from accounts.emails import VerifyAddressAgain
+from accounts.links import LinkState
 from accounts.models import EmailVerification, User
-from accounts.verification import LinkState
 from mailer import outbox
 from mailer.models import Message
 from tests.accounts.steps import ANN, PASSWORD, deliver_all, is_in, link_to, log_in, mails_to, member, sign_up
@@ -22,17 +22,17 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def link(client: Client) -> str:
-    """The link in the mail that came when this client signed up."""
+    """Sign up and return the link in the mail."""
     sign_up(client)
     deliver_all()
     return link_to(ANN)
 
 
-def test_in_the_browser_that_signed_up_the_button_is_enough(client: Client, link: str) -> None:
+def test_the_browser_that_signed_up_needs_no_password(client: Client, link: str) -> None:
     page = client.get(link).content.decode()
     assert ('type="password"' in page, 'name="disown"' in page) == (False, False)
 
-    assert client.post(link).context["state"] == "spent_now"
+    assert client.post(link).context["state"] == "done"
 
 
 def test_another_browser_needs_the_password(link: str) -> None:
@@ -44,7 +44,7 @@ def test_another_browser_needs_the_password(link: str) -> None:
         answer = other.post(link, password)
         assert (answer.status_code, answer.context["state"]) == (200, "wrong_password")
         assert not User.objects.get().is_verified
-    assert other.post(link, {"password": PASSWORD}).context["state"] == "spent_now"
+    assert other.post(link, {"password": PASSWORD}).context["state"] == "done"
     assert not is_in(other)
     assert is_in(log_in())
 
@@ -53,24 +53,24 @@ def test_a_browser_that_signed_up_with_a_known_address_needs_the_password_too(li
     other = Client()
     sign_up(other, password="another passphrase 7")
     newest = User.objects.get().email_verifications.filter(superseded_at=None).get()
-    path = reverse("verify", args=[newest.pk, links.code(links.VERIFY, links.row_of_verification(newest))])
+    path = reverse("verify", args=[newest.pk, links.code(links.VERIFY, newest)])
 
     for typed in ({}, {"password": "another passphrase 7"}):
         assert other.post(path, typed).context["state"] == "wrong_password"
 
 
-def test_who_is_logged_in_needs_no_password_for_her_own_account_alone() -> None:
+def test_logged_in_users_need_no_password_for_their_own_account_only() -> None:
     ann, bob = member(), member("bob@example.com")
     browsers = {user: log_in(user.email) for user in (bob, ann)}
     User.objects.filter(pk=ann.pk).update(email_verified_at=None)
     opened = verification.begin(ann)
-    path = reverse("verify", args=[opened.pk, links.code(links.VERIFY, links.row_of_verification(opened))])
+    path = reverse("verify", args=[opened.pk, links.code(links.VERIFY, opened)])
 
     assert browsers[bob].post(path).context["state"] == "wrong_password"
-    assert browsers[ann].post(path).context["state"] == "spent_now"
+    assert browsers[ann].post(path).context["state"] == "done"
 
 
-def test_the_owner_of_the_address_ends_an_account_that_is_not_hers(link: str) -> None:
+def test_the_owner_of_the_address_deletes_an_account_opened_by_others(link: str) -> None:
     outbox.enqueue(VerifyAddressAgain(ANN))
 
     answer = Client().post(link, {"disown": "1"})
@@ -86,14 +86,14 @@ def test_the_owner_of_the_address_ends_an_account_that_is_not_hers(link: str) ->
     assert (again.status_code, again.context["state"]) == (404, "unknown")
 
 
-def test_a_look_at_the_link_ends_nothing(link: str) -> None:
+def test_get_deletes_nothing(link: str) -> None:
     Client().get(link, {"disown": "1"})
 
     assert User.objects.count() == 1
 
 
 @pytest.mark.parametrize("mark", ["was_verified", "is_staff", "is_superuser"])
-def test_an_account_that_matters_is_not_ended_and_the_page_does_not_say_so(link: str, mark: str) -> None:
+def test_verified_and_staff_accounts_cannot_be_disowned_and_the_page_does_not_tell(link: str, mark: str) -> None:
     User.objects.update(**{mark: True})
 
     answer = Client().post(link, {"disown": "1"})
@@ -103,14 +103,14 @@ def test_an_account_that_matters_is_not_ended_and_the_page_does_not_say_so(link:
 
 
 @pytest.mark.parametrize("end", ["used_at", "superseded_at", "expires_at"])
-def test_a_link_that_works_no_more_ends_nothing(link: str, end: str) -> None:
+def test_an_ended_link_deletes_nothing(link: str, end: str) -> None:
     EmailVerification.objects.update(**{end: timezone.now()})
 
     assert Client().post(link, {"disown": "1"}).status_code == 410
     assert User.objects.count() == 1
 
 
-def test_who_was_verified_with_the_link_is_not_ended_by_it(client: Client, link: str) -> None:
+def test_a_used_link_does_not_delete_its_account(client: Client, link: str) -> None:
     client.post(link)
 
     answer = Client().post(link, {"disown": "1"})
@@ -119,7 +119,7 @@ def test_who_was_verified_with_the_link_is_not_ended_by_it(client: Client, link:
     assert is_in(log_in())
 
 
-def test_the_browser_whose_account_was_disowned_can_sign_up_anew(client: Client, link: str) -> None:
+def test_the_browser_of_a_disowned_account_can_sign_up_again(client: Client, link: str) -> None:
     Client().post(link, {"disown": "1"})
 
     client.post(reverse("correct_address"), {"email": "other@example.com"})
@@ -129,11 +129,11 @@ def test_the_browser_whose_account_was_disowned_can_sign_up_anew(client: Client,
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("end", ["disown", "purge"])
-def test_verifying_and_ending_at_the_same_time_end_in_one_or_the_other(end: str) -> None:
+def test_of_a_concurrent_verification_and_deletion_one_succeeds(end: str) -> None:
     for round_ in range(10):
         user = User.objects.create_user(f"u{round_}@example.com", PASSWORD, date_joined="2026-01-01T00:00Z")
         opened = verification.begin(user)
-        code = links.code(links.VERIFY, links.row_of_verification(opened))
+        code = links.code(links.VERIFY, opened)
         ending = deletion.purge if end == "purge" else partial(verification.disown, opened.pk, code)
         both: list[Callable[[], object]] = [
             partial(verification.complete, opened.pk, code, password=None),
@@ -143,6 +143,6 @@ def test_verifying_and_ending_at_the_same_time_end_in_one_or_the_other(end: str)
         results, failures = at_once(both)
 
         assert failures == []
-        state = next(result.state for result in results if isinstance(result, verification.Link))
-        assert state in (LinkState.SPENT_NOW, LinkState.UNKNOWN)
-        assert User.objects.filter(pk=user.pk).exists() is (state is LinkState.SPENT_NOW)
+        state = next(result.state for result in results if isinstance(result, links.Link))
+        assert state in (LinkState.DONE, LinkState.UNKNOWN)
+        assert User.objects.filter(pk=user.pk).exists() is (state is LinkState.DONE)

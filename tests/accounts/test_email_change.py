@@ -1,4 +1,4 @@
-"""Another address: who may want one, who hears of it, and who can stop it."""
+"""Change the address of an account."""
 
 import uuid
 from collections import Counter
@@ -13,9 +13,8 @@ from django.urls import reverse
 from django.utils import timezone
 
 from accounts import deletion, email_change, links, verification
-from accounts.email_change import ChangeState
+from accounts.links import LinkState
 from accounts.models import EmailChange, User
-from accounts.verification import LinkState
 from tests.accounts.steps import (
     ANN,
     NEW_PASSWORD,
@@ -41,24 +40,24 @@ def ask(client: Client, address: str = NEW, password: str = PASSWORD):  # type: 
     return client.post(reverse("email_change"), {"email": address, "password": password})
 
 
-def wish(user: User, address: str = NEW) -> EmailChange:
+def request_change(user: User, address: str = NEW) -> EmailChange:
     email_change.request(user, address)
     return EmailChange.objects.latest("created_at")
 
 
 def code_to_confirm(change: EmailChange) -> str:
-    return links.code(links.CONFIRM_CHANGE, links.row_of_change(change))
+    return links.code(links.CONFIRM_CHANGE, change)
 
 
 def code_to_stop(change: EmailChange) -> str:
-    return links.code(links.STOP_CHANGE, links.row_of_change(change))
+    return links.code(links.STOP_CHANGE, change)
 
 
-def confirm(change: EmailChange) -> ChangeState:
+def confirm(change: EmailChange) -> LinkState:
     return email_change.confirm(change.pk, code_to_confirm(change), password=None).state
 
 
-def stop(change: EmailChange) -> ChangeState:
+def stop(change: EmailChange) -> LinkState:
     return email_change.stop(change.pk, code_to_stop(change)).state
 
 
@@ -66,7 +65,7 @@ def stop(change: EmailChange) -> ChangeState:
     ("address", "password", "field"),
     [(NEW, "wrong", "password"), (NEW, "", "password"), (ANN, PASSWORD, "email"), ("ann@", PASSWORD, "email")],
 )
-def test_a_wish_needs_the_password_and_another_address(address: str, password: str, field: str) -> None:
+def test_a_change_needs_the_password_and_a_different_address(address: str, password: str, field: str) -> None:
     member()
     answer = ask(log_in(), address, password)
 
@@ -75,7 +74,7 @@ def test_a_wish_needs_the_password_and_another_address(address: str, password: s
     assert EmailChange.objects.count() == 0
 
 
-def test_the_new_address_confirms_and_the_old_one_hears_of_it_twice() -> None:
+def test_the_new_address_confirms_and_the_old_one_gets_two_notices() -> None:
     member()
     browser = log_in()
     ask(browser, "Ann@New.EXAMPLE")
@@ -88,7 +87,7 @@ def test_the_new_address_confirms_and_the_old_one_hears_of_it_twice() -> None:
         assert (page.status_code, page["Referrer-Policy"]) == (200, "strict-origin")
         assert "no-store" in page["Cache-Control"]
     assert User.objects.get().email == ANN
-    answers = [Client().post(link, {"password": PASSWORD}) for _ in range(2)]  # no need to be logged in there
+    answers = [Client().post(link, {"password": PASSWORD}) for _ in range(2)]  # without a log-in
     deliver_all()
 
     assert [(answer.status_code, answer.context["state"]) for answer in answers] == [(200, "done"), (410, "used")]
@@ -102,10 +101,10 @@ def test_the_old_address_can_stop_it(client: Client) -> None:
     member()
     ask(log_in())
     deliver_all()
-    way_in, way_out = link_to(NEW), link_to(ANN)
-    assert client.get(way_out).status_code == 200
+    to_confirm, to_stop = link_to(NEW), link_to(ANN)
+    assert client.get(to_stop).status_code == 200
 
-    answers = [client.post(way_out), client.post(way_out), client.get(way_in), client.post(way_in)]
+    answers = [client.post(to_stop), client.post(to_stop), client.get(to_confirm), client.post(to_confirm)]
 
     assert [(answer.status_code, answer.context["state"]) for answer in answers] == [
         (200, "done"),
@@ -115,7 +114,7 @@ def test_the_old_address_can_stop_it(client: Client) -> None:
     assert (user.email, user.check_password(PASSWORD)) == (ANN, True)
 
 
-def test_a_stranger_at_a_mistyped_new_address_gets_nothing_by_pressing_the_button() -> None:
+def test_the_owner_of_a_mistyped_new_address_needs_the_password() -> None:
     member()
     ask(log_in())
     deliver_all()
@@ -128,12 +127,12 @@ def test_a_stranger_at_a_mistyped_new_address_gets_nothing_by_pressing_the_butto
     assert User.objects.get().email == ANN
     for _ in range(10):
         stranger.post(link, {"password": "a guess"})
-    assert stranger.post(link, {"password": PASSWORD}).context["state"] == "wrong_password"  # she guessed too often
-    assert log_in().post(link).context["state"] == "wrong_password"  # and nobody else is let in from there
+    assert stranger.post(link, {"password": PASSWORD}).context["state"] == "wrong_password"  # too many guesses
+    assert log_in().post(link).context["state"] == "wrong_password"  # and the network is refused
     assert User.objects.get().email == ANN
 
 
-def test_the_old_address_can_take_it_back_for_a_week(client: Client) -> None:
+def test_the_old_address_can_undo_a_change_for_a_week(client: Client) -> None:
     member()
     with time_machine.travel("2026-11-21 12:00Z", tick=False) as clock:
         attacker, elsewhere = log_in(), log_in()
@@ -145,12 +144,12 @@ def test_the_old_address_can_take_it_back_for_a_week(client: Client) -> None:
         assert client.get(link_to(ANN)).context["state"] == "reversible"
         assert is_in(attacker)
 
-        answer = attacker.post(link_to(ANN))  # even in her own browser
+        answer = attacker.post(link_to(ANN))  # even in the attacker's browser
 
         assert (answer.status_code, answer.context["state"]) == (200, "done")
         user = User.objects.get()
         assert (user.email, user.is_verified, user.has_usable_password()) == (ANN, True, False)
-        assert user.sessions.count() == 0  # not only the hash in them that fits no more
+        assert user.sessions.count() == 0  # the rows are deleted, not only their hashes invalid
         assert (is_in(attacker), is_in(elsewhere)) == (False, False)
         assert not any(is_in(log_in(address)) for address in (ANN, NEW))
         deliver_all()
@@ -159,11 +158,11 @@ def test_the_old_address_can_take_it_back_for_a_week(client: Client) -> None:
         assert is_in(log_in(password=NEW_PASSWORD))
 
 
-def test_after_a_week_it_stays(client: Client) -> None:
-    change = wish(member())
+def test_a_change_cannot_be_undone_after_a_week(client: Client) -> None:
+    change = request_change(member())
     with time_machine.travel("2026-11-21 12:00Z", tick=False) as clock:
         EmailChange.objects.update(expires_at=timezone.now() + timedelta(hours=1))
-        assert confirm(change) is ChangeState.DONE
+        assert confirm(change) is LinkState.DONE
         clock.shift(timedelta(days=7))
         path = reverse("email_change_stop", args=[change.pk, code_to_stop(change)])
         for answer in (client.get(path), client.post(path)):
@@ -172,35 +171,35 @@ def test_after_a_week_it_stays(client: Client) -> None:
     assert User.objects.get().email == NEW
 
 
-def test_a_second_change_does_not_take_the_way_back_from_the_first_address() -> None:
-    first = wish(user := member())
+def test_the_first_address_can_undo_later_changes_too() -> None:
+    first = request_change(user := member())
     confirm(first)
-    second = wish(user, "evil@example.com")
+    second = request_change(user, "evil@example.com")
     confirm(second)
-    third = wish(user, "evil@example.net")
+    third = request_change(user, "evil@example.net")
 
-    assert stop(first) is ChangeState.DONE
+    assert stop(first) is LinkState.DONE
 
     user.refresh_from_db()
     assert (user.email, user.has_usable_password()) == (ANN, False)
-    assert [stop(later) for later in (first, second, third)] == [ChangeState.STOPPED] * 3
-    assert confirm(third) is ChangeState.STOPPED
+    assert [stop(later) for later in (first, second, third)] == [LinkState.STOPPED] * 3
+    assert confirm(third) is LinkState.STOPPED
     assert User.objects.get().email == ANN
 
 
-def test_the_second_address_can_take_back_what_came_after_it() -> None:
-    confirm(first := wish(user := member()))
-    confirm(second := wish(user, "evil@example.com"))
+def test_the_second_address_can_undo_the_second_change() -> None:
+    confirm(first := request_change(user := member()))
+    confirm(second := request_change(user, "evil@example.com"))
 
-    assert stop(second) is ChangeState.DONE
+    assert stop(second) is LinkState.DONE
     assert User.objects.get().email == NEW
-    assert stop(first) is ChangeState.DONE
+    assert stop(first) is LinkState.DONE
     assert User.objects.get().email == ANN
 
 
-def test_an_account_that_nobody_verified_does_not_bar_the_way_back(client: Client) -> None:
-    confirm(change := wish(user := member()))
-    sign_up(client)  # with the old address; whoever has the link in the mail to it knows better whose it is
+def test_an_unverified_account_does_not_prevent_undoing(client: Client) -> None:
+    confirm(change := request_change(user := member()))
+    sign_up(client)  # with the old address; the link in the mail to it proves who owns it
 
     path = reverse("email_change_stop", args=[change.pk, code_to_stop(change)])
     assert client.get(path).context["state"] == "reversible"
@@ -212,8 +211,8 @@ def test_an_account_that_nobody_verified_does_not_bar_the_way_back(client: Clien
     assert ("VerifyAddress", "cancelled") in mails_to(ANN)
 
 
-def test_the_verified_account_of_another_one_is_not_touched_by_the_way_back(client: Client) -> None:
-    confirm(change := wish(member()))
+def test_undoing_does_not_touch_another_verified_account(client: Client) -> None:
+    confirm(change := request_change(member()))
     member()
 
     path = reverse("email_change_stop", args=[change.pk, code_to_stop(change)])
@@ -222,7 +221,7 @@ def test_the_verified_account_of_another_one_is_not_touched_by_the_way_back(clie
     assert sorted(User.objects.values_list("email", flat=True)) == [ANN, NEW]
 
 
-def test_an_address_that_is_taken_gets_no_mail_and_the_page_does_not_say_so() -> None:
+def test_a_taken_address_gets_no_mail_and_the_page_does_not_tell() -> None:
     member()
     member("bob@example.com")
     browser = log_in()
@@ -234,8 +233,8 @@ def test_an_address_that_is_taken_gets_no_mail_and_the_page_does_not_say_so() ->
     assert mails_to("bob@example.com") == [("ConfirmNewAddress", "cancelled")]
 
 
-def test_an_address_that_was_taken_meanwhile_is_not_taken_away(client: Client) -> None:
-    change = wish(member())
+def test_an_address_that_was_taken_since_the_request_stays_with_its_account(client: Client) -> None:
+    change = request_change(member())
     member(NEW)
 
     path = reverse("email_change_confirm", args=[change.pk, code_to_confirm(change)])
@@ -245,19 +244,22 @@ def test_an_address_that_was_taken_meanwhile_is_not_taken_away(client: Client) -
 
 
 @pytest.mark.django_db(transaction=True)
-def test_of_two_accounts_that_want_the_same_address_one_gets_it() -> None:
+def test_of_two_concurrent_changes_to_one_address_one_succeeds() -> None:
     for round_ in range(5):
-        wishes = [wish(member(f"{name}{round_}@example.com"), f"same{round_}@example.com") for name in ("ann", "bob")]
+        changes = [
+            request_change(member(f"{name}{round_}@example.com"), f"same{round_}@example.com")
+            for name in ("ann", "bob")
+        ]
 
-        states, failures = at_once([partial(confirm, change) for change in wishes])
+        states, failures = at_once([partial(confirm, change) for change in changes])
 
         assert failures == []
-        assert sorted(states) == [ChangeState.DONE, ChangeState.TAKEN]
+        assert sorted(states) == [LinkState.DONE, LinkState.TAKEN]
 
 
 @pytest.mark.django_db(transaction=True)
-def test_of_twenty_who_confirm_at_the_same_time_one_wins() -> None:
-    change = wish(member())
+def test_of_twenty_concurrent_confirmations_one_succeeds() -> None:
+    change = request_change(member())
     path = reverse("email_change_confirm", args=[change.pk, code_to_confirm(change)])
 
     statuses, failures = at_once([lambda: Client().post(path, {"password": PASSWORD}).status_code] * 20)
@@ -268,46 +270,46 @@ def test_of_twenty_who_confirm_at_the_same_time_one_wins() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_whoever_is_first_confirming_and_stopping_at_the_same_time_leave_the_old_address() -> None:
+def test_concurrent_confirming_and_stopping_keep_the_old_address() -> None:
     for round_ in range(10):
-        change = wish(member(f"ann{round_}@example.com"), f"evil{round_}@example.com")
+        change = request_change(member(f"ann{round_}@example.com"), f"evil{round_}@example.com")
 
         (states, failures) = at_once([partial(confirm, change), partial(stop, change)])
 
         assert failures == []
         change.refresh_from_db()
-        assert (change.user.email, stop(change)) == (change.old_address, ChangeState.STOPPED)
+        assert (change.user.email, stop(change)) == (change.old_address, LinkState.STOPPED)
         assert change.user.has_usable_password() is (change.confirmed_at is None)
-        assert Counter(states)[ChangeState.DONE] == (1 if change.confirmed_at is None else 2)
+        assert Counter(states)[LinkState.DONE] == (1 if change.confirmed_at is None else 2)
 
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("act", [confirm, stop])
-def test_a_link_and_the_end_of_its_account_at_the_same_time_are_no_error(
-    act: Callable[[EmailChange], ChangeState],
+def test_using_a_link_while_its_account_is_deleted_does_not_fail(
+    act: Callable[[EmailChange], LinkState],
 ) -> None:
     for round_ in range(10):
-        change = wish(user := member(f"ann{round_}@example.com"))
+        change = request_change(user := member(f"ann{round_}@example.com"))
         ending: list[Callable[[], object]] = [partial(act, change), partial(deletion.delete, user)]
 
         _, failures = at_once(ending)
 
         assert failures == []
-        assert act(change) is ChangeState.UNKNOWN
+        assert act(change) is LinkState.UNKNOWN
 
 
-def test_a_newer_wish_takes_the_place_of_the_older_one() -> None:
-    older = wish(user := member())
-    newer = wish(user, "ann@newer.example")
+def test_a_newer_request_stops_the_older_one() -> None:
+    older = request_change(user := member())
+    newer = request_change(user, "ann@newer.example")
 
-    assert confirm(older) is stop(older) is ChangeState.STOPPED
-    assert confirm(newer) is ChangeState.DONE
+    assert confirm(older) is stop(older) is LinkState.STOPPED
+    assert confirm(newer) is LinkState.DONE
 
 
 def test_a_link_expires_after_a_day() -> None:
-    change = wish(member())
+    change = request_change(member())
     with time_machine.travel(change.created_at + timedelta(hours=24, seconds=1)):
-        assert confirm(change) is stop(change) is ChangeState.EXPIRED
+        assert confirm(change) is stop(change) is LinkState.EXPIRED
 
     assert User.objects.get().email == ANN
 
@@ -315,8 +317,8 @@ def test_a_link_expires_after_a_day() -> None:
 @pytest.mark.parametrize("spoil", ["other purpose", "upper case", "=3D", ">", "id", "other row", "cut off"])
 @pytest.mark.parametrize("purpose", ["confirm", "stop"])
 def test_a_link_that_was_never_sent_is_unknown(client: Client, purpose: str, spoil: str) -> None:
-    change = wish(member())
-    other = wish(member("bob@example.com"), "bob@new.example")
+    change = request_change(member())
+    other = request_change(member("bob@example.com"), "bob@new.example")
     codes = {"confirm": code_to_confirm(change), "stop": code_to_stop(change)}
     code = codes[purpose]
     pk, code = {
@@ -336,19 +338,19 @@ def test_a_link_that_was_never_sent_is_unknown(client: Client, purpose: str, spo
 
 
 def test_a_change_ends_the_links_that_were_sent_before_it(client: Client) -> None:
-    change = wish(user := member())
+    change = request_change(user := member())
     verifying = verification.begin(user)
     resetting = links.to_reset_password(user).removeprefix("http://localhost:8000")
 
     confirm(change)
 
     assert choose(client, resetting).status_code == 410
-    code = links.code(links.VERIFY, links.row_of_verification(verifying))
+    code = links.code(links.VERIFY, verifying)
     assert verification.complete(verifying.pk, code, password=PASSWORD).state is LinkState.SUPERSEDED
 
 
 def test_a_confirmed_address_is_verified_even_if_the_old_one_was_not() -> None:
-    change = wish(User.objects.create_user(ANN, PASSWORD))
+    change = request_change(User.objects.create_user(ANN, PASSWORD))
 
     confirm(change)
 
@@ -356,16 +358,16 @@ def test_a_confirmed_address_is_verified_even_if_the_old_one_was_not() -> None:
     assert (user.email, user.is_verified, user.was_verified) == (NEW, True, True)
 
 
-def test_a_wish_ends_with_the_address_that_it_was_made_for() -> None:
-    change = wish(member())
+def test_a_request_ends_when_the_old_address_changes() -> None:
+    change = request_change(member())
     User.objects.update(email="given-by-admin@example.com")
 
-    assert confirm(change) is ChangeState.STOPPED
+    assert confirm(change) is LinkState.STOPPED
     assert User.objects.get().email == "given-by-admin@example.com"
 
 
 def test_the_new_address_of_a_deactivated_account_gets_no_mail() -> None:
-    wish(member())
+    request_change(member())
     User.objects.update(is_active=False)
     deliver_all()
 

@@ -1,4 +1,4 @@
-"""Requests that no browser sends: each gets a clear answer, never a server error, and leaves no secret in a log."""
+"""Requests that no browser sends get a clear answer, no server error, and no secret is logged."""
 
 import json
 import re
@@ -113,7 +113,7 @@ def test_an_odd_request_gets_a_clear_answer(
 @pytest.mark.parametrize(
     "token", [None, "", "x", "é" * 32, "a" * 32, "a" * 64, "a\0" * 16, "a" * 100_000], ids=lambda token: repr(token)[:9]
 )
-def test_without_its_token_a_form_is_refused(owner: User, page: str, token: str | None) -> None:
+def test_a_form_without_csrf_token_is_refused(owner: User, page: str, token: str | None) -> None:
     browser = Client(enforce_csrf_checks=True)
     browser.get(reverse(page))
 
@@ -126,14 +126,14 @@ def test_without_its_token_a_form_is_refused(owner: User, page: str, token: str 
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("headers", [{"Origin": "https://evil.example"}, {"Origin": "null"}])
-def test_another_sites_form_is_refused(headers: dict[str, str]) -> None:
+def test_a_form_from_another_site_is_refused(headers: dict[str, str]) -> None:
     browser = Client(enforce_csrf_checks=True)
 
     assert browser.post(reverse("signup"), FIELDS | token_of(browser, "signup"), headers=headers).status_code == 403
 
 
 @pytest.mark.django_db
-def test_a_form_that_is_sent_again_makes_no_second_account_and_no_second_mail() -> None:
+def test_a_repeated_sign_up_makes_no_second_account_and_no_second_mail() -> None:
     browser = Client(enforce_csrf_checks=True)
     form = FIELDS | token_of(browser, "signup")
 
@@ -143,7 +143,7 @@ def test_a_form_that_is_sent_again_makes_no_second_account_and_no_second_mail() 
     assert (User.objects.count(), Message.objects.count()) == (1, 1)
 
 
-def test_a_log_in_that_is_sent_again_after_the_log_out_is_refused(owner: User) -> None:
+def test_a_log_in_repeated_after_log_out_is_refused(owner: User) -> None:
     browser = Client(enforce_csrf_checks=True)
     form = {"username": "ann@example.com", "password": PASSWORD} | token_of(browser, "login")
     assert browser.post(reverse("login"), form).status_code == 302
@@ -166,7 +166,7 @@ def test_a_log_in_that_is_sent_again_after_the_log_out_is_refused(owner: User) -
         "a=b;;;=;",
     ],
 )
-def test_an_odd_session_is_a_new_one(owner: User, cookie: str) -> None:
+def test_an_invalid_session_is_replaced(owner: User, cookie: str) -> None:
     browser = Client(headers={"Cookie": f"sessionid={cookie}; csrftoken={cookie}; django_language={cookie}"})
 
     assert browser.get(reverse("profile")).status_code == 302
@@ -176,7 +176,7 @@ def test_an_odd_session_is_a_new_one(owner: User, cookie: str) -> None:
     assert response.cookies["sessionid"].value not in ("", cookie)
 
 
-def test_a_session_that_was_there_before_is_not_the_one_after(owner: User, client: Client) -> None:
+def test_log_in_changes_the_session_key(owner: User, client: Client) -> None:
     client.post(reverse("resend"), {"email": "ann@example.com"})
     before = client.cookies["sessionid"].value
     client.post(reverse("login"), {"username": "ann@example.com", "password": PASSWORD})
@@ -204,7 +204,7 @@ def test_no_header_changes_a_link(owner: User, settings: Settings, page: str) ->
 @pytest.mark.parametrize(
     "host", ["evil.example", "localhost:8000@evil.example", "localhost.evil.example", "a b", "[", ""]
 )
-def test_a_foreign_host_gets_no_mail_sent(host: str) -> None:
+def test_a_request_with_a_wrong_host_sends_no_mail(host: str) -> None:
     response = Client(headers={"Host": host}).post(reverse("password_reset"), {"email": "ann@example.com"})
 
     assert response.status_code == 400
@@ -213,7 +213,7 @@ def test_a_foreign_host_gets_no_mail_sent(host: str) -> None:
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Stack]:
-    """The real thing, as it runs in production."""
+    """Start gunicorn as in production."""
     with (
         Sink() as sink,
         Stack(new_directory("hostile"), sink, DEBUG="0", DEFAULT_FROM_EMAIL="shop@example.com") as stack,
@@ -269,7 +269,7 @@ RAW = [
 
 
 def send_raw(site: Stack, request: str) -> int:
-    """The status that gunicorn answers with."""
+    """Return the status of gunicorn's answer."""
     with socket.create_connection(("127.0.0.1", site.web_port), timeout=10) as connection:
         connection.sendall(request.replace("Host: localhost\r", f"Host: localhost:{site.web_port}\r").encode("latin-1"))
         answer = b""

@@ -1,4 +1,4 @@
-"""Wrong passwords: the owner of the account hears of them, once a day, and a network that guesses on gets nowhere."""
+"""Wrong passwords: an alert to the owner once a day, and a limit on guesses per network."""
 
 import re
 from typing import Any, cast
@@ -40,14 +40,14 @@ def is_in(response: Any) -> bool:
     return bool(response.status_code == 302)
 
 
-def test_five_wrong_passwords_bring_one_mail(owner: User, outbox: Outbox) -> None:
+def test_five_wrong_passwords_send_one_alert(owner: User, outbox: Outbox) -> None:
     with time_machine.travel("2026-11-22 12:34:56Z", tick=False) as clock:
         for _ in range(4):
             log_in("wrong")
         assert outbox.messages == []
         for _ in range(10):
             log_in("wrong")
-        for _ in range(20):  # and so on, all day
+        for _ in range(20):  # the whole day
             clock.shift(3600)
             for _ in range(6):
                 log_in("wrong", peer=THERE)
@@ -60,7 +60,7 @@ def test_five_wrong_passwords_bring_one_mail(owner: User, outbox: Outbox) -> Non
     assert len(outbox.of(LogInAlert)) == len(outbox) == 2
 
 
-def test_wrong_passwords_far_apart_are_no_alarm(owner: User) -> None:
+def test_wrong_passwords_far_apart_send_no_alert(owner: User) -> None:
     with time_machine.travel("2026-11-22 12:00Z", tick=False) as clock:
         for _ in range(20):
             log_in("wrong")
@@ -69,7 +69,7 @@ def test_wrong_passwords_far_apart_are_no_alarm(owner: User) -> None:
     assert not Message.objects.exists()
 
 
-def test_networks_are_counted_together_for_the_alarm(owner: User) -> None:
+def test_alerts_count_all_networks_together(owner: User) -> None:
     for n in range(5):
         log_in("wrong", peer=f"192.0.2.{n}")
 
@@ -80,7 +80,7 @@ def test_networks_are_counted_together_for_the_alarm(owner: User) -> None:
     ("peer", "told", "untold"),
     [(HERE, "192.0.2.0/24", "192.0.2.77"), ("2001:db8:1:2:3::4", "2001:db8:1::/48", "2001:db8:1:2")],
 )
-def test_the_mail_tells_when_and_roughly_whence_and_nothing_that_was_typed(
+def test_the_alert_contains_the_time_and_a_wide_network_but_nothing_that_was_typed(
     owner: User, outbox: Outbox, peer: str, told: str, untold: str
 ) -> None:
     typed = {"HTTP_USER_AGENT": "Firefox <b>agent-of-evil</b>", "HTTP_REFERER": "https://evil.example/"}
@@ -101,7 +101,7 @@ def test_the_mail_tells_when_and_roughly_whence_and_nothing_that_was_typed(
 
 
 @pytest.mark.parametrize("account", [None, "unverified", "inactive"])
-def test_nobody_else_gets_one_and_only_the_worker_knows(outbox: Outbox, account: str | None) -> None:
+def test_addresses_without_a_verified_account_get_no_alert(outbox: Outbox, account: str | None) -> None:
     if account:
         verified = None if account == "unverified" else timezone.now()
         User.objects.create_user(
@@ -116,7 +116,7 @@ def test_nobody_else_gets_one_and_only_the_worker_knows(outbox: Outbox, account:
     assert mail.outbox == []
 
 
-def test_after_ten_guesses_no_password_is_right_from_there(owner: User) -> None:
+def test_after_ten_guesses_the_network_is_refused(owner: User) -> None:
     with time_machine.travel("2026-11-22 12:00Z", tick=False) as clock:
         wrong = [log_in("wrong") for _ in range(11)]
         right = log_in(PASSWORD)
@@ -128,7 +128,7 @@ def test_after_ten_guesses_no_password_is_right_from_there(owner: User) -> None:
         assert is_in(log_in(PASSWORD))
 
 
-def test_nine_guesses_leave_the_door_open(owner: User) -> None:
+def test_after_nine_guesses_the_right_password_still_works(owner: User) -> None:
     for _ in range(9):
         log_in("wrong")
 
@@ -150,7 +150,7 @@ def test_a_neighbour_in_the_same_ipv6_64_is_the_same_network(owner: User) -> Non
     assert is_in(log_in(PASSWORD, peer="2001:db8:1:3::1"))
 
 
-def test_the_admin_has_the_same_lock(db: None) -> None:
+def test_the_admin_has_the_same_limit(db: None) -> None:
     User.objects.create_superuser("ann@example.com", PASSWORD)
     for _ in range(10):
         log_in("wrong", page="admin:login")
@@ -159,15 +159,15 @@ def test_the_admin_has_the_same_lock(db: None) -> None:
     assert is_in(log_in(PASSWORD, page="admin:login", peer=THERE))
 
 
-def test_the_admin_lets_in_staff_alone(owner: User) -> None:
+def test_only_staff_can_log_in_to_the_admin(owner: User) -> None:
     assert not is_in(log_in(PASSWORD, page="admin:login"))
-    User.objects.update(is_staff=True, email_verified_at=None)  # an administrator wrote the address
+    User.objects.update(is_staff=True, email_verified_at=None)  # an administrator set the address
     assert is_in(log_in(PASSWORD, page="admin:login"))
 
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("page", ["login", "admin:login"])
-def test_a_password_in_the_wrong_field_stays_nowhere(
+def test_a_password_typed_into_the_wrong_field_is_not_stored(
     valkey: Valkey, caplog: pytest.LogCaptureFixture, page: str
 ) -> None:
     for n in range(12):

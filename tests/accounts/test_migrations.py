@@ -1,4 +1,4 @@
-"""A database of the release before, brought to this one, with old processes that still write into it."""
+"""Migrate a database of an old release while its processes still write."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -16,7 +16,7 @@ BEFORE = [("accounts", "0002_email_verification"), ("mailer", "0001_outbox")]
 
 
 def migrate(targets: list[tuple[str, str]]) -> Any:
-    """Returns the models as they were written down in those migrations."""
+    """Return the models in the state of those migrations."""
     executor = MigrationExecutor(connection)
     executor.migrate(targets)
     return executor.loader.project_state(targets).apps
@@ -45,7 +45,7 @@ def message(models: Any, state: State, number: int, user: Any) -> Any:
     )
 
 
-def test_everything_that_was_there_stays_and_who_was_verified_is_marked(before: Any) -> None:
+def test_migrations_keep_all_rows_and_mark_verified_users(before: Any) -> None:
     old_user = before.get_model("accounts", "User")
     verified = old_user.objects.create(email="ann@example.com", password="x", email_verified_at=timezone.now())
     waiting = old_user.objects.create(email="bob@example.com", password="x")
@@ -73,7 +73,7 @@ def test_everything_that_was_there_stays_and_who_was_verified_is_marked(before: 
     assert Message.objects.get(pk=old[State.SENT]).delivery_attempts.get().pk == attempt.pk
 
 
-def test_a_process_of_the_release_before_goes_on_writing(before: Any) -> None:
+def test_a_process_of_the_previous_release_can_still_write(before: Any) -> None:
     migrate(newest())
 
     user = before.get_model("accounts", "User").objects.create(email="ann@example.com", password="x")

@@ -1,4 +1,4 @@
-"""Where a request comes from: X-Forwarded-For is believed as far as TRUSTED_PROXIES reach, and no further."""
+"""The network of a request: X-Forwarded-For is used as far as TRUSTED_PROXIES allow."""
 
 import pytest
 from django.test import RequestFactory
@@ -6,7 +6,7 @@ from pytest_django import Settings
 
 from accounts.network import network_of, rough
 
-PROXIES = ["10.0.0.0/8", " 2001:db8::/32 "]  # as in "a, b": nothing takes the space away before
+PROXIES = ["10.0.0.0/8", " 2001:db8::/32 "]  # spaces as in "a, b" are not removed earlier
 
 
 def network(peer: str, forwarded: str | None) -> str:
@@ -17,13 +17,13 @@ def network(peer: str, forwarded: str | None) -> str:
 @pytest.mark.parametrize(
     ("peer", "forwarded", "expected"),
     [
-        # Nobody is trusted to speak for others …
+        # Without a trusted proxy the header is ignored …
         ("192.0.2.7", None, "192.0.2.7/32"),
         ("192.0.2.7", "198.51.100.1", "192.0.2.7/32"),
         ("2a00:1450:1:2:3::4", None, "2a00:1450:1:2::/64"),
         ("::ffff:192.0.2.7", None, "192.0.2.7/32"),
         ("fe80::1%eth0", None, "fe80::/64"),
-        # … but a proxy, and those behind it in turn.
+        # … but trusted proxies may add addresses.
         ("10.0.0.1", None, "10.0.0.1/32"),
         ("10.0.0.1", "", "10.0.0.1/32"),
         ("10.0.0.1", "198.51.100.1", "198.51.100.1/32"),
@@ -33,14 +33,14 @@ def network(peer: str, forwarded: str | None) -> str:
         ("::ffff:10.0.0.1", "198.51.100.1", "198.51.100.1/32"),
         ("2001:db8::1", "198.51.100.1", "198.51.100.1/32"),
         ("10.0.0.1", "198.51.100.1, 10.0.0.2", "198.51.100.1/32"),
-        ("10.0.0.1", "203.0.113.9, 198.51.100.1, 10.0.0.2", "198.51.100.1/32"),  # the first was written by the second
+        ("10.0.0.1", "203.0.113.9, 198.51.100.1, 10.0.0.2", "198.51.100.1/32"),  # the second wrote the first
         ("10.0.0.1", "127.0.0.1, 198.51.100.1", "198.51.100.1/32"),
         ("10.0.0.1", "10.0.0.3, 10.0.0.2", "10.0.0.3/32"),
-        # With a port, as some proxies write it.
+        # With a port, as some proxies add it.
         ("10.0.0.1", "198.51.100.1:4711", "198.51.100.1/32"),
         ("10.0.0.1", "[2a00:1450:1:2:3::4]:4711", "2a00:1450:1:2::/64"),
         ("10.0.0.1", "[2a00:1450:1:2:3::4]", "2a00:1450:1:2::/64"),
-        # Garbage ends what is believed.
+        # Reading ends at an invalid address.
         ("10.0.0.1", "garbage", "10.0.0.1/32"),
         ("10.0.0.1", "unknown, 10.0.0.2", "10.0.0.2/32"),
         ("10.0.0.1", "garbage, 198.51.100.1", "198.51.100.1/32"),
@@ -51,7 +51,7 @@ def network(peer: str, forwarded: str | None) -> str:
         ("10.0.0.1", "[]:1", "10.0.0.1/32"),
         ("10.0.0.1", "x" * 8000, "10.0.0.1/32"),
         ("10.0.0.1", "fe80::1%ann@example.com", "fe80::/64"),
-        # A unix socket has no address, and whoever speaks through it is not believed either.
+        # A unix socket has no address, and its clients are not trusted.
         ("", None, "unknown"),
         ("", "198.51.100.1", "unknown"),
     ],
@@ -65,7 +65,9 @@ def test_the_network_of_a_request(settings: Settings, peer: str, forwarded: str 
 @pytest.mark.parametrize(
     ("proxies", "expected"), [([], "192.0.2.7/32"), (["10.0.0.0/8"], "192.0.2.7/32"), (["*"], "203.0.113.9/32")]
 )
-def test_others_are_believed_only_if_every_proxy_is(settings: Settings, proxies: list[str], expected: str) -> None:
+def test_a_forwarded_address_is_used_only_if_every_proxy_is_trusted(
+    settings: Settings, proxies: list[str], expected: str
+) -> None:
     settings.TRUSTED_PROXIES = proxies
 
     assert network("192.0.2.7", "203.0.113.9, 198.51.100.1") == expected
@@ -79,5 +81,5 @@ def test_others_are_believed_only_if_every_proxy_is(settings: Settings, proxies:
         ("unknown", "unknown"),
     ],
 )
-def test_a_mail_tells_of_it_roughly(exact: str, told: str) -> None:
+def test_mails_show_a_wider_network(exact: str, told: str) -> None:
     assert rough(exact) == told

@@ -1,4 +1,4 @@
-"""Nobody learns from an answer, nor from its time, whether an address has an account."""
+"""Neither an answer nor its time reveals whether an address has an account."""
 
 import re
 import time
@@ -29,7 +29,7 @@ def make_account(address: str, kind: str) -> User:
     verified = None if kind == "unverified" else timezone.now()
     return User.objects.create_user(
         address,
-        "her own password 1",
+        "the old password 1",
         name="Ann",
         email_verified_at=verified,
         is_active=kind != "inactive",
@@ -38,13 +38,13 @@ def make_account(address: str, kind: str) -> User:
 
 
 def ask(page: str, address: str) -> Any:
-    """One answer of a page, to a browser of its own."""
+    """Post an address from a new browser."""
     data = {"email": address, "username": address, "password": PASSWORD, "password1": PASSWORD, "password2": PASSWORD}
     return Client().post(reverse(page), data)
 
 
 def seen(page: str, address: str) -> dict[str, Any]:
-    """Everything that somebody without access to the server gets to see."""
+    """Return everything that a client can see."""
     response = ask(page, address)
     body = response.content.decode()
     if response.status_code == 302:
@@ -69,12 +69,12 @@ def seen(page: str, address: str) -> dict[str, Any]:
 def test_a_known_address_is_answered_like_an_unknown_one(page: str, kind: str) -> None:
     make_account("ann@example.com", kind)
 
-    for _ in range(6):  # over the limits as well
+    for _ in range(6):  # beyond the limits too
         assert seen(page, "ann@example.com") == seen(page, "bob@example.com")
 
 
 def statements(page: str, address: str) -> list[str]:
-    """What the database does for an answer: each statement's verb and table."""
+    """Return verb and table of each statement."""
     with CaptureQueriesContext(connection) as captured:
         ask(page, address)
     return [" ".join(query["sql"].split()[:3]) for query in captured]
@@ -84,7 +84,7 @@ def statements(page: str, address: str) -> list[str]:
 @pytest.mark.parametrize("store", ["Redis", "table"])
 @pytest.mark.parametrize("kind", ACCOUNTS)
 @pytest.mark.parametrize("page", PAGES)
-def test_a_known_address_costs_the_database_as_much(
+def test_a_known_address_costs_the_same_statements(
     page: str, kind: str, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if store == "table":
@@ -102,7 +102,7 @@ TRIES = 4
 
 @pytest.fixture
 def no_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each answer with its mail, which is where known and unknown could differ."""
+    """Count each answer with its mail: there known and unknown addresses could differ."""
     monkeypatch.setattr(throttling, "may_mail", lambda *_: True)
     monkeypatch.setattr(throttling, "allows_mail", lambda *_: True)
     monkeypatch.setattr(throttling, "may_guess", lambda *_: True)
@@ -114,11 +114,11 @@ def real_hasher(settings: Settings) -> None:
 
 
 @pytest.mark.bench
-@pytest.mark.long  # medians need quiet; that the work is the same is shown statement by statement above
+@pytest.mark.long  # needs a quiet machine; the test above compares the statements
 @pytest.mark.timeout(240)
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("page", PAGES)
-def test_a_known_address_takes_as_long(page: str, no_limits: None, real_hasher: None) -> None:
+def test_a_known_address_takes_the_same_time(page: str, no_limits: None, real_hasher: None) -> None:
     known = [f"known-{n:03}@example.com" for n in range(ROUNDS * TRIES + 2)]
     unknown = [f"other-{n:03}@example.com" for n in range(ROUNDS * TRIES + 2)]
     template = make_account("template@example.com", "verified")
@@ -126,10 +126,10 @@ def test_a_known_address_takes_as_long(page: str, no_limits: None, real_hasher: 
         User(email=address, password=template.password, email_verified_at=timezone.now()) for address in known
     )
     for address in (known.pop(), unknown.pop(), known.pop(), unknown.pop()):
-        ask(page, address)  # imports, connections and compiled templates
+        ask(page, address)  # warm up
 
     ratios = []
-    for _ in range(TRIES):  # the machine may be busy; a difference would be there each time
+    for _ in range(TRIES):  # the machine may be busy; a real difference would appear each time
         times: tuple[list[float], list[float]] = [], []
         for n in range(ROUNDS):
             pair = [(known.pop(), times[0]), (unknown.pop(), times[1])]

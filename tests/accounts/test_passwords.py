@@ -1,4 +1,4 @@
-"""Forgetting a password, and choosing another one."""
+"""Reset and change a password."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -12,9 +12,9 @@ from django.urls import reverse
 from django.utils import timezone
 
 from accounts import deletion, email_change, links, passwords, verification
-from accounts.email_change import ChangeState
-from accounts.models import EmailChange, EmailVerification, Session, User
-from accounts.verification import LinkState
+from accounts.links import LinkState
+from accounts.models import EmailChange, EmailVerification, User
+from accounts.sessions import Session
 from tests.accounts.steps import (
     ANN,
     NEW_PASSWORD,
@@ -39,10 +39,10 @@ def path_to_reset(user: User) -> str:
 
 
 def code_to_verify(link: EmailVerification) -> str:
-    return links.code(links.VERIFY, links.row_of_verification(link))
+    return links.code(links.VERIFY, link)
 
 
-def test_a_link_gives_another_password_once_and_logs_nobody_in(client: Client) -> None:
+def test_a_link_changes_the_password_once_and_does_not_log_in(client: Client) -> None:
     member()
     link = link_to_reset()
 
@@ -57,7 +57,7 @@ def test_a_link_gives_another_password_once_and_logs_nobody_in(client: Client) -
     assert User.objects.get().check_password(NEW_PASSWORD)
 
 
-def test_the_hour_of_a_link_begins_when_its_mail_is_built(client: Client) -> None:
+def test_a_links_lifetime_begins_when_its_mail_is_built(client: Client) -> None:
     member()
     with time_machine.travel("2026-11-21 12:00Z", tick=False) as clock:
         client.post(reverse("password_reset"), {"email": ANN})
@@ -76,7 +76,7 @@ def test_the_hour_of_a_link_begins_when_its_mail_is_built(client: Client) -> Non
 
 @pytest.mark.parametrize("browsers", [1, 20])
 @pytest.mark.django_db(transaction=True)
-def test_of_twenty_who_send_the_form_at_the_same_time_one_wins(browsers: int) -> None:
+def test_of_twenty_concurrent_resets_one_succeeds(browsers: int) -> None:
     link = path_to_reset(member())
     opened = [Client() for _ in range(browsers)]
     pages = [client.get(link, follow=True).request["PATH_INFO"] for client in opened]
@@ -97,21 +97,21 @@ def test_of_twenty_who_send_the_form_at_the_same_time_one_wins(browsers: int) ->
     assert mails_to(ANN) == [("PasswordChanged", "queued")]
 
 
-def test_a_reset_ends_every_session_wish_and_link_of_before(client: Client) -> None:
+def test_a_reset_ends_earlier_sessions_changes_and_links(client: Client) -> None:
     user = member()
     with time_machine.travel(timezone.now() - timedelta(minutes=5)):
         older = path_to_reset(user)
     attackers = [log_in(), log_in()]
     email_change.request(user, "evil@example.com")
-    wish, link = EmailChange.objects.get(), verification.begin(user)
+    change, link = EmailChange.objects.get(), verification.begin(user)
     user.refresh_from_db()
 
     choose(client, path_to_reset(user))
 
-    assert Session.objects.filter(user=user).count() == 0  # not only the hash in them that fits no more
+    assert Session.objects.filter(user=user).count() == 0  # the rows are deleted, not only their hashes invalid
     assert not any(map(is_in, attackers))
-    code = links.code(links.CONFIRM_CHANGE, links.row_of_change(wish))
-    assert email_change.confirm(wish.pk, code, password=None).state is ChangeState.STOPPED
+    code = links.code(links.CONFIRM_CHANGE, change)
+    assert email_change.confirm(change.pk, code, password=None).state is LinkState.STOPPED
     assert verification.complete(link.pk, code_to_verify(link), password=NEW_PASSWORD).state is LinkState.SUPERSEDED
     assert choose(Client(), older).status_code == 410
     assert ("PasswordChanged", "queued") in mails_to(ANN)
@@ -120,7 +120,7 @@ def test_a_reset_ends_every_session_wish_and_link_of_before(client: Client) -> N
     assert mails_to("evil@example.com") == [("ConfirmNewAddress", "cancelled")]
 
 
-def test_a_reset_verifies_the_address_for_good(client: Client) -> None:
+def test_a_reset_verifies_the_address(client: Client) -> None:
     User.objects.create_user(ANN, PASSWORD)
 
     choose(client, link_to_reset())
@@ -130,20 +130,20 @@ def test_a_reset_verifies_the_address_for_good(client: Client) -> None:
     assert is_in(log_in(password=NEW_PASSWORD))
 
 
-def test_the_owner_of_an_address_wins_over_who_signed_up_with_it() -> None:
+def test_the_owner_of_an_address_takes_over_an_account_opened_by_others() -> None:
     squatter = Client()
     sign_up(squatter)
     squatted = User.objects.get()
-    squatter.force_login(squatted)  # as if a mark of an administrator had let her in
+    squatter.force_login(squatted)  # log in although the address is not verified
     squatter.post(reverse("email_change"), {"email": "evil@example.com", "password": PASSWORD})
     deliver_all()
-    way_out, verifying = link_to("evil@example.com"), squatted.email_verifications.get()
+    to_stop, verifying = link_to("evil@example.com"), squatted.email_verifications.get()
 
     choose(Client(), link_to_reset())
 
     assert not is_in(squatter)
     assert not is_in(log_in(password=PASSWORD))
-    assert squatter.post(way_out).status_code == 410
+    assert squatter.post(to_stop).status_code == 410
     assert squatter.post(reverse("verify", args=[verifying.pk, code_to_verify(verifying)])).status_code == 410
     sign_up(squatter)
     squatter.post(reverse("correct_address"), {"email": "elsewhere@example.com"})
@@ -152,7 +152,7 @@ def test_the_owner_of_an_address_wins_over_who_signed_up_with_it() -> None:
 
 
 @pytest.mark.parametrize("event", ["log-in", "another address", "another password", "deactivation", "deletion"])
-def test_what_happened_since_a_link_was_sent_ends_it(client: Client, event: str) -> None:
+def test_a_later_change_of_the_account_ends_a_link(client: Client, event: str) -> None:
     user = member()
     link = path_to_reset(user)
     page = client.get(link, follow=True).request["PATH_INFO"]
@@ -177,7 +177,7 @@ def test_what_happened_since_a_link_was_sent_ends_it(client: Client, event: str)
 @pytest.mark.parametrize(
     "spoil", ["other user", "other purpose", "upper case", "=3D", ">", "no base 64", "big", "é", ""]
 )
-def test_a_link_that_was_never_sent_is_answered_kindly(client: Client, spoil: str) -> None:
+def test_an_invalid_link_gets_a_helpful_page(client: Client, spoil: str) -> None:
     user, other = member(), member("bob@example.com")
     uid, token = path_to_reset(user).strip("/").split("/")[-2:]
     uid, token = {
@@ -197,12 +197,12 @@ def test_a_link_that_was_never_sent_is_answered_kindly(client: Client, spoil: st
         assert reverse("password_reset") in answer.content.decode()
 
 
-def test_a_bracket_behind_a_link_is_no_error(client: Client) -> None:
+def test_a_bracket_after_a_link_causes_no_error(client: Client) -> None:
     assert client.get(path_to_reset(member()) + ">").status_code == 404
 
 
-@pytest.mark.parametrize("who", ["nobody", "inactive"])
-def test_who_has_no_account_gets_no_link_and_the_same_answer(client: Client, who: str) -> None:
+@pytest.mark.parametrize("who", ["unknown", "inactive"])
+def test_unknown_addresses_get_no_link_and_the_same_answer(client: Client, who: str) -> None:
     member("bob@example.com")
     if who == "inactive":
         member()
@@ -226,7 +226,7 @@ def test_who_has_no_account_gets_no_link_and_the_same_answer(client: Client, who
         ("", "", "required"),
     ],
 )
-def test_a_weak_password_is_answered_beside_its_field_and_the_link_goes_on(
+def test_a_weak_password_is_refused_at_its_field_and_the_link_still_works(
     client: Client, first: str, second: str, complaint: str
 ) -> None:
     link = path_to_reset(member())
@@ -239,7 +239,7 @@ def test_a_weak_password_is_answered_beside_its_field_and_the_link_goes_on(
     assert choose(client, link).status_code == 302
 
 
-def test_no_page_of_a_link_is_kept_or_tells_its_address(client: Client) -> None:
+def test_pages_of_links_are_not_cached_and_send_no_referrer(client: Client) -> None:
     link = path_to_reset(member())
     page = client.get(link, follow=True)
     spoilt = client.get(link[:-2] + "/")
@@ -251,7 +251,7 @@ def test_no_page_of_a_link_is_kept_or_tells_its_address(client: Client) -> None:
     assert "no-store" in client.get(link)["Cache-Control"]
 
 
-def test_who_is_logged_in_and_follows_a_link_is_logged_out_with_the_others() -> None:
+def test_a_reset_logs_out_the_browser_that_made_it() -> None:
     member()
     browser = log_in()
 
@@ -262,7 +262,7 @@ def test_who_is_logged_in_and_follows_a_link_is_logged_out_with_the_others() -> 
     assert is_in(log_in(password=NEW_PASSWORD))
 
 
-def test_who_is_logged_in_as_somebody_else_stays_so() -> None:
+def test_a_browser_logged_in_to_another_account_stays_logged_in() -> None:
     member()
     member("bob@example.com")
     bob = log_in("bob@example.com")
@@ -275,7 +275,7 @@ def change(client: Client, old: str = PASSWORD, new: str = NEW_PASSWORD):  # typ
     return client.post(reverse("password_change"), {"old_password": old, "new_password1": new, "new_password2": new})
 
 
-def test_a_change_asks_for_the_old_password() -> None:
+def test_a_change_needs_the_old_password() -> None:
     member()
     browser = log_in()
 
@@ -288,7 +288,7 @@ def test_a_change_asks_for_the_old_password() -> None:
     assert "12345678" not in change(browser, new="12345678").content.decode()
 
 
-def test_after_a_change_this_browser_stays_and_every_other_one_is_out() -> None:
+def test_a_change_logs_out_every_other_browser() -> None:
     user = member()
     this, other = log_in(), log_in()
     email_change.request(user, "evil@example.com")
@@ -303,14 +303,14 @@ def test_after_a_change_this_browser_stays_and_every_other_one_is_out() -> None:
     assert is_in(log_in(password=NEW_PASSWORD))
 
 
-def test_who_is_not_logged_in_is_asked_to(client: Client) -> None:
+def test_a_change_needs_a_log_in(client: Client) -> None:
     for page in ("password_change", "email_change", "delete_account", "profile"):
         for answer in (client.get(path := reverse(page)), client.post(path)):
             assert answer["Location"] == f"{reverse('login')}?next={path}"
 
 
-def test_a_password_that_was_replaced_a_moment_ago_opens_nothing() -> None:
-    """The form checks it before the row is locked; meanwhile the owner's reset may have come."""
+def test_a_password_that_was_just_replaced_is_refused() -> None:
+    """The owner's reset can come after the form's check and before the lock."""
     attacker = member()
     assert passwords.reset(attacker.pk, links.reset_tokens.make_token(attacker), NEW_PASSWORD)
 
@@ -324,7 +324,7 @@ def test_a_password_that_was_replaced_a_moment_ago_opens_nothing() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_reset_wins_over_a_change_at_the_same_time() -> None:
+def test_a_reset_wins_over_a_concurrent_change() -> None:
     for round_ in range(5):
         user = member(f"ann{round_}@example.com")
         attacker = log_in(user.email)

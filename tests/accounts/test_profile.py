@@ -1,4 +1,4 @@
-"""How a person is addressed, in which language, and by which clock."""
+"""The profile: name, language and time zone."""
 
 import pytest
 from django.core import mail
@@ -16,7 +16,7 @@ def save(client: Client, **data: str):  # type: ignore[no-untyped-def]
     return client.post(reverse("profile"), {"name": "Ann", "language": "en", "time_zone": ""} | data)
 
 
-def test_a_person_decides_how_she_is_written_to() -> None:
+def test_mails_use_the_name_language_and_time_zone_of_the_profile() -> None:
     member()
     browser = log_in()
 
@@ -34,7 +34,7 @@ def test_a_person_decides_how_she_is_written_to() -> None:
     assert "+07" in str(written.body)
 
 
-def test_the_language_is_remembered_from_the_log_in_on() -> None:
+def test_log_in_sets_the_users_language() -> None:
     member()
     User.objects.update(language="th")
 
@@ -49,7 +49,7 @@ def test_the_language_is_remembered_from_the_log_in_on() -> None:
     ("field", "value"),
     [("time_zone", "Mars/Olympus"), ("time_zone", "../../etc/passwd"), ("language", "xx"), ("name", "x" * 151)],
 )
-def test_what_nobody_can_choose_is_answered_beside_its_field(field: str, value: str) -> None:
+def test_an_invalid_choice_is_refused_at_its_field(field: str, value: str) -> None:
     before = member()
 
     answer = save(log_in(), **{field: value})
@@ -59,7 +59,7 @@ def test_what_nobody_can_choose_is_answered_beside_its_field(field: str, value: 
     assert (after.name, after.language, after.time_zone) == (before.name, before.language, before.time_zone)
 
 
-def test_the_profile_changes_nothing_but_itself() -> None:
+def test_the_profile_form_changes_no_other_field() -> None:
     member()
 
     save(log_in(), email="evil@example.com", is_staff="on", password="evil", email_verified_at="")
@@ -69,7 +69,7 @@ def test_the_profile_changes_nothing_but_itself() -> None:
     assert user.check_password("correct horse 9 battery")
 
 
-def test_a_name_is_text_and_not_html_and_no_header() -> None:
+def test_a_name_is_escaped_in_html_and_in_headers() -> None:
     member()
     browser = log_in()
     save(browser, name="<b>Ann</b>\r\nBcc: evil@example.com")

@@ -1,4 +1,4 @@
-"""Where `next` may lead: somewhere on this site, and nowhere else."""
+"""`next` leads only to pages of this site."""
 
 import pytest
 from django.test import Client
@@ -46,12 +46,12 @@ def owner(db: None) -> User:
 
 
 def leads_to(location: str) -> str:
-    """Where a browser goes from this site: it takes a backslash for a slash, and drops tabs and line breaks."""
+    """Resolve a URL as browsers do: a backslash is a slash, tabs and line breaks are dropped."""
     return location.replace("\\", "/").translate({9: None, 10: None, 13: None})
 
 
 @pytest.mark.parametrize("url", ELSEWHERE)
-def test_nobody_is_sent_elsewhere(client: Client, owner: User, url: str) -> None:
+def test_next_never_leads_to_another_site(client: Client, owner: User, url: str) -> None:
     data = {"username": "ann@example.com", "password": PASSWORD}
     as_field = client.post(reverse("login"), data | {"next": url})
     already_in = client.get(reverse("login"), {"next": url})
@@ -65,7 +65,7 @@ def test_nobody_is_sent_elsewhere(client: Client, owner: User, url: str) -> None
 @pytest.mark.parametrize(
     "url", ["%2F%2Fevil.example", "%5C%5Cevil.example", "/%2Fevil.example", "/%5Cevil.example", "/%09/evil.example"]
 )
-def test_nobody_decodes_it_twice(client: Client, owner: User, url: str) -> None:
+def test_next_is_not_decoded_twice(client: Client, owner: User, url: str) -> None:
     client.force_login(owner)
     location = client.get(reverse("login"), {"next": url}).headers["Location"]
 
@@ -74,7 +74,7 @@ def test_nobody_decodes_it_twice(client: Client, owner: User, url: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["/accounts/profile/", "/accounts/profile/?a=b#c", "http://testserver/admin/", "?x=1"])
-def test_pages_of_this_site_are_fine(client: Client, owner: User, url: str) -> None:
+def test_next_can_be_a_page_of_this_site(client: Client, owner: User, url: str) -> None:
     client.force_login(owner)
 
     assert client.get(reverse("login"), {"next": url}).headers["Location"] == url
@@ -83,7 +83,7 @@ def test_pages_of_this_site_are_fine(client: Client, owner: User, url: str) -> N
 @pytest.mark.parametrize(
     "url", ["/accounts/login/", "/accounts/login/?next=/accounts/login/", "/accounts/login/#x", "", "?", "#"]
 )
-def test_the_login_page_sends_nobody_in_circles(client: Client, owner: User, url: str) -> None:
+def test_the_login_page_does_not_redirect_to_itself(client: Client, owner: User, url: str) -> None:
     client.force_login(owner)
 
     response = client.get(reverse("login"), {"next": url}, follow=True)
@@ -92,14 +92,14 @@ def test_the_login_page_sends_nobody_in_circles(client: Client, owner: User, url
     assert response.redirect_chain[-1][0] == "/"
 
 
-def test_who_is_not_logged_in_comes_back_to_the_page(client: Client, owner: User) -> None:
+def test_log_in_returns_to_the_requested_page(client: Client, owner: User) -> None:
     page = client.get(reverse("profile"))
     back = client.post(page.headers["Location"], {"username": "ann@example.com", "password": PASSWORD})
 
     assert back.headers["Location"] == reverse("profile")
 
 
-def test_next_is_written_into_the_page_as_text(client: Client, db: None) -> None:
+def test_next_is_escaped(client: Client, db: None) -> None:
     page = client.get(reverse("login"), {"next": '/"><script>alert(1)</script>'}).content.decode()
 
     assert "<script>alert" not in page

@@ -1,4 +1,4 @@
-"""Where somebody is logged in: what she sees of it, and how she ends it."""
+"""The list of a user's sessions, and ending them."""
 
 from datetime import timedelta
 
@@ -9,7 +9,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from accounts import sessions
-from accounts.models import Session
+from accounts.sessions import Session
 from tests.accounts.steps import is_in, log_in, member
 
 pytestmark = pytest.mark.django_db
@@ -29,7 +29,7 @@ SAFARI = "Mozilla/5.0 (iPhone; CPU iPhone OS 20_0 like Mac OS X) AppleWebKit/605
         ("", ""),
     ],
 )
-def test_a_browser_is_told_in_words_of_ours_alone(agent: str, shown: str) -> None:
+def test_a_browser_is_described_without_text_from_the_client(agent: str, shown: str) -> None:
     user = member()
     browser = log_in(user_agent=agent)
 
@@ -46,10 +46,10 @@ def test_a_browser_is_told_in_words_of_ours_alone(agent: str, shown: str) -> Non
     assert session.session_key not in page
 
 
-def test_the_list_holds_her_own_sessions_as_long_as_they_last() -> None:
+def test_the_list_shows_the_users_own_unexpired_sessions() -> None:
     with time_machine.travel(timezone.now() - timedelta(days=15)):
         member()
-        log_in(user_agent=EDGE)  # two weeks, and it is over
+        log_in(user_agent=EDGE)  # expires after two weeks
     member("bob@example.com")
     log_in("bob@example.com", user_agent=SAFARI)
     here = log_in(user_agent=FIREFOX)
@@ -60,7 +60,7 @@ def test_the_list_holds_her_own_sessions_as_long_as_they_last() -> None:
     assert [session.browser for session in listed] == ["Firefox, Windows"]
 
 
-def test_to_log_out_everywhere_else_leaves_this_browser_and_other_people() -> None:
+def test_log_out_everywhere_else_keeps_this_browser_and_other_users() -> None:
     member()
     member("bob@example.com")
     here, there, bob = log_in(), log_in(), log_in("bob@example.com")
@@ -72,7 +72,7 @@ def test_to_log_out_everywhere_else_leaves_this_browser_and_other_people() -> No
     assert (is_in(here), is_in(there), is_in(bob)) == (True, False, True)
 
 
-def test_a_stranger_ends_no_session(client: Client) -> None:
+def test_ending_sessions_needs_a_log_in(client: Client) -> None:
     member()
     browser = log_in()
 
@@ -80,7 +80,7 @@ def test_a_stranger_ends_no_session(client: Client) -> None:
     assert is_in(browser)
 
 
-def test_what_it_says_of_a_session_survives_later_requests() -> None:
+def test_the_description_of_a_session_is_kept_in_later_requests() -> None:
     user = member()
     browser = log_in(user_agent=FIREFOX)
     before = user.sessions.get()
@@ -92,7 +92,7 @@ def test_what_it_says_of_a_session_survives_later_requests() -> None:
     assert after.session_data != before.session_data
 
 
-def test_logging_out_and_logging_in_leave_no_session_behind(client: Client) -> None:
+def test_log_out_and_log_in_delete_the_old_session(client: Client) -> None:
     user = member()
     browser = log_in()
     browser.post(reverse("logout"))
@@ -102,7 +102,7 @@ def test_logging_out_and_logging_in_leave_no_session_behind(client: Client) -> N
     assert Session.objects.exclude(user=None).count() == 0
 
 
-def test_the_browser_of_a_user_who_is_gone_is_asked_to_log_in() -> None:
+def test_the_browser_of_a_deleted_user_is_asked_to_log_in() -> None:
     user = member()
     browser = log_in()
 
@@ -114,7 +114,7 @@ def test_the_browser_of_a_user_who_is_gone_is_asked_to_log_in() -> None:
     assert browser.post(reverse("end_sessions")).status_code == 302
 
 
-def test_ending_sessions_tells_how_many() -> None:
+def test_ending_sessions_returns_their_number() -> None:
     user = member()
     here, _, _ = log_in(), log_in(), log_in()
 

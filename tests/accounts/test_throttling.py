@@ -1,4 +1,4 @@
-"""How often one may ask for mail: counted in Redis, in a table while Redis is away, and never told."""
+"""Limits on mail: counted in Redis, or in a table while Redis is away, and never shown."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -31,13 +31,13 @@ def ask(address: str = "ann@example.com", purpose: str = "verify", network: str 
 
 @pytest.fixture
 def table(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Redis is away, and for long."""
+    """Redis stays away."""
     monkeypatch.setattr(throttling.counter, "_try_redis_at", float("inf"))
 
 
 @pytest.fixture(params=["Redis", "table"])
 def store(request: pytest.FixtureRequest) -> str:
-    """Both of them count alike."""
+    """Run the test with both stores."""
     if request.param == "table":
         request.getfixturevalue("table")
     return str(request.param)
@@ -65,7 +65,7 @@ def test_one_address_gets_one_mail_a_minute_and_three_an_hour_for_a_purpose(
 
 
 @pytest.mark.django_db
-def test_one_address_gets_five_mails_an_hour_of_all_kinds(store: str, clock: Any) -> None:
+def test_one_address_gets_five_mails_an_hour_for_all_purposes(store: str, clock: Any) -> None:
     kinds = ["verify", "welcome", "email change"] * 3
     answers = []
     for kind in kinds:
@@ -77,20 +77,20 @@ def test_one_address_gets_five_mails_an_hour_of_all_kinds(store: str, clock: Any
 
 
 @pytest.mark.django_db
-def test_windows_move_instead_of_beginning_anew(store: str, clock: Any) -> None:
+def test_windows_move(store: str, clock: Any) -> None:
     limit = parse("2/hour")
     hit = partial(throttling.counter.hit, limit, "key")
 
     clock.shift(3590)
     assert hit()
-    clock.shift(20)  # another hour of the clock
+    clock.shift(20)  # the next hour of the clock
     assert [hit(), hit()] == [True, False]
     clock.shift(3581)
     assert [hit(), hit()] == [True, False]
 
 
 @pytest.mark.django_db
-def test_what_is_refused_is_not_counted(store: str, clock: Any) -> None:
+def test_refused_requests_are_not_counted(store: str, clock: Any) -> None:
     assert ask()
     for _ in range(20):
         clock.shift(2.5)
@@ -101,7 +101,7 @@ def test_what_is_refused_is_not_counted(store: str, clock: Any) -> None:
 
 
 @pytest.mark.django_db
-def test_looking_counts_nothing(store: str) -> None:
+def test_would_allow_counts_nothing(store: str) -> None:
     limit = parse("1/hour")
 
     assert all(throttling.counter.would_allow(limit, "key") for _ in range(5))
@@ -110,7 +110,7 @@ def test_looking_counts_nothing(store: str) -> None:
 
 
 @pytest.mark.django_db
-def test_one_network_causes_so_many_mails_and_no_more(store: str, settings: Settings, clock: Any) -> None:
+def test_mails_are_limited_per_network(store: str, settings: Settings, clock: Any) -> None:
     settings.ACCOUNTS_MAIL_PER_NETWORK = "3/minute; 4/hour"
 
     assert [ask(f"{n}@example.com") for n in range(5)] == [True] * 3 + [False] * 2
@@ -140,7 +140,7 @@ def test_a_network_is_an_ipv4_address_or_an_ipv6_64(settings: Settings, peers: l
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("page", ["resend", "password_reset", "signup"])
-def test_the_caller_always_sees_the_same(page: str, store: str, user: User) -> None:
+def test_the_page_does_not_tell_that_a_limit_was_reached(page: str, store: str, user: User) -> None:
     password = {"password1": "correct horse 9 battery", "password2": "correct horse 9 battery"}
     answers = set()
     for _ in range(4):
@@ -153,7 +153,7 @@ def test_the_caller_always_sees_the_same(page: str, store: str, user: User) -> N
 
 
 @pytest.mark.django_db
-def test_a_purpose_has_its_own_minute(store: str) -> None:
+def test_each_purpose_has_its_own_limit(store: str) -> None:
     for page in ("resend", "password_reset", "resend", "password_reset"):
         Client().post(reverse(page), {"email": "ann@example.com"})
 
@@ -164,7 +164,7 @@ def test_a_purpose_has_its_own_minute(store: str) -> None:
 
 
 def everything_in(server: redis.Redis) -> str:
-    """All keys and values, as text."""
+    """Return all keys and values as text."""
     read: dict[bytes, Callable[[Any], Any]] = {
         b"list": lambda key: server.lrange(key, 0, -1),
         b"set": server.smembers,
@@ -178,7 +178,7 @@ def everything_in(server: redis.Redis) -> str:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_no_store_holds_an_address(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_store_contains_an_address(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
     def use_everything() -> None:
         for page in ("resend", "password_reset"):
             Client().post(reverse(page), {"email": "secret.ann@hidden.example"})
@@ -207,7 +207,7 @@ def test_keys_cannot_be_found_by_hashing_addresses(settings: Settings) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_of_fifty_at_the_same_time_five_get_through(store: str) -> None:
+def test_of_fifty_concurrent_hits_five_are_allowed(store: str) -> None:
     limit = parse("5/hour")
 
     answers, failures = at_once([lambda: throttling.counter.hit(limit, "key")] * 50)
@@ -216,7 +216,7 @@ def test_of_fifty_at_the_same_time_five_get_through(store: str) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_of_fifty_requests_at_the_same_time_one_causes_a_mail(store: str) -> None:
+def test_of_fifty_concurrent_requests_one_sends_a_mail(store: str) -> None:
     answers, failures = at_once(
         [lambda: Client().post(reverse("resend"), {"email": "ann@example.com"}).status_code] * 50
     )
@@ -226,7 +226,7 @@ def test_of_fifty_requests_at_the_same_time_one_causes_a_mail(store: str) -> Non
 
 
 @pytest.mark.django_db
-def test_while_redis_is_stopped_the_table_counts(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_counts_while_redis_is_stopped(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(throttling, "BREAK", 0.3)
     assert ask()
     valkey.stop()
@@ -246,7 +246,7 @@ def test_while_redis_is_stopped_the_table_counts(valkey: Valkey, monkeypatch: py
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("how", ["stopped", "frozen"])
-def test_without_redis_one_request_waits_shortly_and_the_next_ones_not_at_all(valkey: Valkey, how: str) -> None:
+def test_without_redis_only_the_first_request_waits(valkey: Valkey, how: str) -> None:
     assert throttling.counter.hit(parse("5/hour"), "key")
 
     if how == "frozen":
@@ -264,7 +264,7 @@ def test_without_redis_one_request_waits_shortly_and_the_next_ones_not_at_all(va
 
 
 @pytest.mark.django_db
-def test_a_process_that_starts_without_redis_is_as_quick(valkey: Valkey) -> None:
+def test_a_process_that_starts_without_redis_waits_no_longer(valkey: Valkey) -> None:
     throttling._redis.cache_clear()
     with valkey.frozen():
         allowed, waited = timed(ask)
@@ -274,7 +274,7 @@ def test_a_process_that_starts_without_redis_is_as_quick(valkey: Valkey) -> None
 
 
 @pytest.mark.django_db
-def test_hits_that_no_window_reaches_are_purged(table: None, clock: Any) -> None:
+def test_old_hits_are_purged(table: None, clock: Any) -> None:
     ask()
     clock.shift(timedelta(days=1, seconds=1))
     ask("bob@example.com")

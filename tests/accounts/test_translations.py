@@ -1,4 +1,4 @@
-"""Whatever a reader sees can be said in each language: a sentence without a translation fails here."""
+"""Every text that users see has a translation in each language."""
 
 import ast
 import re
@@ -20,7 +20,7 @@ OTHERS = [code for code, _ in settings.LANGUAGES if code != settings.LANGUAGE_CO
 
 
 def in_python(source: str) -> Iterator[str]:
-    """The sentences that Python code wants translated."""
+    """Find the texts that Python code translates."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in FUNCTIONS and node.args:
             first = node.args[0]
@@ -29,39 +29,39 @@ def in_python(source: str) -> Iterator[str]:
 
 
 def in_template(source: str) -> Iterator[str]:
-    """The sentences that a template wants translated, as makemessages reads them."""
+    """Find the texts that a template translates, as makemessages does."""
     for call in CALL_IN_A_TEMPLATE.findall(templatize(source)):
         yield ast.literal_eval(call)
 
 
-def sentences() -> dict[str, str]:
-    """Each sentence, with a file that it stands in."""
+def texts() -> dict[str, str]:
+    """Return each text with a file that contains it."""
     found: dict[str, str] = {}
     for app in OURS:
         for file in (PROJECT / app).rglob("*.py"):
             found |= dict.fromkeys(in_python(file.read_text()), str(file.relative_to(PROJECT)))
-    for file in (file for root in ("templates", "mailer/templates") for file in (PROJECT / root).rglob("*.*")):
+    for file in [*(PROJECT / "templates").rglob("*.*"), *(PROJECT / "mailer" / "templates").rglob("*.*")]:
         if "admin" not in file.parts:
             found |= dict.fromkeys(in_template(file.read_text()), str(file.relative_to(PROJECT)))
     return found
 
 
-def test_the_sentences_are_found() -> None:
+def test_texts_are_found() -> None:
     template = "{% load i18n %}{% translate 'One' %}{% blocktranslate trimmed %}\n Two {{ x }}\n{% endblocktranslate %}"
 
     assert list(in_template(template)) == ["One", "Two %(x)s"]
     assert list(in_python('_("One")\nx(_("Two"))')) == ["One", "Two"]
-    assert len(sentences()) > 150
+    assert len(texts()) > 150
 
 
 @pytest.mark.parametrize("language", OTHERS)
-def test_every_sentence_is_translated(language: str) -> None:
+def test_every_text_is_translated(language: str) -> None:
     catalogue = trans_real.translation(language)
 
     missing = {
-        sentence: file
-        for sentence, file in sentences().items()
-        if catalogue.gettext(sentence) == sentence and catalogue._catalog.get((sentence, catalogue.plural(1))) is None  # type: ignore[attr-defined]
+        text: file
+        for text, file in texts().items()
+        if catalogue.gettext(text) == text and catalogue._catalog.get((text, catalogue.plural(1))) is None  # type: ignore[attr-defined]
     }
 
     assert missing == {}

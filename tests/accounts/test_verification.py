@@ -1,4 +1,4 @@
-"""The link: who may spend it, how often, and what everybody else sees."""
+"""Verification links."""
 
 import uuid
 from collections import Counter
@@ -14,13 +14,13 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from accounts import links, verification
+from accounts.links import LinkState
 from accounts.models import EmailVerification, User
-from accounts.verification import LinkState
 from tests.at_once import at_once
 
 
 def code_of(link: EmailVerification) -> str:
-    return links.code(links.VERIFY, links.row_of_verification(link))
+    return links.code(links.VERIFY, link)
 
 
 def path_of(link: EmailVerification) -> str:
@@ -58,11 +58,11 @@ def test_post_verifies_once(client: Client, link: EmailVerification) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_of_many_posts_at_the_same_time_one_verifies(link: EmailVerification) -> None:
+def test_of_twenty_concurrent_posts_one_verifies(link: EmailVerification) -> None:
     results, failures = at_once([partial(verification.complete, link.pk, code_of(link), password=None)] * 20)
 
     assert failures == []
-    assert Counter(result.state for result in results) == {LinkState.SPENT_NOW: 1, LinkState.USED: 19}
+    assert Counter(result.state for result in results) == {LinkState.DONE: 1, LinkState.USED: 19}
 
 
 def test_a_link_expires_after_a_day(client: Client, link: EmailVerification) -> None:
@@ -112,7 +112,7 @@ def test_a_link_does_not_verify_an_address_that_the_user_no_longer_has(client: C
     assert not User.objects.get().is_verified
 
 
-def test_the_code_stands_in_no_table_and_changes_with_the_key(link: EmailVerification, settings: Settings) -> None:
+def test_the_code_is_not_stored_and_depends_on_the_secret_key(link: EmailVerification, settings: Settings) -> None:
     code = code_of(link)
     link.refresh_from_db()
     assert all(code not in str(value) for value in vars(link).values())
@@ -125,16 +125,14 @@ def test_the_code_stands_in_no_table_and_changes_with_the_key(link: EmailVerific
     assert verification.follow(link.pk, code).state is LinkState.UNKNOWN
 
 
-def test_the_link_in_the_mail_is_built_from_the_sites_address_alone(
-    client: Client, link: EmailVerification, settings: Settings
-) -> None:
+def test_links_in_mails_start_with_site_url(client: Client, link: EmailVerification, settings: Settings) -> None:
     settings.SITE_URL = "https://shop.example"
 
     assert links.to_verify(link) == f"https://shop.example{path_of(link)}"
 
 
 @pytest.mark.django_db(transaction=True)
-def test_verifying_and_asking_for_a_new_link_at_the_same_time_do_not_block_each_other(user: User) -> None:
+def test_verifying_while_a_new_link_is_requested_does_not_deadlock(user: User) -> None:
     everything_that_failed: list[Exception] = []
     for _ in range(10):
         link = verification.begin(user)

@@ -1,4 +1,4 @@
-"""Every path of an account, walked in a real Chromium: on a desktop in English, and on a phone in Thai in the dark.
+"""Every path of an account in a real Chromium: on a desktop in English, and on a phone in Thai in dark mode.
 
 SCREENSHOTS=/some/folder make test ARGS=tests/browser/test_accounts.py       # keeps a picture of each page
 """
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
@@ -36,7 +35,7 @@ def stack() -> Iterator[Stack]:
 
 
 class Person:
-    """One person with her browser and her mailbox, who looks at each page that she comes to."""
+    """A user with a browser and a mailbox. Every visited page is checked."""
 
     def __init__(self, name: str, stack: Stack, page: Page) -> None:
         self.name, self.stack, self.page = name, stack, page
@@ -47,7 +46,7 @@ class Person:
         self.look(heading)
 
     def submit(self, heading: str = "", *, button: str = "main form .button", **fields: str) -> None:
-        """Fills a form by the names of its fields and sends it."""
+        """Fill in the fields by name and submit the form."""
         for name, value in fields.items():
             field = self.page.locator(f"main [name={name}]")
             if field.evaluate("element => element.tagName") == "SELECT":
@@ -59,7 +58,7 @@ class Person:
         self.look(heading)
 
     def look(self, heading: str = "") -> None:
-        """What must be true of every page; the heading is compared in English alone."""
+        """Check what must be true of every page. The heading is compared in English only."""
         title = self.page.get_by_role("heading", level=1)
         expect(title).to_have_count(1)
         if heading and self.page.locator("html").get_attribute("lang") == "en":
@@ -72,7 +71,7 @@ class Person:
         assert report.violations_count == 0, f"{self.page.url}\n{report.generate_report()}"
 
     def mail(self, to: str, path: str, *, newer_than: int = 0) -> Received:
-        """The newest mail to an address with a link whose path begins so."""
+        """Return the newest mail to an address with a link to this path."""
 
         def find() -> Received | None:
             mails = [r for r in self.stack.sink.received[newer_than:] if r.recipients == [to]]
@@ -84,7 +83,7 @@ class Person:
         return found
 
     def link(self, to: str, path: str, *, newer_than: int = 0) -> str:
-        """The link in that mail."""
+        """Return the link in that mail."""
         found = re.search(rf"http\S+{path}\S+", self.mail(to, path, newer_than=newer_than).part("plain"))
         assert found
         return found[0]
@@ -96,12 +95,12 @@ class Person:
 
 @pytest.fixture(params=["desktop", "phone"])
 def enter(request: pytest.FixtureRequest, stack: Stack, new_page: Callable[..., Page]) -> Callable[[], Person]:
-    """Another browser, of the same kind each time."""
+    """Return a function that opens another browser of the same kind."""
     options: dict[str, Any] = {"desktop": DESKTOP, "phone": PHONE}[request.param]
     people: list[Person] = []
 
     def person() -> Person:
-        page = new_page(bypass_csp=True, **options)  # axe brings a script of its own
+        page = new_page(bypass_csp=True, **options)  # axe injects a script
         people.append(Person(f"{request.param}-{request.node.originalname}-{len(people)}", stack, page))
         return people[-1]
 
@@ -109,7 +108,7 @@ def enter(request: pytest.FixtureRequest, stack: Stack, new_page: Callable[..., 
 
 
 def address(local: str) -> str:
-    """One that no other test uses."""
+    """Return an address that no other test uses."""
     return f"{local}-{time.monotonic_ns()}@example.com"
 
 
@@ -119,14 +118,14 @@ def sign_up(person: Person, email: str) -> None:
 
 
 def make_account(person: Person, email: str) -> None:
-    """Signs up, verifies in the same browser, and logs in."""
+    """Sign up, verify in the same browser, and log in."""
     sign_up(person, email)
     person.visit(person.link(email, "/accounts/verify/"), "Verify your address")
     person.submit("Your address is verified")
     person.log_in(email, PASSWORD)
 
 
-def test_a_mistyped_address_is_corrected_and_the_right_one_verified(enter: Callable[[], Person]) -> None:
+def test_a_mistyped_address_is_corrected_and_verified(enter: Callable[[], Person]) -> None:
     ann, typo, right = enter(), address("anm"), address("ann")
     ann.visit("/")
     sign_up(ann, typo)
@@ -153,15 +152,15 @@ def test_in_another_browser_the_link_asks_for_the_password_or_is_disowned(enter:
     assert phone.page.locator("[name=password][aria-invalid=true]").count() == 1
     phone.submit("Your address is verified", password=PASSWORD)
 
-    squatter, owner, hers = enter(), enter(), address("owner")
-    sign_up(squatter, hers)
-    owner.visit(owner.link(hers, "/accounts/verify/"), "Verify your address")
+    squatter, owner, taken = enter(), enter(), address("owner")
+    sign_up(squatter, taken)
+    owner.visit(owner.link(taken, "/accounts/verify/"), "Verify your address")
     owner.submit(button="[name=disown]")
-    squatter.log_in(hers, PASSWORD)
+    squatter.log_in(taken, PASSWORD)
     assert "login" in squatter.page.url
 
 
-def test_an_unverified_account_is_led_to_another_link(enter: Callable[[], Person]) -> None:
+def test_an_unverified_user_can_request_a_new_link(enter: Callable[[], Person]) -> None:
     ann, email = enter(), address("ann")
     sign_up(ann, email)
     ann.link(email, "/accounts/verify/")
@@ -171,7 +170,7 @@ def test_an_unverified_account_is_led_to_another_link(enter: Callable[[], Person
     ann.submit("Check your inbox")
 
 
-def test_profile_password_sessions_and_farewell(enter: Callable[[], Person]) -> None:
+def test_profile_password_sessions_and_deletion(enter: Callable[[], Person]) -> None:
     ann, elsewhere, email = enter(), enter(), address("ann")
     make_account(ann, email)
     elsewhere.log_in(email, PASSWORD)
@@ -214,7 +213,7 @@ def test_a_forgotten_password(enter: Callable[[], Person]) -> None:
     assert ann.page.locator("[name=new_password1]").count() == 0
 
 
-def test_another_address_is_confirmed_known_at_the_old_one_and_taken_back(enter: Callable[[], Person]) -> None:
+def test_a_change_of_address_is_confirmed_and_undone(enter: Callable[[], Person]) -> None:
     ann, old, new = enter(), address("old"), address("new")
     make_account(ann, old)
     ann.visit("/accounts/email-change/")
@@ -233,32 +232,3 @@ def test_another_address_is_confirmed_known_at_the_old_one_and_taken_back(enter:
     ann.submit(new_password1=A_THIRD, new_password2=A_THIRD)
     ann.submit(username=old, password=A_THIRD)
     assert "login" not in ann.page.url
-
-
-def test_news_are_left_from_the_mail_and_from_the_profile(enter: Callable[[], Person]) -> None:
-    ann, email = enter(), address("ann")
-    make_account(ann, email)
-    language = str(ann.page.locator("html").get_attribute("lang"))
-    subject = f"Fewer e-mails {time.monotonic_ns()}"
-    text = "From today on you choose which e-mails you get.\n\nYou find the choice in your profile."
-    said = ann.stack.manage("announce", "--subject", subject, "--text", text, "--language", language)
-    assert "are enqueued as announcement" in said
-
-    def header() -> str:
-        arrived = [r.parsed for r in ann.stack.sink.received if r.recipients == [email]]
-        return next((str(r["List-Unsubscribe"]) for r in arrived if r["Subject"] == subject), "")
-
-    ann.stack.wait_for(header, "the news", seconds=30)
-    link = header().strip("<>")
-    another = enter()  # her mail program's browser, which knows nothing of her
-    another.visit(link, "Leave these e-mails?")
-    another.submit("You have left")
-    another.page.reload()  # as a reader's browser would, asking whether to send it again
-    another.submit("Welcome back", button="main form .button[name=return]")
-    assert requests.post(link, {"List-Unsubscribe": "One-Click"}, timeout=10).status_code == 200
-
-    ann.visit("/accounts/profile/", "Your profile")
-    ann.submit(button="main form[action$='/profile/streams/'] .button[name=return]")
-    ann.submit(button="main form[action$='/profile/streams/'] .button")
-    another.visit(link, "You have left")
-    another.visit(f"{link[:-9]}/", "We do not recognise this link")

@@ -1,4 +1,4 @@
-"""What a person does after `make start`, in a real Chromium: sign up, read the mail, verify, and find it all on record."""
+"""The first steps after `make start` in a real Chromium: sign up, read the mail, verify, find it in the admin."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.timeout(150)
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """What the table says at the end of `make start`."""
+    """The table at the end of `make start`."""
 
     site: str
     inbox: str
@@ -47,7 +47,7 @@ def log_in_to_admin(page: Page, running: Running) -> None:
     page.get_by_role("button", name="Log in").click()
 
 
-def test_from_sign_up_to_verified_and_on_record(running: Running, new_page: Callable[..., Page]) -> None:
+def test_sign_up_verify_and_find_the_mail_in_the_admin(running: Running, new_page: Callable[..., Page]) -> None:
     inbox = new_page()
     inbox.goto(running.inbox)
 
@@ -56,12 +56,14 @@ def test_from_sign_up_to_verified_and_on_record(running: Running, new_page: Call
     page.get_by_role("link", name="Sign up").first.click()
     page.get_by_label("E-mail address").fill("ann@example.com")
     page.get_by_label("Password", exact=True).fill("correct horse 9 battery")
-    page.get_by_label("Password, once more").fill("correct horse 9 battery")
+    page.get_by_label("Repeat password").fill("correct horse 9 battery")
     page.get_by_role("button", name="Sign up").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Check your inbox")
     expect(page.get_by_text("ann@example.com")).to_be_visible()
 
-    inbox.get_by_role("link", name="Verify your e-mail address").first.click(timeout=30_000)  # it appears by itself
+    inbox.get_by_role("link", name="Verify your e-mail address").first.click(
+        timeout=30_000
+    )  # it appears without a reload
     with inbox.context.expect_page() as opened:
         inbox.frame_locator("iframe").get_by_role("link", name="Verify my address").click()
     reader = opened.value
@@ -93,7 +95,7 @@ def test_from_sign_up_to_verified_and_on_record(running: Running, new_page: Call
     expect(flower.get_by_text("mailer.tasks.deliver_message").first).to_be_visible()
 
 
-def test_on_a_phone_in_the_dark_and_in_thai(running: Running, new_page: Callable[..., Page]) -> None:
+def test_pages_on_a_phone_in_dark_mode_and_in_thai(running: Running, new_page: Callable[..., Page]) -> None:
     page = new_page(locale="th", color_scheme="dark", viewport={"width": 390, "height": 800})
     page.goto(f"{running.site}/accounts/signup/")
     page.locator("[name=email]").fill("thai@example.com")

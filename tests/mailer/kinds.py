@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 from django.utils import timezone
 
 from accounts.models import User
-from mailer.email import Email, Recipient, WhenUncertain
+from mailer.email import BULK, Email, Recipient, WhenUncertain
 
 TEMPLATES = Path(__file__).parent / "templates"
 """Where the template folders of these kinds are; see the fixture `showcase_templates`."""
@@ -36,6 +36,12 @@ class Receipt(Plain):
     """A copy of it would do harm."""
 
     when_uncertain: ClassVar = WhenUncertain.HOLD
+
+
+class Bulletin(Plain):
+    """To many recipients, in bulk."""
+
+    queue: ClassVar = BULK
 
 
 class Broken(Plain):

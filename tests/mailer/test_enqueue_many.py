@@ -16,13 +16,12 @@ from django.db.models import F
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from accounts.announcing import announce
 from accounts.models import User
 from mailer import outbox
 from mailer.delivery import pipeline, sweep
 from mailer.models import Message, State
 from tests.at_once import at_once
-from tests.mailer.kinds import Plain
+from tests.mailer.kinds import Bulletin, Plain
 from tests.smtp_sink import Sink
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(600)]
@@ -39,6 +38,10 @@ FROM generate_series(%s, %s) AS n
 
 def mails(user: User, number: int) -> Iterator[Plain]:
     return (Plain(user, str(n)) for n in range(number))
+
+
+def bulletins() -> Iterator[Bulletin]:
+    return (Bulletin(user) for user in User.objects.iterator(chunk_size=outbox.BATCH))
 
 
 def test_all_of_them_wait_for_the_sweep_and_are_sent(user: User, smtp: Sink, broker: redis.Redis) -> None:
@@ -127,7 +130,7 @@ def test_memory_does_not_grow_with_the_number() -> None:
         tracemalloc.start()
         began = time.perf_counter()
         try:
-            assert announce(f"News for {readers}", "Text.").readers == readers
+            assert outbox.enqueue_many(bulletins()) == readers
             _, peaks[readers] = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
@@ -145,7 +148,7 @@ def test_how_many_are_written_in_a_second() -> None:
     with connection.cursor() as cursor:
         cursor.execute(USERS, [1, READERS])
         began, cpu = time.perf_counter(), time.process_time()
-        announce("News", "Text.")
+        outbox.enqueue_many(bulletins())
         took, cpu = time.perf_counter() - began, time.process_time() - cpu
         cursor.execute("SELECT pg_total_relation_size('mailer_message')")
         [size] = cursor.fetchone()

@@ -21,7 +21,7 @@ from tests.mailer.kinds import Plain
 
 pytestmark = pytest.mark.django_db
 
-OFFERS = Stream("offers", _("News"))
+OFFERS = Stream("offers", _("Profile"))
 ANN = "ann.example@example.com"
 ONE_CLICK = "List-Unsubscribe=One-Click"
 FORM = "application/x-www-form-urlencoded"
@@ -57,7 +57,7 @@ def test_looking_changes_nothing(browser: Client, page: str, method: str) -> Non
 def test_the_page_says_what_whose_and_has_one_button(browser: Client, page: str) -> None:
     text = browser.get(page).content.decode()
 
-    assert "<strong>News</strong>" in text
+    assert "<strong>Profile</strong>" in text
     assert "a***@example.com" in text
     assert ANN not in text
     assert text.count("<button") == 1
@@ -107,7 +107,7 @@ def test_the_page_speaks_the_readers_language(browser: Client, page: str) -> Non
     text = browser.get(page, headers={"Accept-Language": "th"}).content.decode()
 
     assert '<html lang="th"' in text
-    assert "ข่าวสาร" in text
+    assert "โปรไฟล์" in text
 
 
 @pytest.mark.parametrize("glue", [">", ".", "/>", "/.", "%3E", "/%3E", ",", "/)", "%E2%80%9D", "/?utm_source=x"])
