@@ -115,8 +115,6 @@ class EmailVerificationAdmin(ReadOnlyAdmin):
     list_display = ("id", "address", "created_at", "expires_at", "used_at", "superseded_at")
     list_filter = ("created_at", ("used_at", admin.EmptyFieldListFilter))
     search_fields = ("address__exact", "id__exact")
-    fields = ("id", "user", "address", "created_at", "expires_at", "used_at", "superseded_at")
-    readonly_fields = fields
 
 
 @admin.register(EmailChange)
@@ -130,8 +128,6 @@ class EmailChangeAdmin(ReadOnlyAdmin):
         ("stopped_at", admin.EmptyFieldListFilter),
     )
     search_fields = ("old_address__exact", "new_address__exact", "id__exact")
-    fields = ("id", "user", "old_address", "new_address", "created_at", "expires_at", "confirmed_at", "stopped_at")
-    readonly_fields = fields
 
 
 @admin.register(Session)

@@ -28,9 +28,13 @@ def sign_up(email: str, password: str, *, language: str, network: str | None = N
     return sign_up_hashed(email, make_password(password), language=language, network=network)
 
 
-def sign_up_hashed(email: str, hashed_password: str, *, language: str, network: str | None = None) -> int | None:
-    """The same with a password that is already hashed."""
+def sign_up_hashed(
+    email: str, hashed_password: str, *, language: str, network: str | None, instead_of: int | None = None
+) -> int | None:
+    """Sign up with a hashed password, and delete `instead_of`, the account that this browser made with a mistyped address."""
     with transaction.atomic():
+        if instead_of is not None:
+            verification.withdraw(instead_of)
         user, is_new = _find_or_create(email, hashed_password, language)
         if throttling.allows_mail(PURPOSE, email, network):
             _mail_to(user, is_new=is_new)
@@ -39,19 +43,6 @@ def sign_up_hashed(email: str, hashed_password: str, *, language: str, network: 
     if is_new:
         log.info("signed up", user=user.pk)
     return user.pk if is_new else None
-
-
-def correct(
-    email: str, hashed_password: str, *, instead_of: int | None, language: str, network: str | None
-) -> int | None:
-    """Sign up with another address and delete `instead_of`, the account that this browser created with the mistyped one.
-
-    Return the same as `sign_up`.
-    """
-    with transaction.atomic():
-        if instead_of is not None:
-            verification.withdraw(instead_of)
-        return sign_up_hashed(email, hashed_password, language=language, network=network)
 
 
 def resend_link(email: str) -> None:

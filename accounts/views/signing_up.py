@@ -34,9 +34,7 @@ def sign_up(request: HttpRequest) -> HttpResponse:
     form = SignUpForm(request.POST or None)
     if not form.is_valid():
         return render(request, "accounts/signup.html", {"form": form})
-    email, hashed = form.cleaned_data["email"], make_password(form.cleaned_data["password1"])
-    account = signup.sign_up_hashed(email, hashed, language=_language(), network=network_of(request))
-    return _ask_to_look(request, email, hashed, account)
+    return _sign_up(request, form.cleaned_data["email"], make_password(form.cleaned_data["password1"]))
 
 
 @require_safe
@@ -63,14 +61,7 @@ def correct_address(request: HttpRequest) -> HttpResponse:
     email = form.cleaned_data["email"]
     if email == request.session.get(ADDRESS_IN_SESSION):
         return redirect("check_inbox")
-    account = signup.correct(
-        email,
-        mine["password"],
-        instead_of=mine["account"],
-        language=_language(),
-        network=network_of(request),
-    )
-    return _ask_to_look(request, email, mine["password"], account)
+    return _sign_up(request, email, mine["password"], instead_of=mine["account"])
 
 
 @page_with_form
@@ -103,7 +94,9 @@ def verify(request: HttpRequest, verification_id: UUID, code: str) -> HttpRespon
     return page_of_link(request, template, link, is_mine=is_mine)
 
 
-def _ask_to_look(request: HttpRequest, email: str, hashed: str, account: int | None) -> HttpResponse:
+def _sign_up(request: HttpRequest, email: str, hashed: str, *, instead_of: int | None = None) -> HttpResponse:
+    language, network = get_language() or "en", network_of(request)
+    account = signup.sign_up_hashed(email, hashed, language=language, network=network, instead_of=instead_of)
     request.session[ADDRESS_IN_SESSION] = email
     request.session[SIGN_UP_IN_SESSION] = {"password": hashed, "account": account}
     return redirect("check_inbox")
@@ -115,7 +108,3 @@ def _account_of(request: HttpRequest) -> int | None:
         return request.user.pk
     account: int | None = request.session.get(SIGN_UP_IN_SESSION, {}).get("account")
     return account
-
-
-def _language() -> str:
-    return get_language() or "en"

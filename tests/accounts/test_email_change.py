@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
+from typing import ClassVar
 
 import pytest
 import time_machine
@@ -15,6 +16,9 @@ from django.utils import timezone
 from accounts import deletion, email_change, links, verification
 from accounts.links import LinkState
 from accounts.models import EmailChange, User
+from mailer.email import Stream
+from mailer.recipients import subscriptions
+from mailer.recipients.subscriptions import Membership
 from tests.accounts.steps import (
     ANN,
     NEW_PASSWORD,
@@ -30,10 +34,15 @@ from tests.accounts.steps import (
     text_of,
 )
 from tests.at_once import at_once
+from tests.mailer.kinds import Plain
 
 pytestmark = pytest.mark.django_db
 
 NEW = "ann@new.example"
+
+
+class Digest(Plain):
+    stream: ClassVar = Stream("digest", "Digest")
 
 
 def ask(client: Client, address: str = NEW, password: str = PASSWORD):  # type: ignore[no-untyped-def]
@@ -372,3 +381,12 @@ def test_the_new_address_of_a_deactivated_account_gets_no_mail() -> None:
     deliver_all()
 
     assert mails_to(NEW) == [("ConfirmNewAddress", "cancelled")]
+
+
+def test_unsubscribes_apply_to_the_new_address() -> None:
+    change = request_change(member())
+    subscriptions.unsubscribe(Membership(ANN, Digest.stream))
+
+    confirm(change)
+
+    assert subscriptions.is_unsubscribed(Membership(NEW, Digest.stream))

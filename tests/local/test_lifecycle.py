@@ -12,7 +12,7 @@ from local.environment import ADDRESS
 from tests.environment import new_directory
 from tests.local.checkout import Checkout, wait_until
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)  # all processes start, and other tests run at the same time
 
 ORDER = ["web", "worker", "beat", "flower", "inbox", "valkey", "postgres"]
 """The order of the stop."""
