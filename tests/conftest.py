@@ -54,7 +54,7 @@ def quick_passwords(settings: Settings) -> None:
 @pytest.fixture(autouse=True)
 def no_memories(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a process remembers between messages must not leak from one test to the next one."""
-    monkeypatch.setattr(broker, "breaker", broker.Breaker())
+    monkeypatch.setattr(broker, "breaker", broker.CircuitBreaker())
     translation.activate("en")  # a page that was asked for in Thai leaves its thread in Thai
     yield
     for alias in list(transmit._backends()):

@@ -15,7 +15,7 @@ def admit(message: Message, longest_wait: timedelta) -> Transport | Postponed:
     NoSuchTransport.
     """
     is_any_paused: bool = message.is_any_paused  # type: ignore[attr-defined]  # annotated by pipeline.load
-    found = circuit.find_transport(message.transport) if is_any_paused else circuit.first_transport(message.transport)
+    found = circuit.find_transport(message.transport, circuit.pauses() if is_any_paused else {})
     if isinstance(found, circuit.Paused):
         return Postponed()
     wait = rate.book_slot(found.alias, longest_wait)

@@ -99,7 +99,7 @@ def test_a_broker_that_is_away_costs_a_request_little_and_the_mail_nothing(
     assert sum("broker away" in r.getMessage() for r in caplog.records) == 1
     assert Message.objects.filter(publish_at__lte=timezone.now()).count() == 5
 
-    monkeypatch.setattr(publishing, "breaker", publishing.Breaker())
+    monkeypatch.setattr(publishing, "breaker", publishing.CircuitBreaker())
     before = len(published(broker))
     sweep.sweep()
     assert len(published(broker)) == before + 5

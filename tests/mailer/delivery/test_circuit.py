@@ -27,6 +27,10 @@ def deliver(message: Message) -> Message:
     return message
 
 
+def find_transport() -> steps.Transport | circuit.Paused:
+    return circuit.find_transport("", circuit.pauses())
+
+
 def end_pause() -> None:
     TransportState.objects.update(paused_until=timezone.now())
 
@@ -75,12 +79,12 @@ def test_pauses_grow_with_each_probe_up_to_five_minutes(user: User, down: Sink) 
 def test_one_message_probes_and_the_others_wait_for_what_it_finds(user: User, down: Sink) -> None:
     deliver(outbox.enqueue(Plain(user)))
     end_pause()
-    route = circuit.find_transport()
-    assert isinstance(route, steps.Transport)
-    assert route.probing
+    transport = find_transport()
+    assert isinstance(transport, steps.Transport)
+    assert transport.probing
 
-    assert [circuit.enter(route), circuit.enter(route)] == [True, False]
-    assert isinstance(circuit.find_transport(), circuit.Paused)
+    assert [circuit.begin_probe(transport), circuit.begin_probe(transport)] == [True, False]
+    assert isinstance(find_transport(), circuit.Paused)
 
 
 def test_when_it_answers_again_the_backlog_is_released_at_once(user: User, down: Sink) -> None:
@@ -165,15 +169,15 @@ def test_an_uncertain_outcome_pauses_nothing(user: User, smtp: Sink) -> None:
 def test_a_probe_whose_worker_dies_is_followed_by_another_after_a_lease(user: User, down: Sink) -> None:
     deliver(outbox.enqueue(Plain(user)))
     end_pause()
-    route = circuit.find_transport()
-    assert isinstance(route, steps.Transport)
-    assert circuit.enter(route)
+    transport = find_transport()
+    assert isinstance(transport, steps.Transport)
+    assert circuit.begin_probe(transport)
 
     assert 59 < pause() <= 60
     TransportState.objects.update(paused_until=timezone.now() - timedelta(seconds=1))
-    again = circuit.find_transport()
+    again = find_transport()
     assert isinstance(again, steps.Transport)
-    assert circuit.enter(again)
+    assert circuit.begin_probe(again)
 
 
 class Dawdling(Plain):
