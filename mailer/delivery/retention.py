@@ -54,8 +54,8 @@ def _erase_bodies() -> int:
 
 @transaction.atomic
 def _erase_batch(old: QuerySet[Payload]) -> int:
-    # `outbox` locks the body before it retries or resends a message. So the second query, under the lock, finds bodies that are
-    # not needed, and none of them can become needed.
+    # `outbox` locks the body before it retries or resends a message. So a body that the second query, under the lock, finds
+    # unneeded cannot become needed.
     locked = list(old.select_for_update(skip_locked=True).values_list("pk", flat=True)[:BATCH])
     unneeded = list(old.filter(pk__in=locked).values_list("pk", flat=True))
     Payload.objects.only("pk").filter(pk__in=unneeded).delete()  # without loading the documents, which may be large

@@ -371,7 +371,7 @@ def test_an_outbox_whose_transport_does_not_send_is_an_error(wrong: str, setting
 def test_an_outbox_without_a_way_out_stops_the_process(settings: Settings) -> None:
     settings.MAILERS = {"default": {"BACKEND": OUTBOX}}
 
-    with pytest.raises(InvalidMailer, match=r"leaves through MAILERS\['transport'\], which is missing"):
+    with pytest.raises(InvalidMailer, match=r"are sent by MAILERS\['transport'\], which is missing"):
         mailers.default  # noqa: B018
 
 

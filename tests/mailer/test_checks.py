@@ -80,8 +80,8 @@ def test_a_good_kind_is_passed_over_in_silence(make: Callable[..., type[Email]])
 @pytest.mark.parametrize(
     ("files", "identifier", "says"),
     [
-        ({"subject.txt": None}, "mailer.E002", "There is no template email/made/subject.txt."),
-        ({"body.html": None}, "mailer.E002", "There is no template email/made/body.html."),
+        ({"subject.txt": None}, "mailer.E002", "The template email/made/subject.txt does not exist."),
+        ({"body.html": None}, "mailer.E002", "The template email/made/body.html does not exist."),
         ({"subject.txt": "{% if recipient.language == 'en' %}Hi{% endif %}"}, "mailer.E006", "is empty in 'th'"),
         (
             {"subject.txt": "One\ntwo\n"},
@@ -244,7 +244,7 @@ def test_a_check_works_while_the_database_is_away(shop: Callable[..., subprocess
     done = shop("check", "postgres://nobody@127.0.0.1:1/none")
 
     assert done.returncode == 0, done.stderr
-    assert "shop.Asking: (mailer.W001) It was not looked at: the sample of shop.Asking asks the database" in done.stderr
+    assert "shop.Asking: (mailer.W001) It was not checked: the sample of shop.Asking asks the database" in done.stderr
 
 
 # --- What ships
