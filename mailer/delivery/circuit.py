@@ -42,7 +42,8 @@ def is_any_paused() -> Exists:
 
 def pauses() -> Mapping[str, datetime]:
     """Return the paused transports, each with the end of its pause, which may be over."""
-    return dict(TransportState.objects.exclude(paused_until=None).values_list("alias", "paused_until"))
+    rows = TransportState.objects.exclude(paused_until=None).values_list("alias", "paused_until")
+    return {alias: until for alias, until in rows if until}
 
 
 def find_transport(route: str, paused: Mapping[str, datetime]) -> Transport | Paused:
