@@ -1,4 +1,4 @@
-"""Parse an address, and spell it in one way. Imports nothing of the mailer."""
+"""Parse addresses, and normalise their spelling. Imports nothing of the mailer."""
 
 from contextlib import suppress
 from email.errors import MessageError

@@ -52,7 +52,7 @@ def _complete(sender: Celery, **_: Any) -> None:
         "sweep": {
             "task": "mailer.tasks.sweep",
             "schedule": every,
-            # The next sweep does the work of a late one. The clocks of beat and worker may differ, hence a minute at least.
+            # The next sweep does the work of a late one. The clocks of beat and worker may differ, hence at least a minute.
             "options": {"queue": "critical", "priority": 0, "expires": max(12 * every, 60.0)},
         },
         "purge": {"task": "mailer.tasks.purge", "schedule": 3600.0, "options": {"queue": "bulk", "expires": 3600.0}},

@@ -98,7 +98,7 @@ def resend(message: Message) -> Message:
 
 def _new_message(email: Email, *, delay: timedelta = NOW, key: str = "", using: str = "") -> Message:
     if using not in routes.names():
-        raise ValueError(f"there is no transport {using!r} in MAILERS; there are {', '.join(routes.names()[1:])}")
+        raise ValueError(f"MAILERS has no transport {using!r}; it has {', '.join(routes.names()[1:]) or 'none'}")
     now = timezone.now()
     return Message(
         kind=email.kind,

@@ -27,6 +27,13 @@ log = structlog.get_logger(__name__)
 
 COUNTED = (Recorded.REFUSED_FOR_NOW, Recorded.PARTLY_ACCEPTED, Recorded.UNCERTAIN)
 """Attempts that count against the limit. An attempt while the server was down says nothing about the message."""
+RECORDED: dict[type[Outcome], Recorded] = {
+    Accepted: Recorded.ACCEPTED,
+    TransientRefusal: Recorded.REFUSED_FOR_NOW,
+    PermanentRefusal: Recorded.REFUSED_FOR_GOOD,
+    TransportDown: Recorded.TRANSPORT_DOWN,
+    OutcomeUnknown: Recorded.UNCERTAIN,
+}
 PAUSE = 0.5
 """Seconds between two tries to record an outcome."""
 
@@ -159,31 +166,14 @@ def _said(outcome: Outcome) -> str:
 
 def _close_attempt(message: Message, outcome: Outcome, now: datetime) -> None:
     """Close the attempt. A server's answer overwrites what a sweep assumed, never the reverse."""
+    recorded = RECORDED[type(outcome)]
+    if recorded is Recorded.ACCEPTED and _refused(outcome):
+        recorded = Recorded.PARTLY_ACCEPTED
+    others = [f"not for {mask(address)}: {_said(refusal)}" for address, refusal in _refused(outcome).items()]
     unanswered = (Recorded.PENDING, Recorded.UNCERTAIN)
     message.delivery_attempts.filter(number=message.attempts, outcome__in=unanswered).update(
-        outcome=_recorded_as(outcome), finished_at=now, code=outcome.code, response=_whole_response(outcome)
+        outcome=recorded, finished_at=now, code=outcome.code, response="; ".join([outcome.text, *others])
     )
-
-
-def _recorded_as(outcome: Outcome) -> Recorded:
-    match outcome:
-        case Accepted():
-            return Recorded.PARTLY_ACCEPTED if outcome.refused else Recorded.ACCEPTED
-        case TransientRefusal():
-            return Recorded.REFUSED_FOR_NOW
-        case PermanentRefusal():
-            return Recorded.REFUSED_FOR_GOOD
-        case TransportDown():
-            return Recorded.TRANSPORT_DOWN
-        case OutcomeUnknown():
-            return Recorded.UNCERTAIN
-        case _:
-            assert_never(outcome)
-
-
-def _whole_response(outcome: Outcome) -> str:
-    others = [f"not for {mask(address)}: {_said(refusal)}" for address, refusal in _refused(outcome).items()]
-    return "; ".join([outcome.text, *others])
 
 
 def _refused(outcome: Outcome) -> Mapping[str, TransientRefusal | PermanentRefusal]:

@@ -75,21 +75,20 @@ class Signer:
         try:
             message = dkim.DKIM(octets)
             names = list(_names(message))
-            signatures = [self._signature(message, key, names) for key in self.keys]
+            signatures: list[bytes] = [
+                message.sign(
+                    key.selector.encode(),
+                    self.domain.encode(),
+                    key.private,
+                    signature_algorithm=key.algorithm,
+                    canonicalize=(dkim.Relaxed, dkim.Relaxed),
+                    include_headers=names,
+                )
+                for key in self.keys
+            ]
         except dkim.DKIMException as error:  # its text quotes the message
             raise Unsendable(f"the message cannot be signed: {type(error).__name__}") from None
         return b"".join(signatures) + octets
-
-    def _signature(self, message: Any, key: Key, names: list[bytes]) -> bytes:
-        signature: bytes = message.sign(
-            key.selector.encode(),
-            self.domain.encode(),
-            key.private,
-            signature_algorithm=key.algorithm,
-            canonicalize=(dkim.Relaxed, dkim.Relaxed),
-            include_headers=names,
-        )
-        return signature
 
 
 def _names(message: Any) -> Iterator[bytes]:

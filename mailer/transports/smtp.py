@@ -199,22 +199,21 @@ def translate(error: OSError, *, payload_sent: bool) -> Refusal:
         case smtplib.SMTPRecipientsRefused():
             return _all_refused(error.recipients)
         case smtplib.SMTPAuthenticationError():
-            return _down(error.smtp_code, error.smtp_error, misconfigured=error.smtp_code >= 500)
+            return _down(error, misconfigured=error.smtp_code >= 500)
         case smtplib.SMTPNotSupportedError():
             return TransportDown("", str(error), misconfigured=True)
         case smtplib.SMTPConnectError() | smtplib.SMTPHeloError():
-            return _down(error.smtp_code, error.smtp_error, misconfigured=False)
-        case smtplib.SMTPSenderRefused() if error.smtp_code == 530 or _status(_text(error.smtp_error)).startswith(
-            "5.7."
-        ):
-            return _down(error.smtp_code, error.smtp_error, misconfigured=True)
+            return _down(error, misconfigured=False)
+        case smtplib.SMTPSenderRefused() if error.smtp_code == 530 or _status(error.smtp_error).startswith("5.7."):
+            return _down(error, misconfigured=True)
         case smtplib.SMTPResponseException() if payload_sent and error.smtp_error == LINE_TOO_LONG:
             return OutcomeUnknown("the payload was sent, then came a reply too long to read")
         case smtplib.SMTPResponseException() if 400 <= error.smtp_code < 600:
             return _by_code(error.smtp_code, error.smtp_error)
+    name = f"{type(error).__name__}: {error}".rstrip(": ")
     if payload_sent:
-        return OutcomeUnknown(f"the payload was sent, then {_name(error)}")
-    return TransportDown("", _name(error), misconfigured=isinstance(error, ssl.SSLCertVerificationError))
+        return OutcomeUnknown(f"the payload was sent, then {name}")
+    return TransportDown("", name, misconfigured=isinstance(error, ssl.SSLCertVerificationError))
 
 
 def _all_refused(replies: dict[str, tuple[int, bytes]]) -> Refusal:
@@ -232,26 +231,21 @@ def _of_recipient(code: int, raw: bytes | str) -> TransientRefusal | PermanentRe
 
 
 def _by_code(code: int, raw: bytes | str) -> Refusal:
-    text = _text(raw)
     if code == 421:  # "service not available, closing transmission channel" (RFC 5321, 4.2.3)
-        return _down(code, raw, misconfigured=False)
+        return TransportDown(str(code), _text(raw))
     if code < 500:
-        return TransientRefusal(str(code), text)
-    return PermanentRefusal(str(code), text, address_unknown=_status(text) in NO_SUCH_ADDRESS)
+        return TransientRefusal(str(code), _text(raw))
+    return PermanentRefusal(str(code), _text(raw), address_unknown=_status(raw) in NO_SUCH_ADDRESS)
 
 
-def _down(code: int, raw: bytes | str, *, misconfigured: bool) -> TransportDown:
-    return TransportDown(str(code), _text(raw), misconfigured=misconfigured)
+def _down(error: smtplib.SMTPResponseException, *, misconfigured: bool) -> TransportDown:
+    return TransportDown(str(error.smtp_code), _text(error.smtp_error), misconfigured)
 
 
-def _status(text: str) -> str:
-    found = ENHANCED_STATUS.match(text)
+def _status(raw: bytes | str) -> str:
+    found = ENHANCED_STATUS.match(_text(raw))
     return found[1] if found else ""
 
 
 def _text(raw: bytes | str) -> str:
     return raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw
-
-
-def _name(error: OSError) -> str:
-    return f"{type(error).__name__}: {error}".rstrip(": ")

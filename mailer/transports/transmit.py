@@ -102,12 +102,14 @@ def _converse(backend: BaseEmailBackend, message: EmailMessage, deadline: float)
     try:
         if conversation:
             conversation.begin(deadline)
-        _open_connection(backend)
-        sent = backend.send_messages([message])
-        if sent == 0:  # a receiver of Anymail's pre_send cancelled it, or the backend hides errors
+        try:
+            backend.open()
+        except ValueError as error:  # a host name or a password that cannot be encoded, for example
+            return TransportDown("", f"{type(error).__name__} while connecting", misconfigured=True)
+        if (
+            backend.send_messages([message]) == 0
+        ):  # a receiver of Anymail's pre_send cancelled it, or the backend hides errors
             return PermanentRefusal("", "the backend says that it did not send it")
-    except _Unusable as error:
-        return TransportDown("", str(error), misconfigured=True)
     except AnymailError as error:
         return anymail.translate(error)
     except OSError as error:
@@ -123,17 +125,6 @@ def _converse(backend: BaseEmailBackend, message: EmailMessage, deadline: float)
             return TransientRefusal("", f"unexpected {type(error).__name__} before anything was transmitted")
         return OutcomeUnknown(f"unexpected {type(error).__name__}")
     return _accepted(backend, message)
-
-
-class _Unusable(Exception):
-    """The configuration of the transport cannot work for any message."""
-
-
-def _open_connection(backend: BaseEmailBackend) -> None:
-    try:
-        backend.open()
-    except ValueError as error:  # a host name or a password that cannot be encoded, for example
-        raise _Unusable(f"{type(error).__name__} while connecting") from None
 
 
 def _accepted(backend: BaseEmailBackend, message: EmailMessage) -> Accepted:

@@ -162,6 +162,13 @@ def test_an_abstract_class_is_not_checked(make: Callable[..., type[Email]]) -> N
     assert [m.obj for m in kinds.check_kinds(None) if m.obj in ("tests.Shop", "tests.Odd")] == []
 
 
+@pytest.mark.parametrize("sender", ["Shop", "Shop, Inc <shop@example.com>", "a@example.com, b@example.com"])
+def test_a_broken_sender_is_an_error(sender: str, make: Callable[..., type[Email]]) -> None:
+    found = messages_of(make(sender=lambda _: sender))
+
+    assert found[0] == ("mailer.E009", f"sender() returns {sender!r}, which is not one address.")
+
+
 # --- The database
 
 
@@ -323,3 +330,16 @@ def test_a_backend_that_does_not_restrict_recipients_is_a_warning_on_a_test_syst
 
     assert only.id == "mailer.W004"
     assert "MAILERS['other'] (django.core.mail.backends.smtp.EmailBackend)" in only.msg
+
+
+def test_a_transport_with_fail_silently_is_an_error(settings: Settings) -> None:
+    settings.MAILERS = {"transport": SMTP | {"OPTIONS": {"host": "127.0.0.1", "fail_silently": True}}}
+
+    assert ids(settings_checks.check_settings(None)) == ["mailer.E015"]
+
+
+@pytest.mark.parametrize("sender", ["Shop", "", "Shop, Inc <shop@example.com>"])
+def test_a_broken_default_sender_is_an_error(sender: str, settings: Settings) -> None:
+    settings.DEFAULT_FROM_EMAIL = sender
+
+    assert ids(settings_checks.check_settings(None)) == ["mailer.E011"]

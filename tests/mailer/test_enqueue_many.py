@@ -63,10 +63,10 @@ def test_each_has_the_delay(user: User, broker: redis.Redis) -> None:
 
 def test_progress_is_reported_by_batch(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outbox, "BATCH", 4)
-    told: list[int] = []
+    batches: list[int] = []
 
-    assert outbox.enqueue_many(mails(user, 10), progress=told.append) == 10
-    assert told == [4, 4, 2]
+    assert outbox.enqueue_many(mails(user, 10), progress=batches.append) == 10
+    assert batches == [4, 4, 2]
     assert outbox.enqueue_many([]) == 0
 
 

@@ -78,15 +78,6 @@ def test_a_retried_message_has_all_attempts_again(user: User) -> None:
     assert (message.attempts, message.counted_after, message.handovers, message.settled_at) == (10, 10, 0, None)
 
 
-def test_a_message_can_be_cancelled_until_it_is_claimed(user: User) -> None:
-    message = outbox.enqueue(Plain(user))
-
-    assert outbox.cancel(message, reason="changed my mind")
-    assert not outbox.cancel(message)
-    message.refresh_from_db()
-    assert (message.state, message.reason) == (State.CANCELLED, "changed my mind")
-
-
 def test_a_delayed_message_can_be_cancelled(user: User, smtp: Sink) -> None:
     message = outbox.enqueue(Plain(user), delay=timedelta(seconds=30))
     with time_machine.travel(timezone.now() + timedelta(seconds=25)):
@@ -99,9 +90,7 @@ def test_a_delayed_message_can_be_cancelled(user: User, smtp: Sink) -> None:
     assert smtp.received == []
 
 
-def test_a_message_due_in_weeks_waits_in_the_database(
-    user: User, smtp: Sink, broker: redis.Redis
-) -> None:
+def test_a_message_due_in_weeks_waits_in_the_database(user: User, smtp: Sink, broker: redis.Redis) -> None:
     message = outbox.enqueue(Plain(user), delay=timedelta(weeks=3))
     for days in (0, 7, 20):
         with time_machine.travel(timezone.now() + timedelta(days=days)):

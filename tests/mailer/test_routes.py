@@ -13,9 +13,10 @@ from structlog.testing import capture_logs
 from accounts.models import User
 from config import email_url
 from mailer import outbox
-from mailer.delivery import pipeline, sweep
+from mailer.delivery import sweep
 from mailer.models import Message, State, TransportState
-from tests.mailer.kinds import Plain
+from tests.mailer.kinds import Fleeting, Plain
+from tests.mailer.worker import deliver
 from tests.smtp_sink import Sink
 
 pytestmark = pytest.mark.django_db
@@ -33,12 +34,6 @@ def second(smtp: Sink, settings: Settings) -> Iterator[Sink]:
 def down(second: Sink) -> Sink:
     second.script.always["CONNECT"] = "421 4.3.2 closed"
     return second
-
-
-def deliver(message: Message) -> Message:
-    pipeline.deliver(message.pk)
-    message.refresh_from_db()
-    return message
 
 
 def make_overdue() -> None:
@@ -69,11 +64,13 @@ def test_enqueue_many_takes_a_route(user: User, smtp: Sink, second: Sink) -> Non
 
 @pytest.mark.parametrize("wrong", ["no_such", "default"])
 def test_an_unknown_alias_or_an_outbox_is_refused(wrong: str, user: User, second: Sink) -> None:
-    with pytest.raises(ValueError, match=f"no transport '{wrong}' in MAILERS; there are transport, second"):
+    with pytest.raises(ValueError, match=f"MAILERS has no transport '{wrong}'; it has transport, second"):
         outbox.enqueue(Plain(user), using=wrong)
 
 
-def test_a_transport_that_is_down_does_not_block_other_routes(user: User, smtp: Sink, down: Sink, broker: redis.Redis) -> None:
+def test_a_transport_that_is_down_does_not_block_other_routes(
+    user: User, smtp: Sink, down: Sink, broker: redis.Redis
+) -> None:
     first, other = (outbox.enqueue(Plain(user), using="second") for _ in range(2))
     assert deliver(first).state == State.RETRYING
     usual = outbox.enqueue(Plain(user))
@@ -175,12 +172,17 @@ def test_a_route_that_became_an_outbox_is_not_taken(user: User, smtp: Sink, seco
     assert Message.objects.count() == 1
 
 
-def test_a_project_may_have_no_default_route(
-    user: User, second: Sink, settings: Settings, broker: redis.Redis
-) -> None:
+def test_a_project_may_have_no_default_route(user: User, second: Sink, settings: Settings, broker: redis.Redis) -> None:
     pinned = outbox.enqueue(Plain(user), using="second")
     settings.MAILERS = {alias: mailer for alias, mailer in settings.MAILERS.items() if alias == "second"}
     make_overdue()
 
     assert sweep.publish_overdue() == 1
     assert published(broker) == [pinned.pk]
+
+
+def test_a_message_without_a_transport_expires(user: User) -> None:
+    message = outbox.enqueue(Fleeting(user))
+    Message.objects.update(transport="gone")
+
+    assert deliver(message).state == State.EXPIRED

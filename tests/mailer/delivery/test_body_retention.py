@@ -11,7 +11,7 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from mailer import outbox
-from mailer.delivery import pipeline, retention, sweep
+from mailer.delivery import pipeline, retention
 from mailer.email import ReferenceGone
 from mailer.models import SETTLED, UNSETTLED, Message, Payload, State
 from tests.at_once import at_once
@@ -87,7 +87,7 @@ def test_a_body_is_erased_with_the_last_of_its_messages() -> None:
 
 
 def test_more_than_one_batch_is_erased(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep, "BATCH", 2)
+    monkeypatch.setattr(retention, "BATCH", 2)
     for _ in range(5):
         settle(enqueue(), days_ago=8)
     retention.purge()

@@ -1,7 +1,6 @@
 """A mail server that is down is paused and probed by one message at a time until it answers."""
 
 from collections import deque
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, ClassVar
 
@@ -14,17 +13,12 @@ from accounts.models import User
 from config import email_url
 from mailer import outbox
 from mailer.delivery import circuit, pipeline, steps, sweep
-from mailer.models import Message, Outcome, Queue, State, TransportState
-from tests.mailer.kinds import Plain
+from mailer.models import Message, Outcome, Queue, State, Suppression, TransportState
+from tests.mailer.kinds import Fleeting, Plain
+from tests.mailer.worker import deliver
 from tests.smtp_sink import CUT, Sink
 
 pytestmark = pytest.mark.django_db
-
-
-def deliver(message: Message) -> Message:
-    pipeline.deliver(message.pk)
-    message.refresh_from_db()
-    return message
 
 
 def find_transport() -> steps.Transport | circuit.Paused:
@@ -130,17 +124,6 @@ def test_the_sweep_publishes_one_probe_after_the_pause(user: User, down: Sink, m
     assert len(published) == 1
 
 
-def test_a_refused_login_pauses_the_transport_with_an_error_and_fails_no_message(
-    user: User, through: Callable[[str], None], caplog: pytest.LogCaptureFixture
-) -> None:
-    with Sink(user="shop", password="right") as sink:
-        through(f"smtp://shop:wrong@127.0.0.1:{sink.port}")
-        messages = [deliver(outbox.enqueue(Plain(user))) for _ in range(3)]
-
-    assert [m.attempts for m in messages] == [1, 0, 0]
-    assert [r for r in caplog.records if r.levelname == "ERROR" and "transport paused" in r.getMessage()]
-
-
 def test_the_fallback_takes_all_mail_while_the_primary_is_paused(user: User, sink: Sink, settings: Settings) -> None:
     settings.MAILERS = {"transport": email_url.parse("smtp://127.0.0.1:1"), "fallback": email_url.parse(sink.url)}
     first, second = outbox.enqueue(Plain(user)), outbox.enqueue(Plain(user))
@@ -216,3 +199,33 @@ def test_a_probe_counts_once_when_its_outcome_is_written_twice(
 
     assert (len(lost), message.delivery_attempts.get().outcome) == (1, Outcome.TRANSPORT_DOWN)
     assert TransportState.objects.get().failures == 2
+
+
+def one_sweep(rows: list[Message]) -> list[Message]:
+    """Run a sweep and deliver what it published."""
+    before = {row.pk: row.publish_at for row in Message.objects.waiting()}
+    assert sweep.publish_overdue() == 1
+    published = [
+        row for row in rows if row.pk in before and Message.objects.get(pk=row.pk).publish_at != before[row.pk]
+    ]
+    for row in published:
+        pipeline.deliver(row.pk)
+        row.refresh_from_db()
+    return published
+
+
+@pytest.mark.usefixtures("broker")
+def test_messages_that_will_not_be_sent_do_not_use_up_probes(user: User, smtp: Sink, make_user: Any) -> None:
+    dead = make_user("dead@example.com")
+    Suppression.objects.create(address=dead.email, reason="gone")
+    rows = [outbox.enqueue(Plain(dead)), outbox.enqueue(Fleeting(user)), outbox.enqueue(Plain(user))]
+    for number, row in enumerate(rows):
+        Message.objects.filter(pk=row.pk).update(publish_at=timezone.now() - timedelta(seconds=10 - number))
+    TransportState.objects.create(alias="transport", failures=3, paused_until=timezone.now() - timedelta(seconds=1))
+
+    published = [row for _ in range(2) for row in one_sweep(rows)]
+
+    assert published == [rows[0], rows[2]]
+    assert rows[0].state == State.SUPPRESSED
+    assert rows[2].state == State.SENT
+    assert not circuit.pauses()

@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.bench, pytest.mark.django_db(transaction=True), pytest
 
 ROWS = int(os.environ.get("ROWS", "20000"))
 
-HISTORY = """
+SETTLED_ROWS = """
 INSERT INTO mailer_message (kind, arguments, user_id, recipient, subject, message_id_header, queue, key, state, reason,
     attempts, counted_after, created_at, due_at, publish_at, handovers, settled_at)
 SELECT 'tests.Plain', jsonb_build_object('account', %(user)s), %(user)s, 'person-' || n || '@example.com', 'Test',
@@ -45,7 +45,7 @@ SELECT id, 1, 'transport', 'worker', created_at, created_at, 'accepted', '250', 
 def many_settled(user: User, broker: redis.Redis) -> None:
     """Many settled messages with their attempts, and a thousand that are due."""
     with connection.cursor() as cursor:
-        cursor.execute(HISTORY, {"user": user.pk, "rows": ROWS})
+        cursor.execute(SETTLED_ROWS, {"user": user.pk, "rows": ROWS})
         cursor.execute(ATTEMPTS)
         for number in range(1000):
             outbox.enqueue(Plain(user, str(number)))

@@ -1,5 +1,6 @@
 """One message through the pipeline, against a real PostgreSQL and a real SMTP conversation."""
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -16,20 +17,15 @@ from pytest_django import Settings
 from accounts.models import User
 from config import email_url
 from mailer import outbox
-from mailer.delivery import claim, pipeline, steps, sweep
+from mailer.delivery import claim, pipeline, sweep
 from mailer.delivery.settle import settle
 from mailer.models import Message, Outcome, State, Suppression, TransportState
 from mailer.outcomes import Accepted, OutcomeUnknown, PermanentRefusal, TransientRefusal
 from tests.mailer.kinds import Broken, Fleeting, Plain, Raising, Receipt
+from tests.mailer.worker import deliver, deliver_now, make_due, prepare, take
 from tests.smtp_sink import CUT, HANG, SLOW, Phase, Sink
 
 pytestmark = pytest.mark.django_db
-
-
-def deliver(message: Message) -> Message:
-    pipeline.deliver(message.pk)
-    message.refresh_from_db()
-    return message
 
 
 def outcomes(message: Message) -> list[str]:
@@ -140,7 +136,8 @@ def test_a_refused_login_is_logged_as_misconfiguration_and_the_mail_waits(
         TransportState.objects.update(paused_until=timezone.now())
         assert (message.state, outcomes(message)) == (State.RETRYING, [Outcome.TRANSPORT_DOWN])
         assert "535" in message.reason
-        assert any(r.levelname == "ERROR" and "configuration needs a person" in r.getMessage() for r in caplog.records)
+        errors = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
+        assert ["transport paused" in errors[0], "configuration needs a person" in errors[1]] == [True, True]
         assert "wrong" not in caplog.text
 
         assert deliver(message).state == State.SENT
@@ -177,18 +174,6 @@ def test_a_server_that_does_not_listen_is_down(user: User, through: Callable[[st
 
     assert (message.state, outcomes(message)) == (State.RETRYING, [Outcome.TRANSPORT_DOWN])
     assert "Connection refused" in message.reason
-
-
-def test_the_fallback_takes_over_at_once_when_the_primary_is_down(user: User, sink: Sink, settings: Settings) -> None:
-    settings.MAILERS = {"transport": email_url.parse("smtp://127.0.0.1:1"), "fallback": email_url.parse(sink.url)}
-    message = deliver(outbox.enqueue(Plain(user)))
-    assert message.due_at <= timezone.now()
-
-    assert deliver(message).state == State.SENT
-    assert list(message.delivery_attempts.values_list("transport", "outcome")) == [
-        ("transport", Outcome.TRANSPORT_DOWN),
-        ("fallback", Outcome.ACCEPTED),
-    ]
 
 
 @pytest.mark.parametrize(("phase", "reply"), [("BODY", CUT), ("RCPT", "451 4.3.0 later")])
@@ -349,9 +334,7 @@ def test_a_worker_skips_a_kind_that_only_newer_code_knows(user: User, smtp: Sink
 
 def test_an_abandoned_claim_is_settled_as_uncertain_and_retried(user: User, smtp: Sink) -> None:
     message = outbox.enqueue(Plain(user))
-    prepared = pipeline.prepare(message)
-    assert isinstance(prepared, steps.Ready)
-    assert claim.take(message, prepared)
+    take(message)
     assert sweep.settle_abandoned() == 0
 
     Message.objects.update(claimed_until=timezone.now() - timedelta(seconds=1))
@@ -367,9 +350,7 @@ def test_an_abandoned_claim_is_settled_as_uncertain_and_retried(user: User, smtp
 def test_an_abandoned_message_of_an_unknown_kind_does_not_block_others(user: User) -> None:
     messages = [outbox.enqueue(Plain(user)) for _ in range(2)]
     for message in messages:
-        prepared = pipeline.prepare(message)
-        assert isinstance(prepared, steps.Ready)
-        assert claim.take(message, prepared)
+        take(message)
     Message.objects.update(claimed_until=timezone.now() - timedelta(seconds=1))
     Message.objects.filter(pk=messages[0].pk).update(kind="accounts.FromTomorrow")
 
@@ -389,8 +370,7 @@ def test_suppression_ignores_case(user: User, smtp: Sink) -> None:
 def test_one_of_two_workers_gets_the_claim(user: User) -> None:
     message = outbox.enqueue(Plain(user))
     mine, theirs = Message.objects.get(pk=message.pk), Message.objects.get(pk=message.pk)
-    prepared = pipeline.prepare(message)
-    assert isinstance(prepared, steps.Ready)
+    prepared = prepare(message)
 
     assert [claim.take(mine, prepared), claim.take(theirs, prepared)] == [True, False]
 
@@ -398,8 +378,7 @@ def test_one_of_two_workers_gets_the_claim(user: User) -> None:
 def test_a_worker_that_was_overtaken_does_not_claim(user: User, smtp: Sink) -> None:
     message = outbox.enqueue(Plain(user))
     slow = Message.objects.get(pk=message.pk)
-    prepared = pipeline.prepare(slow)
-    assert isinstance(prepared, steps.Ready)
+    prepared = prepare(slow)
 
     smtp.script.once["CONNECT"] = deque(["421 4.3.2 later"])
     assert deliver(message).state == State.RETRYING
@@ -411,8 +390,7 @@ def test_a_worker_that_was_overtaken_does_not_claim(user: User, smtp: Sink) -> N
 
 def test_a_message_that_is_not_due_cannot_be_claimed(user: User) -> None:
     message = outbox.enqueue(Plain(user), delay=timedelta(minutes=1))
-    prepared = pipeline.prepare(message)
-    assert isinstance(prepared, steps.Ready)
+    prepared = prepare(message)
 
     assert not claim.take(message, prepared)
 
@@ -441,22 +419,15 @@ def test_a_worker_that_was_overtaken_does_not_settle(user: User, smtp: Sink) -> 
 def claimed_and_abandoned(user: User) -> Message:
     """Return a message whose lease has run out and whose claim was settled by the sweep."""
     message = outbox.enqueue(Plain(user))
-    prepared = pipeline.prepare(message)
-    assert isinstance(prepared, steps.Ready)
-    assert claim.take(message, prepared)
+    take(message)
     Message.objects.filter(pk=message.pk).update(claimed_until=timezone.now() - timedelta(seconds=1))
     assert sweep.settle_abandoned() == 1
     return message
 
 
-def make_due(message: Message) -> Message:
-    Message.objects.filter(pk=message.pk).update(due_at=timezone.now())
-    return message
-
-
 def test_a_worker_that_comes_back_late_does_not_overwrite_a_newer_outcome(user: User, smtp: Sink) -> None:
     late = claimed_and_abandoned(user)
-    assert deliver(make_due(Message.objects.get(pk=late.pk))).state == State.SENT
+    assert deliver_now(Message.objects.get(pk=late.pk)).state == State.SENT
 
     settle(late, PermanentRefusal("550", "no"))
 
@@ -470,7 +441,7 @@ def test_a_late_acceptance_settles_the_message(user: User, smtp: Sink, meanwhile
     late = claimed_and_abandoned(user)
     if meanwhile == "retried and refused":
         smtp.script.once["RCPT"] = deque(["451 4.3.0 later"])
-        assert deliver(make_due(Message.objects.get(pk=late.pk))).state == State.RETRYING
+        assert deliver_now(Message.objects.get(pk=late.pk)).state == State.RETRYING
     elif meanwhile != "nothing":
         Message.objects.filter(pk=late.pk).update(state=State.FAILED)
     if meanwhile == "retried by a person":
@@ -480,16 +451,14 @@ def test_a_late_acceptance_settles_the_message(user: User, smtp: Sink, meanwhile
 
     message = Message.objects.get(pk=late.pk)
     assert (message.state, outcomes(message)[0]) == (State.SENT, Outcome.ACCEPTED)
-    assert deliver(make_due(message)).state == State.SENT
+    assert deliver_now(message).state == State.SENT
     assert smtp.received == []
 
 
 def test_after_a_late_acceptance_a_refused_copy_is_not_retried(user: User, smtp: Sink) -> None:
     late = claimed_and_abandoned(user)
     second = Message.objects.get(pk=make_due(late).pk)
-    prepared = pipeline.prepare(second)
-    assert isinstance(prepared, steps.Ready)
-    assert claim.take(second, prepared)
+    take(second)
 
     settle(late, Accepted("250", "ok"))
     assert Message.objects.get(pk=late.pk).state == State.SENDING
@@ -522,3 +491,37 @@ def test_without_a_mail_server_tests_find_mail_in_djangos_outbox(user: User) -> 
     deliver(outbox.enqueue(Plain(user)))
 
     assert [m.to for m in mail.outbox] == [["Ann <ann@example.com>"]]
+
+
+def test_a_worker_skips_a_field_that_only_newer_code_knows(user: User, smtp: Sink) -> None:
+    message = outbox.enqueue(Plain(user))
+    Message.objects.update(arguments={"account": user.pk, "sent_by": "x", "new_field": 1})
+
+    assert deliver(message).state == State.QUEUED
+    assert smtp.received == []
+
+
+def test_a_message_that_the_backend_did_not_send_fails(user: User, smtp: Sink, settings: Settings) -> None:
+    settings.MAILERS["transport"]["OPTIONS"]["fail_silently"] = True
+    smtp.script.always["MAIL"] = "451 4.3.0 later"
+
+    message = deliver(outbox.enqueue(Plain(user)))
+
+    assert message.state == State.FAILED
+    assert "did not send it" in message.reason
+
+
+def test_a_lone_surrogate_in_an_error_is_replaced(
+    user: User, smtp: Sink, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL, "mailer.delivery")  # a parallel run of pytest cannot transfer such a line
+
+    def fail(mail: Plain) -> dict[str, Any]:
+        raise LookupError("no file caf\udce9.pdf")  # a name as os.listdir() returns it
+
+    monkeypatch.setattr(Raising, "context", fail)
+
+    message = deliver(outbox.enqueue(Raising(user)))
+
+    assert message.state == State.FAILED
+    assert "no file caf?.pdf" in message.reason

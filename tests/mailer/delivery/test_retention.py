@@ -11,7 +11,7 @@ from pytest_django import Settings
 
 from accounts.models import User
 from mailer import outbox
-from mailer.delivery import retention, sweep
+from mailer.delivery import retention
 from mailer.models import Message, State
 from tests.at_once import at_once
 from tests.mailer.kinds import Plain
@@ -38,7 +38,7 @@ class Invoice(Plain):
 
 
 def settled(user: User, kind: type[Plain], days: int, *, name: str = "", state: State = State.SENT) -> int:
-    """Return a message that was settled `days` ago."""
+    """Enqueue a message that was settled `days` ago. Return its primary key."""
     message = outbox.enqueue(kind(user))
     moment = timezone.now() - timedelta(days=days)
     Message.objects.filter(pk=message.pk).update(kind=name or kind.kind, state=state, settled_at=moment)
@@ -87,7 +87,7 @@ def test_an_old_unsettled_message_is_kept(user: User) -> None:
 
 
 def test_more_than_one_batch_is_purged(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep, "BATCH", 2)
+    monkeypatch.setattr(retention, "BATCH", 2)
     for _ in range(5):
         settled(user, Newsflash, 8)
 

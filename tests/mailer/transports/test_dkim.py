@@ -370,3 +370,14 @@ def test_the_signature_of_any_text_verifies(body: str, subject: str, keys: dict[
 
     records = {"ed._domainkey.example.com": keys["ed"].record}
     assert mail_dkim.verify(source, records, tmp_path) == {"ed": "pass"}
+
+
+@pytest.mark.parametrize(
+    "value", ["-----BEGIN PRIVATE KEY-----\nMC4CAQ", "bm90IGEga2V5IGF0IGFsbCBub3QgYSBrZXkgYXQgYWxsIQ=="]
+)
+def test_a_key_instead_of_its_path_is_not_quoted(value: str, settings: Settings) -> None:
+    settings.POSTCOMMIT = {"DKIM_KEYS": (f"s1:{value}",)}
+
+    with pytest.raises(ImproperlyConfigured, match="POSTCOMMIT_DKIM_KEYS must be selector:path") as caught:
+        dkim.signer()
+    assert value[:8] not in str(caught.value)

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from accounts.models import User
 from mailer import addresses, outbox
-from mailer.delivery import pipeline
 from mailer.mime import encoding
 from mailer.models import Message, State
 from mailer.outcomes import Accepted, PermanentRefusal, TransportDown
 from mailer.transports import transmit
 from tests.mailer.kinds import Plain, Shared
+from tests.mailer.worker import deliver
 from tests.smtp_sink import Received, Sink
 
 THAI = "สวัสดีครับ กรุณายืนยันที่อยู่อีเมลของคุณ " * 5
@@ -113,7 +113,7 @@ NASTY = {
     "an 8bit part": text(attachments=[built_by_hand("Grüße\n".encode())]),
     "an 8bit part without a charset": text(attachments=[built_by_hand("Grüße\n".encode(), "text/plain; charset=")]),
     "an 8bit part with a long line": text(attachments=[built_by_hand("é".encode() * 5000)]),
-    "an 8bit part that is no text": text(attachments=[built_by_hand(b"\xff\xfe\n" * 50, "image/x-odd")]),
+    "an 8bit part that is not text": text(attachments=[built_by_hand(b"\xff\xfe\n" * 50, "image/x-odd")]),
     "a binary part": text(attachments=[built_by_hand(bytes(range(256)), "image/png", "binary")]),
     "base64 in one line": text(attachments=[built_by_hand(b"eHh4" * 2000, "image/png", "base64")]),
     "a part that lies": text(attachments=[built_by_hand("Grüße".encode(), encoding="7bit")]),
@@ -298,11 +298,8 @@ def test_the_outbox_delivers_to_an_international_address(make_user: Callable[...
     user = make_user(name="Jörg")
     User.objects.update(email="jörg@example.com")  # refused by our sign-up; models of other projects may allow it
     user.refresh_from_db()
-    message = outbox.enqueue(Plain(user))
-    pipeline.deliver(message.pk)
 
-    message.refresh_from_db()
-    assert message.state == State.SENT
+    assert deliver(outbox.enqueue(Plain(user))).state == State.SENT
     [received] = smtp.received
     assert received.recipients == ["jörg@example.com"]
     assert "To: Jörg <jörg@example.com>".encode() in received.source
@@ -312,12 +309,9 @@ def test_the_outbox_delivers_to_an_international_address(make_user: Callable[...
 def test_an_unknown_international_address_is_suppressed(make_user: Callable[..., User], smtp: Sink) -> None:
     user = make_user("ann@example.com")
     smtp.script.to["jörg@xn--bcher-kva.example"] = "550 5.1.1 no such user"
-    first = outbox.enqueue(Shared(user, copies=["jörg@bücher.example"]))
-    pipeline.deliver(first.pk)
-    second = outbox.enqueue(Shared(user, copies=["jörg@bücher.example"]))
-    pipeline.deliver(second.pk)
 
-    first.refresh_from_db()
+    first, _ = (deliver(outbox.enqueue(Shared(user, copies=["jörg@bücher.example"]))) for _ in range(2))
+
     assert first.answers == {"ann@example.com": "accepted", "jörg@xn--bcher-kva.example": "refused"}
     assert [received.recipients for received in smtp.received] == [["ann@example.com"], ["ann@example.com"]]
 
@@ -327,7 +321,7 @@ def test_a_server_without_smtputf8_is_not_paused(make_user: Callable[..., User],
     make_user("jorg@example.com")
     User.objects.update(email="jörg@example.com")
     for user in (User.objects.get(), make_user("ann@example.com")):
-        pipeline.deliver(outbox.enqueue(Plain(user)).pk)
+        deliver(outbox.enqueue(Plain(user)))
 
     assert list(Message.objects.order_by("pk").values_list("state", flat=True)) == [State.FAILED, State.SENT]
     assert "SMTPUTF8" in Message.objects.earliest("pk").reason

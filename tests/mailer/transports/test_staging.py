@@ -18,11 +18,11 @@ from accounts.models import User
 from mailer import outbox
 from mailer.checks.settings import _transport
 from mailer.conf import options, parse
-from mailer.delivery import pipeline
 from mailer.models import ACCEPTED, Message, State, Suppression
 from mailer.outcomes import Accepted, PermanentRefusal
 from mailer.transports import staging, transmit
 from tests.mailer.kinds import Plain, Shared
+from tests.mailer.worker import deliver
 from tests.smtp_sink import Sink
 
 CUSTOMER, COLLEAGUE, QA = "customer@elsewhere.example", "dev@ours.example", "qa@redirect.example"
@@ -331,9 +331,9 @@ def test_no_message_names_a_customer_to_the_server(
 ) -> None:
     on_staging(*configuration)
 
-    for way in "outbox", "past it":
+    for path in "outbox", "transport":
         message = message_to(*to, cc=tuple(cc), bcc=tuple(bcc), extra_headers=dict(extra))
-        if way == "outbox":
+        if path == "outbox":
             transmit.transmit(message, "transport", exclude={COLLEAGUE} if len(cc) > 1 else ())
         else:
             with suppress(ValueError):  # Django refuses an address or a header that cannot be sent
@@ -360,12 +360,6 @@ def test_no_message_names_a_customer_to_a_provider(
 
 
 # --- The row
-
-
-def deliver(message: Message) -> Message:
-    pipeline.deliver(message.pk)
-    message.refresh_from_db()
-    return message
 
 
 @pytest.mark.django_db
