@@ -1,4 +1,4 @@
-"""What the mailer needs of Celery. The project's celery.py makes one call:
+"""Configure Celery for the mailer. The project's celery.py makes one call:
 
 app = Celery("shop")
 app.config_from_object("django.conf:settings", namespace="CELERY")
@@ -30,7 +30,7 @@ DEFAULTS = {
     "broker_channel_error_retry": True,
     "task_default_queue": "default",
     "worker_prefetch_multiplier": 1,
-    "CELERY_DB_REUSE_MAX": sys.maxsize,  # _keep_good_connections looks after the database connections instead
+    "CELERY_DB_REUSE_MAX": sys.maxsize,  # _keep_good_connections handles them instead
 }
 
 

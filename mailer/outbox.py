@@ -151,7 +151,7 @@ def cancel(message: Message, reason: str = "cancelled by the application") -> bo
 
 
 def retry(messages: MessageQuerySet, *, reason: str) -> int:
-    """Queue held or failed messages again, with all attempts before them. Return the number of queued messages.
+    """Queue held or failed messages again, with the full number of attempts. Return the number of queued messages.
 
     Messages whose body was erased are skipped, and those whose key another unsettled message has.
     """

@@ -1,4 +1,4 @@
-"""Whether a message may go to a transport now: the circuit breaker and the rate limit in one answer."""
+"""Admit a message to a transport: the circuit breaker and the rate limit in one answer."""
 
 import time
 from datetime import timedelta

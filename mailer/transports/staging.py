@@ -153,7 +153,7 @@ def _stays(entry: object) -> bool:
 
 
 def _is_on_the_list(box: Address) -> bool:
-    if not set(box.username).isdisjoint("@%!"):  # old servers read an address to forward to in it
+    if not set(box.username).isdisjoint("@%!"):  # old servers read a forwarding address in these
         return False
     return not {as_compared(box), box.domain}.isdisjoint(options().allowed_recipients)
 
