@@ -15,11 +15,9 @@ def admit(message: Message, longest_wait: timedelta) -> Transport | Postponed:
     NoSuchTransport.
     """
     is_any_paused: bool = message.is_any_paused  # type: ignore[attr-defined]  # annotated by pipeline.load
-    found = circuit.find_transport(message.transport, circuit.pauses() if is_any_paused else {})
-    if isinstance(found, circuit.Paused):
-        return Postponed()
-    wait = rate.book_slot(found.alias, longest_wait)
-    if wait is None:
+    transport = circuit.find_transport(message.transport, circuit.pauses() if is_any_paused else {})
+    wait = rate.book_slot(transport.alias, longest_wait) if transport else None
+    if transport is None or wait is None:
         return Postponed()
     time.sleep(wait)
-    return found
+    return transport

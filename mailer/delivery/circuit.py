@@ -4,7 +4,6 @@ The pauses between probes grow, and other messages wait or take the fallback unt
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import structlog
@@ -24,13 +23,6 @@ LONGEST_PAUSE = timedelta(minutes=5)
 """Between two probes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Paused:
-    """Every transport of the route is paused until this moment."""
-
-    until: datetime
-
-
 class NoSuchTransport(LookupError):
     """The message names a transport that is not configured here; newer code may know it."""
 
@@ -46,8 +38,8 @@ def pauses() -> Mapping[str, datetime]:
     return {alias: until for alias, until in rows if until}
 
 
-def find_transport(route: str, paused: Mapping[str, datetime]) -> Transport | Paused:
-    """Return the first transport of the route that is not in a pause of `pauses()`. Raises NoSuchTransport."""
+def find_transport(route: str, paused: Mapping[str, datetime]) -> Transport | None:
+    """Return the first transport of the route that is not in a pause of `pauses()`, or None. Raises NoSuchTransport."""
     aliases = routes.transports(route)
     if not aliases:
         raise NoSuchTransport(f"MAILERS has no {route or routes.PRIMARY!r} in this release")
@@ -57,7 +49,7 @@ def find_transport(route: str, paused: Mapping[str, datetime]) -> Transport | Pa
             return Transport(alias)
         if paused[alias] <= now:
             return Transport(alias, probing=paused[alias])
-    return Paused(min(paused[alias] for alias in aliases))
+    return None
 
 
 def begin_probe(transport: Transport) -> bool:

@@ -121,7 +121,8 @@ def decide(message: Message, outcome: Outcome, now: datetime) -> Verdict:
         case OutcomeUnknown() if email.find(message.kind).when_uncertain is email.WhenUncertain.HOLD:
             return Verdict(State.HELD, f"it may have arrived, and a copy would do harm: {outcome.text}")
         case TransportDown():  # not the message's fault: it stays due, and waits for a working transport
-            return Verdict(State.RETRYING, _said(outcome), due_at=now, publish=_is_route_open(message))
+            is_route_open = circuit.find_transport(message.transport, circuit.pauses()) is not None
+            return Verdict(State.RETRYING, _said(outcome), due_at=now, publish=is_route_open)
         case TransientRefusal() | OutcomeUnknown():
             return _retry(message, outcome, now)
         case _:
@@ -134,10 +135,6 @@ def _accepted(message: Message, reason: str) -> Verdict:
         total = len(message.answers)
         return Verdict(State.FAILED, f"refused for good for {refused} of {total} recipients, accepted for the rest")
     return Verdict(State.SENT, reason)
-
-
-def _is_route_open(message: Message) -> bool:
-    return isinstance(circuit.find_transport(message.transport, circuit.pauses()), Transport)
 
 
 def _was_accepted_before(message: Message) -> bool:

@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from mailer import email, routes, signals
 from mailer.conf import options
-from mailer.delivery import circuit, steps
+from mailer.delivery import circuit
 from mailer.delivery.broker import publish, queue_lengths
 from mailer.delivery.settle import settle
 from mailer.models import Message, Queue
@@ -43,8 +43,8 @@ def publish_overdue() -> int:
     """
     paused = circuit.pauses()
     found = {route: circuit.find_transport(route, paused) for route in routes.names() if routes.transports(route)}
-    probed = [route for route, it in found.items() if isinstance(it, steps.Transport) and it.probing is not None]
-    closed = [route for route, it in found.items() if route in probed or isinstance(it, circuit.Paused)]
+    probed = [route for route, transport in found.items() if transport and transport.probing]
+    closed = [route for route, transport in found.items() if transport is None or transport.probing]
     probes = sum(_publish_probe(route) for route in probed)
     return probes if len(closed) == len(found) else probes + _fill_queues(closed)
 
