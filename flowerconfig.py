@@ -1,7 +1,6 @@
-"""Flower reads this file because of its name and place: `celery -A config flower`.
+"""Settings that `celery -A config flower` reads because of the file's name and place.
 
-It comes after FLOWER_… variables of the environment and before flags of the command line, so only a flag, typed by
-somebody who means it, opens what is closed here.
+They override FLOWER_… variables of the environment. Only flags of the command line override them.
 """
 
 import sys

@@ -1,10 +1,9 @@
-"""Django's door to the outbox: whatever `send_mail()`, Django itself or somebody else's app sends takes the same way as all
-the other mail, in the transaction of the caller.
+"""The outbox as an e-mail backend: mail of `send_mail()`, Django itself and other apps joins the caller's transaction.
 
-    MAILERS = {
-        "default": {"BACKEND": "mailer.backend.OutboxBackend"},
-        "transport": {"BACKEND": "mailer.transports.smtp.EmailBackend", "OPTIONS": {"host": …}},
-    }
+MAILERS = {
+    "default": {"BACKEND": "mailer.backend.OutboxBackend"},
+    "transport": {"BACKEND": "mailer.transports.smtp.EmailBackend", "OPTIONS": {"host": …}},
+}
 """
 
 from collections.abc import Iterable
@@ -24,10 +23,10 @@ DATABASE_AWAY = (OperationalError, InterfaceError)
 
 
 class OutboxBackend(BaseEmailBackend):
-    """Writes messages down instead of sending them. Each is sent if, and only if, the transaction commits.
+    """Enqueue messages instead of sending them. Each is sent if, and only if, the transaction commits.
 
-    Its one option, `transport`, is the alias in MAILERS that its messages have to take. Without it they take the usual way,
-    `transport`, and its `fallback`.
+    The option `transport` is the alias in MAILERS of the only transport that its messages may take. Without it they take the
+    default route: `transport`, and its `fallback`.
     """
 
     leads_into_outbox = True
@@ -37,15 +36,15 @@ class OutboxBackend(BaseEmailBackend):
         super().__init__(**options)
         self.fail_silently = fail_silently
         self.transport = transport
-        _check(transport, self.alias)
+        _check_route(transport, self.alias)
 
     def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
-        """Enqueues all of them or none, and returns how many it were. Those without recipients are skipped.
+        """Enqueue all messages or none. Return their number. Messages without recipients are skipped.
 
-        Raises ValueError (TooLarge is one) for what cannot be sent, TypeError for what cannot be stored, and the
-        database's own errors. `fail_silently` silences what it does with a transport, and takes nothing but mail from the
-        caller: a message that is too large is left out, and where there is no transaction, a database that is away is
-        borne. Inside of one the caller's own work is at stake; and of a message that is none Django tells in any case.
+        Raises ValueError (such as TooLarge) for what cannot be sent, TypeError for what cannot be stored, and the database's
+        own errors. As with a transport, `fail_silently` may drop mail: a message that is too large, and outside of a
+        transaction all messages while the database is away. Inside a transaction that error is raised, because the caller's
+        own work would be lost too.
         """
         messages = [message for message in email_messages if message.recipients()]
         if not messages:
@@ -62,7 +61,7 @@ class OutboxBackend(BaseEmailBackend):
     def _enqueue(self, message: EmailMessage) -> bool:
         try:
             outbox.enqueue_built(message, using=self.transport)
-        except TooLarge as error:  # found out before anything was written
+        except TooLarge as error:  # raised before anything was written
             if not self.fail_silently:
                 raise
             log.error("mail dropped, as fail_silently asks for", messages=1, error=type(error).__name__)
@@ -70,18 +69,18 @@ class OutboxBackend(BaseEmailBackend):
         return True
 
 
-def _check(way: str, alias: str | None) -> None:
-    """A wrong one would be found out when the first mail is written, by a customer."""
-    ways = routes.names()
-    if way not in ways:
-        there_are = ", ".join(map(repr, ways[1:])) or "none"
+def _check_route(route: str, alias: str | None) -> None:
+    """Raise InvalidMailer at once, not when the first mail is enqueued."""
+    known = routes.names()
+    if route not in known:
+        there_are = ", ".join(map(repr, known[1:])) or "none"
         raise InvalidMailer(
-            f"its option 'transport' is {way!r}, which is not the alias of a mailer that sends; there are: {there_are}.",
+            f"its option 'transport' is {route!r}, which is not the alias of a mailer that sends; there are: {there_are}.",
             alias=alias,
         )
-    if not routes.transports(way):
+    if not routes.transports(route):
         raise InvalidMailer(
-            f"what it takes leaves through MAILERS[{routes.PRIMARY!r}], which is missing; add it, or name another "
-            "mailer in the option 'transport'.",
+            f"its messages are sent by MAILERS[{routes.PRIMARY!r}], which is missing; add it, or name another mailer in the "
+            "option 'transport'.",
             alias=alias,
         )

@@ -1,4 +1,4 @@
-"""What the mailer needs of Celery. The project's celery.py makes one call:
+"""Configure Celery for the mailer. The project's celery.py makes one call:
 
 app = Celery("shop")
 configure(app)
@@ -30,7 +30,7 @@ DEFAULTS = {
     "broker_channel_error_retry": True,
     "task_default_queue": "default",
     "worker_prefetch_multiplier": 1,
-    "CELERY_DB_REUSE_MAX": sys.maxsize,  # _keep_good_connections looks after the database connections instead
+    "CELERY_DB_REUSE_MAX": sys.maxsize,  # _keep_good_connections handles them instead
 }
 
 
@@ -67,7 +67,7 @@ def _periodic_tasks() -> dict[str, Any]:
         "sweep": {
             "task": "mailer.tasks.sweep",
             "schedule": every,
-            # The next sweep does the work of a late one. The clocks of beat and worker may differ, hence a minute at least.
+            # The next sweep does the work of a late one. The clocks of beat and worker may differ, hence at least a minute.
             "options": {"queue": "critical", "priority": 0, "expires": max(12 * every, 60.0)},
         },
         "purge": {"task": "mailer.tasks.purge", "schedule": 3600.0, "options": {"queue": "bulk", "expires": 3600.0}},

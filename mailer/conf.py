@@ -65,7 +65,7 @@ class Options:
 
     @property
     def conversation_limit(self) -> timedelta:
-        """How long a whole conversation may take: less than the lease, so that it ends before the claim does."""
+        """The longest duration of a conversation: less than the lease, so that it ends before the claim does."""
         return (self.smtp_timeout + self.claim_lease) / 2
 
 

@@ -1,4 +1,4 @@
-"""What stands in the database: messages, the attempts to deliver them, and addresses that are not written to any more."""
+"""The tables: messages, stored bodies, delivery attempts, suppressed addresses, and the state of transports."""
 
 import uuid
 from datetime import datetime
@@ -20,7 +20,7 @@ class Queue(models.TextChoices):
 
 
 class State(models.TextChoices):
-    """Where a message stands. `SOURCES` says what can follow what."""
+    """The state of a message. `SOURCES` has the possible transitions."""
 
     QUEUED = "queued"
     SENDING = "sending"
@@ -34,17 +34,17 @@ class State(models.TextChoices):
 
 
 WAITING = (State.QUEUED, State.RETRYING)
-"""A worker may pick these up once they are due."""
+"""A worker may claim these once they are due."""
 
 UNSETTLED = (*WAITING, State.SENDING, State.HELD)
-"""These may still be transmitted: by themselves, or because a person says so."""
+"""These may still be transmitted: automatically, or after a person decided."""
 
 SETTLED = (State.SENT, State.FAILED, State.CANCELLED, State.EXPIRED, State.SUPPRESSED)
-"""Nothing happens to these by itself any more."""
+"""These change only if a person decides so, or if a late acceptance arrives."""
 
 SOURCES: dict[State, tuple[State, ...]] = {
     State.SENDING: WAITING,
-    # All but the first are for an acceptance that was learnt of late: it ends the matter, whatever was assumed meanwhile.
+    # All but SENDING are for an acceptance that arrives late: it overrides what was assumed meanwhile.
     State.SENT: (State.SENDING, State.HELD, State.RETRYING, State.QUEUED, State.FAILED, State.EXPIRED),
     State.RETRYING: (State.SENDING,),
     State.HELD: (State.SENDING,),
@@ -52,7 +52,7 @@ SOURCES: dict[State, tuple[State, ...]] = {
     State.EXPIRED: (State.SENDING, *WAITING),
     State.CANCELLED: (*WAITING, State.HELD),
     State.SUPPRESSED: WAITING,
-    State.QUEUED: (State.HELD, State.FAILED),  # a person decided to send it after all
+    State.QUEUED: (State.HELD, State.FAILED),  # a person retries it
 }
 """The state machine: from which states each state can be reached."""
 
@@ -63,45 +63,45 @@ ACCEPTED, REFUSED = "accepted", "refused"
 
 class MessageQuerySet(models.QuerySet["Message"]):
     def move(self, to: State, /, **changes: Any) -> int:
-        """Moves those messages of this queryset that may go there, in one UPDATE, and returns how many went.
+        """Move the messages of this queryset that may reach the state, in one UPDATE. Return their number.
 
-        The state is part of the UPDATE's own condition, so of two processes that want the same message only one gets 1.
+        The UPDATE's condition includes the old state, so of two processes that move the same message only one gets 1.
         """
         if to in SETTLED:
             changes.setdefault("settled_at", timezone.now())
         return self.filter(state__in=SOURCES[to]).update(state=to, **changes)
 
     def waiting(self) -> Self:
-        """Messages that will be picked up when they are due."""
+        """Return messages that a worker claims when they are due."""
         return self.filter(state__in=WAITING)
 
     def overdue(self, queue: Queue, now: datetime) -> Self:
-        """Waiting messages of a queue whose time to be handed over (again) has come, those first that wait longest."""
+        """Return the waiting messages of a queue that the sweep may publish now, the longest waiting first."""
         return self.waiting().filter(queue=queue, publish_at__lte=now).order_by("publish_at")
 
     def by_urgency(self) -> Self:
-        """Critical ones first, and in each queue those that are due first."""
+        """Order critical messages first, and in each queue those that are due first."""
         urgency = models.Case(*(models.When(queue=queue, then=rank) for rank, queue in enumerate(Queue)))
         return self.order_by(urgency, "due_at")
 
     def age_of_oldest_due(self, now: datetime) -> float:
-        """For how many seconds the oldest due message has waited; 0.0 if none does."""
+        """Return the seconds that the oldest due message has waited; 0.0 if none is due."""
         oldest = self.waiting().filter(due_at__lte=now).aggregate(models.Min("due_at"))["due_at__min"]
         return round((now - oldest).total_seconds(), 1) if oldest else 0.0
 
     def abandoned(self) -> Self:
-        """Messages that a worker claimed and has not been heard of since, for longer than its lease.
+        """Return messages whose worker did not settle them before its lease ended.
 
-        By the database's clock, as is the lease itself: those of two machines may differ by more than a lease.
+        Leases use the database's clock: the clocks of two machines may differ by more than a lease.
         """
         return self.filter(state=State.SENDING, claimed_until__lt=Now())
 
 
 class Payload(models.Model):
-    """What a message that Django built consists of, apart from the ledger so that it can be erased earlier."""
+    """The body of a message that Django built, in its own table so that it can be erased before the message."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    document = models.BinaryField(help_text="Compressed; `mailer.payload` writes and reads it.")
+    document = models.BinaryField(help_text="Compressed; `mailer.mime.serializer` writes and reads it.")
     created_at = models.DateTimeField(default=timezone.now, db_index=True)
 
     class Meta:
@@ -113,10 +113,10 @@ class Payload(models.Model):
 
 
 class Message(models.Model):
-    """One e-mail. The row is the truth about it; the broker only wakes somebody who looks at the row."""
+    """One e-mail. Its row is the truth; a task of the broker only makes a worker read the row."""
 
     kind = models.CharField(max_length=200, help_text="The class of the e-mail.")
-    arguments = models.JSONField(default=dict, help_text="What it was made with: primary keys and plain values.")
+    arguments = models.JSONField(default=dict, help_text="The fields of the e-mail: primary keys and plain values.")
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
     )
@@ -128,7 +128,7 @@ class Message(models.Model):
         on_delete=models.SET_NULL,
         db_index=False,
         related_name="messages",
-        help_text="What Django built, where it was not one of the kinds.",
+        help_text="The stored body, if Django built the message.",
     )
     subject = models.CharField(max_length=998, blank=True, help_text="As it was last built.")
     message_id_header = models.CharField(
@@ -142,30 +142,31 @@ class Message(models.Model):
         blank=True,
         default="",
         db_default="",
-        help_text="The alias in MAILERS that it has to take; empty: the usual way, and its fallback.",
+        help_text="The alias in MAILERS of the only transport that it may take. Empty: the default route.",
     )
-    key = models.CharField(max_length=200, blank=True, help_text="At most one unsettled message has it.")
+    key = models.CharField(max_length=200, blank=True, help_text="At most one unsettled message has this key.")
 
     state = models.CharField(max_length=10, choices=State, default=State.QUEUED)
     reason = models.TextField(blank=True, help_text="Why it is in this state, for a person to read.")
     attempts = models.PositiveIntegerField(default=0, help_text="The number of the newest attempt.")
     counted_after = models.PositiveIntegerField(
-        default=0, help_text="Attempts up to this one no longer count against the limit: a person queued it again."
+        default=0,
+        help_text="Attempts up to this number do not count against the limit: a person retried it then.",
     )
     created_at = models.DateTimeField(default=timezone.now)
     due_at = models.DateTimeField(default=timezone.now, help_text="No attempt before this.")
     expires_at = models.DateTimeField(null=True, blank=True, help_text="No attempt after this.")
-    publish_at = models.DateTimeField(default=timezone.now, help_text="The sweep hands it over from now on.")
+    publish_at = models.DateTimeField(default=timezone.now, help_text="No task is published by the sweep before this.")
     handovers = models.PositiveSmallIntegerField(
-        default=0, help_text="How often the sweep has handed it over since a worker last claimed it."
+        default=0, help_text="The number of tasks that the sweep published since a worker last claimed it."
     )
     claimed_until = models.DateTimeField(null=True, blank=True, help_text="The end of the sending worker's lease.")
     settled_at = models.DateTimeField(null=True, blank=True)
     answers = models.JSONField(
         default=dict,
-        db_default={},  # a web process of the release before this column goes on inserting during a deploy
+        db_default={},  # during a deploy, processes of the release without this column still insert rows
         blank=True,
-        help_text="Of several recipients, once a server took some: which it accepted, and which it refused for good.",
+        help_text="The final answer for each of several recipients: accepted, or refused for good.",
     )
     resent_from = models.ForeignKey(
         "self",
@@ -173,7 +174,7 @@ class Message(models.Model):
         blank=True,
         on_delete=models.SET_NULL,
         related_name="resent_as",
-        help_text="The message of which this is a new copy, made by a person.",
+        help_text="The message that a person resent as this one.",
     )
 
     objects: ClassVar[MessageQuerySet] = MessageQuerySet.as_manager()  # type: ignore[assignment]
@@ -188,7 +189,7 @@ class Message(models.Model):
                 condition=Q(state=State.SENDING, claimed_until__isnull=False) | ~Q(state=State.SENDING),
             ),
         ]
-        indexes = [  # both stay as small as the backlog, however long the history grows
+        indexes = [  # the first two stay as small as the backlog
             models.Index("queue", "publish_at", name="message_waiting", condition=Q(state__in=WAITING)),
             models.Index("claimed_until", name="message_claimed", condition=Q(state=State.SENDING)),
             models.Index("settled_at", name="message_settled", condition=Q(settled_at__isnull=False)),
@@ -200,7 +201,7 @@ class Message(models.Model):
         return f"{self.kind} #{self.pk}"
 
     def log_fields(self) -> dict[str, Any]:
-        """What every log line about this message bears; nothing of it is personal."""
+        """Return the fields of every log line about this message. They are not personal."""
         return {"message_id": self.pk, "kind": self.kind, "queue": str(self.queue)}
 
 
@@ -213,11 +214,11 @@ class Outcome(models.TextChoices):
     REFUSED_FOR_NOW = "refused_for_now", "refused for now"
     REFUSED_FOR_GOOD = "refused_for_good", "refused for good"
     TRANSPORT_DOWN = "transport_down", "server not reached or not willing"
-    UNCERTAIN = "uncertain", "handed over, no answer seen"
+    UNCERTAIN = "uncertain", "transmitted, no answer seen"
 
 
 class DeliveryAttempt(models.Model):
-    """One conversation with a mail server, written down before it begins and completed after it ended."""
+    """One conversation with a mail server. The row is written before it begins and completed after it ends."""
 
     message = models.ForeignKey(Message, on_delete=models.CASCADE, related_name="delivery_attempts")
     number = models.PositiveIntegerField()
@@ -238,16 +239,16 @@ class DeliveryAttempt(models.Model):
 
     @property
     def milliseconds(self) -> int | None:
-        """How long the conversation took, or None while it goes on."""
+        """Return the duration of the conversation, or None while it goes on."""
         return round((self.finished_at - self.started_at).total_seconds() * 1000) if self.finished_at else None
 
 
 class Suppression(models.Model):
-    """An address that is not written to any more: its server said that it does not exist, or its reader left a stream."""
+    """An address that gets no mail: its server says that it does not exist, or its owner unsubscribed from a stream."""
 
     address = models.EmailField(max_length=254)
     stream = models.CharField(
-        max_length=50, blank=True, default="", db_default="", help_text="Empty: no mail at all goes there."
+        max_length=50, blank=True, default="", db_default="", help_text="Empty: the address gets no mail at all."
     )
     reason = models.TextField()
     message = models.ForeignKey(Message, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
@@ -261,21 +262,21 @@ class Suppression(models.Model):
         return self.address
 
     def clean(self) -> None:
-        """Called by the admin's form: addresses are looked up in lower case."""
+        """Lower the address, as look-ups need it. The admin's form calls this."""
         self.address = self.address.lower()
 
 
 class TransportState(models.Model):
-    """How a transport is doing; one that never failed has no row."""
+    """The circuit breaker and the rate limit of a transport. A transport that never failed may have no row."""
 
     alias = models.CharField(max_length=50, primary_key=True)
-    failures = models.PositiveIntegerField(default=0, help_text="Probes in a row that found it down.")
+    failures = models.PositiveIntegerField(default=0, help_text="The number of failed probes in a row.")
     paused_until = models.DateTimeField(
-        null=True, blank=True, help_text="Then one message probes it. Empty while it works."
+        null=True, blank=True, help_text="After this one message probes it. Empty while it works."
     )
     reason = models.TextField(blank=True)
     slot_at = models.DateTimeField(
-        null=True, blank=True, help_text="When the next message may go, where a rate is configured."
+        null=True, blank=True, help_text="Under a rate limit, no message is sent before this."
     )
 
     class Meta:

@@ -1,4 +1,4 @@
-"""The public door: enqueue an e-mail in the transaction that asks for it; it is sent if, and only if, that commits."""
+"""The public API: enqueue an e-mail in the current transaction; it is sent if, and only if, that commits."""
 
 import uuid
 from collections.abc import Callable, Iterable
@@ -25,18 +25,18 @@ log = structlog.get_logger(__name__)
 
 NOW = timedelta(0)
 BATCH = 1000
-"""Messages that `enqueue_many` holds in memory at once."""
+"""The number of messages that `enqueue_many` keeps in memory at once."""
 
 
 def enqueue(email: Email, *, delay: timedelta = NOW, key: str = "", using: str = "") -> Message:
-    """Writes the e-mail down in the current transaction and has it delivered, `delay` after now, once that commits.
+    """Enqueue an e-mail in the current transaction. It is delivered `delay` from now, once the transaction commits.
 
-    With a `key`, a message that was enqueued with the same one and is not settled yet is returned instead: there is never
-    more than one of them, however many transactions ask at the same time. `using` is the alias in MAILERS of the transport
-    that it has to take; without one it takes the usual way, and its fallback.
+    A `key` makes it unique: an unsettled message with the same key is returned instead, also if several transactions ask at
+    the same time. `using` is the alias in MAILERS of the only transport that it may take; without it, it takes the default
+    route.
 
-    Returns the message's row. Raises TypeError for a field that cannot be stored, such as an instance that is not saved,
-    and ValueError for a transport that is none.
+    Return the message's row. Raises TypeError for a field that cannot be stored, such as an unsaved instance, and ValueError
+    if `using` is not an alias in MAILERS.
     """
     return _enqueue(_new_message(email, delay=delay, key=key, using=using))
 
@@ -48,14 +48,14 @@ def enqueue_many(
     using: str = "",
     progress: Callable[[int], object] = lambda _: None,
 ) -> int:
-    """Writes any number of e-mails down, all of them in one transaction or none, and returns how many it were.
+    """Enqueue e-mails in one transaction. Return their number.
 
-    It takes BATCH of them at a time, so `emails` may be a generator over a table of any size, and calls `progress` with the
-    number of each batch. The sweep hands them over, some hundreds each time. Whatever `emails` or `progress` raises
-    comes out, and nothing is written.
+    It works in batches of BATCH, so `emails` may be a generator over a table of any size, and calls `progress` with the size
+    of each batch. The sweep publishes them, some hundreds each time. An exception in `emails` or `progress` rolls everything
+    back and is raised.
 
-    Called twice, it writes them twice: to make that harmless, write a row that can be there once in the same transaction. If
-    `Email.user` names a user who is deleted before the transaction ends, the database refuses all of it.
+    A second call enqueues them again. To prevent that, write a row with a unique value in the same transaction. If a user of
+    `Email.user` is deleted before the transaction ends, the database refuses all of it.
     """
     enqueued = 0
     with transaction.atomic():
@@ -71,10 +71,10 @@ def enqueue_many(
 
 
 def enqueue_built(built: EmailMessage, *, using: str = "") -> Message:
-    """Writes down a message as Django built it; the outbox backend's door.
+    """Enqueue a message that Django built; called by the outbox backend.
 
-    Raises ValueError, as sending it would, for what cannot be sent: an address that is none, a line break in a header, more
-    than POSTCOMMIT_MAX_MESSAGE_SIZE.
+    Raises ValueError, as sending would, if it cannot be sent: an invalid address, a line break in a header, more than
+    POSTCOMMIT_MAX_MESSAGE_SIZE.
     """
     document = serializer.dump(built)
     with transaction.atomic():
@@ -85,10 +85,10 @@ def enqueue_built(built: EmailMessage, *, using: str = "") -> Message:
 
 
 def resend(message: Message) -> Message:
-    """Enqueues the same e-mail once more, as a message of its own that names this one, which stays as it is.
+    """Enqueue the same e-mail as a new message, which names the old one. The old one does not change.
 
-    Its Message-ID is a new one, so receivers do not take it for a copy. Raises UnknownKind and ReferenceGone, and ValueError
-    if its transport is none any more.
+    Its Message-ID is new, so receivers do not drop it as a copy. Raises UnknownKind and ReferenceGone, and ValueError if its
+    transport is no longer in MAILERS.
     """
     with transaction.atomic():
         _keep_body(message)
@@ -99,7 +99,7 @@ def resend(message: Message) -> Message:
 
 def _new_message(email: Email, *, delay: timedelta = NOW, key: str = "", using: str = "") -> Message:
     if using not in routes.names():
-        raise ValueError(f"there is no transport {using!r} in MAILERS; there are {', '.join(routes.names()[1:])}")
+        raise ValueError(f"MAILERS has no transport {using!r}; it has {', '.join(routes.names()[1:]) or 'none'}")
     now = timezone.now()
     return Message(
         kind=email.kind,
@@ -119,71 +119,62 @@ def _new_message(email: Email, *, delay: timedelta = NOW, key: str = "", using: 
 
 
 def _enqueue(message: Message) -> Message:
-    row = _save_or_find(message) if message.key else _save(message)
-    if row.message_id_header != message.message_id_header:
-        return row  # an earlier one has the key
+    if message.key:
+        row = _save_or_find(message)
+        if row.message_id_header != message.message_id_header:
+            return row  # an earlier message has the key
+    else:
+        row = message
+        row.save(force_insert=True)
     transaction.on_commit(lambda: log.info("enqueued", **row.log_fields(), due_at=_iso(row.due_at)), robust=True)
     publish_on_commit(row)
     return row
 
 
-def _save(message: Message) -> Message:
-    message.save(force_insert=True)
-    return message
-
-
 def _save_or_find(message: Message) -> Message:
-    """Saves the message, or finds the unsettled one with its key.
+    """Save the message, or find the unsettled one with its key.
 
-    ON CONFLICT DO NOTHING waits for a transaction that is about to commit the same key. The loop is for a message that is
-    settled between the two statements; a caller who chose REPEATABLE READ may never see it, hence the bound.
+    ON CONFLICT DO NOTHING waits for a transaction that inserted the same key. The loop is for a message that is settled
+    between the two statements. It is limited, because a transaction in REPEATABLE READ may never see the row.
     """
     for _ in range(10):
-        Message.objects.bulk_create(
-            [message], ignore_conflicts=True
-        )  # sets no primary key, so our own is read back too
+        Message.objects.bulk_create([message], ignore_conflicts=True)  # sets no primary key, so the row is read back
         same_key = Q(key=message.key, state__in=UNSETTLED)
         row = Message.objects.filter(Q(message_id_header=message.message_id_header) | same_key).first()
         if row is not None:
             return row
-    raise OperationalError(f"the message with the key {message.key!r} is there and cannot be read in this transaction")
+    raise OperationalError(f"the message with the key {message.key!r} exists, but this transaction cannot read it")
 
 
 def cancel(message: Message, reason: str = "cancelled by the application") -> bool:
-    """Drops a message that waits, also between two attempts, or is held. False if it is being sent or is settled."""
+    """Cancel a message that is waiting or held. False if it is being sent or is settled."""
     return cancel_all(Message.objects.filter(pk=message.pk), reason=reason) == 1
 
 
 def retry(messages: MessageQuerySet, *, reason: str) -> int:
-    """Sends held or failed messages after all, with all attempts before them again. Returns how many it were; one whose body
-    was erased is none of them."""
-    now = timezone.now()
-    changes = {
-        "due_at": now,
-        "publish_at": next_sweep(now, now),
-        "settled_at": None,
-        "counted_after": F("attempts"),
-        "handovers": 0,
-    }
-    return _moved(messages, State.QUEUED, reason=reason, publish=True, **changes)
+    """Queue held or failed messages again, with the full number of attempts. Return the number of queued messages.
+
+    Messages whose body was erased are skipped, and those whose key another unsettled message has.
+    """
+    return _move_each(messages, State.QUEUED, reason=reason)
 
 
 def messages_of(user: Any) -> MessageQuerySet:
-    """The messages about this user that are not settled yet.
+    """Return the unsettled messages about this user.
 
-    Not those to her address: anybody may claim an address, and what others write to it is not theirs to cancel.
+    Not the messages to the user's address: an account may use an address that is not its own.
     """
     return Message.objects.filter(user=user, state__in=UNSETTLED)
 
 
 def cancel_all(messages: MessageQuerySet, *, reason: str) -> int:
-    """Cancels waiting or held messages. Returns how many it were."""
-    return _moved(messages, State.CANCELLED, reason=reason)
+    """Cancel waiting or held messages. Return the number of cancelled messages."""
+    return _move_each(messages, State.CANCELLED, reason=reason)
 
 
 def mark_as_delivered(messages: MessageQuerySet, *, reason: str) -> int:
-    """Settles held messages of which a person found out that they did arrive. Returns how many it were."""
-    return _moved(messages.filter(state=State.HELD), State.SENT, reason=reason)
+    """Settle held messages that arrived, as a person found out. Return the number of settled messages."""
+    return _move_each(messages.filter(state=State.HELD), State.SENT, reason=reason)
 
 
 def copy_unsubscribes(old: str, new: str) -> None:
@@ -191,41 +182,51 @@ def copy_unsubscribes(old: str, new: str) -> None:
     subscriptions.copy_unsubscribes(old, new)
 
 
-def _moved(messages: MessageQuerySet, to: State, *, reason: str, publish: bool = False, **changes: object) -> int:
-    """Moves messages one by one, each with its log line: a person or the application decided on each of them."""
+def _move_each(messages: MessageQuerySet, to: State, *, reason: str) -> int:
+    """Move messages one by one, with a log line each: a person or the application decided on each of them."""
     moved = 0
     for message in messages.iterator():
         with transaction.atomic():
-            row = Message.objects.filter(pk=message.pk)
             if to is State.QUEUED and not _keep_body(message):
                 continue
-            if to is State.QUEUED:  # the answers as they are by now: a late one may have come in
-                answers = Message.objects.select_for_update().values_list("answers", flat=True).get(pk=message.pk)
-                changes["answers"] = {a: answer for a, answer in answers.items() if answer == ACCEPTED}
-            if to is State.QUEUED and message.key:  # another one with its key may have been enqueued since it failed
-                row = row.exclude(
-                    Exists(Message.objects.filter(key=message.key, state__in=UNSETTLED).exclude(pk=message.pk))
-                )
-            if not row.move(to, reason=reason, **changes):
+            row = Message.objects.filter(pk=message.pk)
+            if to is State.QUEUED and message.key:  # another message with its key may have been enqueued since
+                same_key = Message.objects.filter(key=message.key, state__in=UNSETTLED).exclude(pk=message.pk)
+                row = row.exclude(Exists(same_key))
+            if not row.move(to, reason=reason, **(_new_round(message) if to is State.QUEUED else {})):
                 continue
             moved += 1
             signals.send_settled(message)
-            if publish:
+            if to is State.QUEUED:
                 message.refresh_from_db()
                 publish_on_commit(message)
         log.info(f"moved to {to}", **message.log_fields(), reason=reason)
     return moved
 
 
+def _new_round(message: Message) -> dict[str, object]:
+    now = timezone.now()
+    # Locked and read again, because a late answer may have arrived.
+    answers = Message.objects.select_for_update().values_list("answers", flat=True).get(pk=message.pk)
+    return {
+        "due_at": now,
+        "publish_at": next_sweep(now, now),
+        "settled_at": None,
+        "counted_after": F("attempts"),
+        "handovers": 0,
+        "answers": {address: answer for address, answer in answers.items() if answer == ACCEPTED},
+    }
+
+
 def _keep_body(message: Message) -> bool:
-    """Keeps what Django built from being erased until the transaction ends. False if that has been done."""
+    """Lock the stored body, so that it is not erased until the transaction ends. False if it was erased already."""
     if message.kind != DjangoMail.kind or message.payload_id is None:
         return message.kind != DjangoMail.kind
     return bool(Payload.objects.select_for_update().filter(pk=message.payload_id).values_list("pk"))
 
 
 def _new_message_id() -> str:
-    """A Message-ID of the sender's own domain (RFC 5322, 3.6.4). It is made once, so every attempt bears the same."""
+    """Make a Message-ID in the sender's domain (RFC 5322, 3.6.4). Every attempt uses the same one."""
     return f"<{uuid.uuid4().hex}@{sender_domain()}>"
 
 

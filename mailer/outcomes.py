@@ -1,4 +1,4 @@
-"""How an attempt to deliver can end: every transport's answer becomes one of these. What follows is decided elsewhere."""
+"""The five outcomes of an attempt. Every answer of a transport becomes one of them; `delivery.settle` decides what follows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,26 +7,26 @@ from datetime import timedelta
 
 @dataclass(frozen=True, slots=True)
 class TransientRefusal:
-    """Certainly not accepted, for a reason of this message that may pass: a 4xx reply, HTTP 429 or 500."""
+    """Not accepted for now, for a reason of this message: a 4xx reply, HTTP 429 or 500."""
 
     code: str
     text: str
     retry_after: timedelta | None = None
     """The pause that the server asked for."""
     refused: Mapping[str, "PermanentRefusal"] = field(default_factory=dict)
-    """Of several recipients, those whom it refused for good."""
+    """Of several recipients, those refused for good."""
 
 
 @dataclass(frozen=True, slots=True)
 class PermanentRefusal:
-    """Certainly not accepted, and asking again will not help: a 5xx reply, or a message that cannot be transmitted at all."""
+    """Not accepted, and a retry will not help: a 5xx reply, or a message that cannot be transmitted."""
 
     code: str
     text: str
     address_unknown: bool = False
-    """The server says that there is no such address."""
+    """The server says that the address does not exist."""
     refused: Mapping[str, "PermanentRefusal"] = field(default_factory=dict)
-    """Of several recipients, what was said about each."""
+    """Of several recipients, the answer for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,32 +36,31 @@ class Accepted:
     code: str
     text: str
     recipients: tuple[str, ...] = ()
-    """For whom it took it."""
+    """The accepted recipients."""
     refused: Mapping[str, TransientRefusal | PermanentRefusal] = field(default_factory=dict)
-    """Of several recipients, those for whom it did not."""
+    """Of several recipients, those that were refused."""
 
 
 @dataclass(frozen=True, slots=True)
 class TransportDown:
-    """Certainly not accepted, for a reason that has nothing to do with this message: no connection, 421, a refused log-in."""
+    """Not accepted, for a reason unrelated to this message: no connection, 421, a refused login."""
 
     code: str
     text: str
     misconfigured: bool = False
-    """It will stay so until a person changes the configuration."""
+    """A person has to change the configuration."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutcomeUnknown:
-    """The payload left and the answer was never seen. The message may have been accepted."""
+    """The payload was sent and no answer was seen. The message may have been accepted."""
 
     text: str
     code: str = ""
 
 
 class Unsendable(ValueError):
-    """The message itself cannot go this way, whatever the state of the server; nothing was handed over. The text is for the
-    operator, and holds nothing of the message."""
+    """This transport cannot send the message, and nothing was transmitted. The text is for the operator and quotes nothing."""
 
 
 Outcome = Accepted | TransientRefusal | PermanentRefusal | TransportDown | OutcomeUnknown

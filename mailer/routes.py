@@ -6,10 +6,10 @@ from django.utils.module_loading import import_string
 
 PRIMARY = "transport"
 FALLBACK = "fallback"
-"""Aliases in MAILERS; the second one need not be there."""
+"""Aliases in MAILERS. The fallback is optional."""
 
 DEFAULT = ""
-"""The default route, of a message that names no transport: PRIMARY, or FALLBACK while that is down."""
+"""The route of a message that names no transport: PRIMARY, or FALLBACK while PRIMARY is down."""
 
 
 def names() -> list[str]:
@@ -18,7 +18,7 @@ def names() -> list[str]:
 
 
 def _leads_into_outbox(alias: str) -> bool:
-    """Asks the class and not its path, because a project may have a subclass."""
+    """Ask the class and not its path, because a project may have a subclass."""
     backend = mailers.settings[alias].get("BACKEND", DEFAULT_MAILER_BACKEND)
     return getattr(import_string(backend), "leads_into_outbox", False)
 
@@ -26,7 +26,7 @@ def _leads_into_outbox(alias: str) -> bool:
 def transports(route: str = DEFAULT) -> list[str]:
     """Return the aliases of the transports on this route, the preferred one first.
 
-    An alias that became an outbox after a message was pinned to it is left out: the message would come back for ever.
+    An alias that became an outbox after a message was pinned to it is left out: the message would loop.
     """
     wanted = (PRIMARY, FALLBACK) if route == DEFAULT else (route,)
     return [alias for alias in wanted if alias in mailers and not _leads_into_outbox(alias)]

@@ -1,11 +1,11 @@
-"""Tells other code when a message is settled.
+"""Signals for other code. A receiver is connected as to any Django signal:
 
-A receiver is connected as to every signal of Django's:
-
-    @receiver(message_settled, sender=OrderShipped)
-    def note(sender, message, **_):
-        Order.objects.filter(pk=message.arguments["order"]).update(was_told=message.state == State.SENT)
+@receiver(message_settled, sender=OrderShipped)
+def note(sender, message, **_):
+    Order.objects.filter(pk=message.arguments["order"]).update(was_told=message.state == State.SENT)
 """
+
+from collections.abc import Callable
 
 import structlog
 from django.db import OperationalError, connection, transaction
@@ -17,22 +17,22 @@ from mailer.models import SETTLED, Message
 log = structlog.get_logger(__name__)
 
 message_settled = Signal()
-"""Sent with `message` when it is sent, failed, cancelled, expired or suppressed; the sender is the class of its kind.
+"""Sent with `message` when it is sent, failed, cancelled, expired or suppressed. The sender is the class of its kind.
 
-It is sent inside the transaction that settles the message, so what a receiver writes to the database commits with the
-outcome, or not at all. It should do nothing slow: to talk to somebody else, let it enqueue something.
+Receivers run inside the transaction that settles the message: what they write commits with the outcome, or not at all. They
+should do nothing slow. To call another system, enqueue a task.
 """
 
 
 class ConnectionLost(OperationalError):
-    """A receiver of message_settled cost the database connection, and the transaction with it."""
+    """A receiver of message_settled lost the database connection, and the transaction with it."""
 
 
 def send_settled(message: Message) -> None:
-    """Calls the receivers, if the message is settled. If one of them raises, that is logged, what they wrote is taken back,
-    and the outcome stands all the same. Call it inside the transaction that settles.
+    """Call the receivers if the message is settled. Call it inside the transaction that settles.
 
-    Raises ConnectionLost: the outcome is lost with the transaction then, and has to be written once more, without receivers.
+    If a receiver raises, the error is logged, all writes of receivers are rolled back, and the outcome stands. Raises
+    ConnectionLost if the outcome was lost with the transaction: write it again without receivers.
     """
     kind = email.KINDS.get(message.kind)
     if not message_settled.has_listeners(kind):
@@ -43,20 +43,27 @@ def send_settled(message: Message) -> None:
     try:
         with transaction.atomic():
             message_settled.send(kind, message=row)
-            _hold_on()
+            _check_connection()
     except ConnectionLost:
         raise
     except Exception as error:
-        _hold_on(error)
+        _check_connection(error)
         log.exception("a receiver of message_settled failed", **message.log_fields())
 
 
-def log_skipped(message: Message) -> None:
-    """Tells the operator that the message was settled without its receivers, since they cost the connection."""
-    connection.close()
+def with_receivers[Result](message: Message, settle: Callable[[bool], Result]) -> Result:
+    """Call `settle(True)` in a transaction. If a receiver loses the connection, call `settle(False)`, without receivers."""
+    try:
+        with transaction.atomic():
+            return settle(True)
+    except ConnectionLost:
+        connection.close()
+    with transaction.atomic():
+        result = settle(False)
     log.error("settled without the receivers of message_settled: they lost the connection", **message.log_fields())
+    return result
 
 
-def _hold_on(error: Exception | None = None) -> None:
-    if connection.needs_rollback:  # as after close() inside a transaction; Django would end it without a word
-        raise ConnectionLost("the database connection was lost under a receiver of message_settled") from error
+def _check_connection(error: Exception | None = None) -> None:
+    if connection.needs_rollback:  # after close() inside a transaction; Django would end it without an error
+        raise ConnectionLost("the database connection was lost in a receiver of message_settled") from error

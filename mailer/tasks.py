@@ -1,4 +1,4 @@
-"""What Celery runs: each task is one call, and the work is elsewhere."""
+"""The Celery tasks. Each one is a single call; the work is done elsewhere."""
 
 from typing import Any
 
@@ -15,17 +15,16 @@ log = structlog.get_logger(__name__)
 
 DATABASE_AWAY = (OperationalError, InterfaceError)
 
-
 TIME_LIMIT = round((max(rate.LONGEST_WAIT.values()) + 2 * options().claim_lease).total_seconds())
-"""A worker process that is still busy with one message then is beyond help (prefork pool only; seconds)."""
+"""Seconds until Celery kills a worker process that is still busy with one message (prefork pool only)."""
 
 
 @shared_task(name=DELIVER_TASK, bind=True, max_retries=10, time_limit=TIME_LIMIT)
 def deliver_message(self: "Task[Any, Any]", message_id: int) -> None:
-    """Delivers the message with this id.
+    """Deliver the message with this id.
 
-    While the database is away, the task knocks again every few seconds; refusals of mail servers are not its affair but
-    the row's. When the knocking ends, or is lost with the broker, the sweep finds the row.
+    Celery retries only while the database is away; refusals by mail servers are handled in the row. After the last retry, or
+    if the broker loses the task, the sweep finds the row.
     """
     try:
         pipeline.deliver(message_id)
@@ -43,11 +42,11 @@ def deliver_message(self: "Task[Any, Any]", message_id: int) -> None:
 
 @shared_task(name="mailer.tasks.sweep", max_retries=0)
 def sweep() -> None:
-    """Republishes strays and settles abandoned claims; beat calls it every few seconds."""
+    """Re-queue overdue messages and settle abandoned ones; beat calls it every few seconds."""
     sweeping.sweep()
 
 
 @shared_task(name="mailer.tasks.purge", max_retries=0)
 def purge() -> None:
-    """Deletes what is older than the retention; beat calls it once an hour."""
+    """Delete what is older than its retention; beat calls it once an hour."""
     retention.purge()

@@ -1,4 +1,4 @@
-"""Things that happen at the same time, each in a thread with a database connection of its own."""
+"""Run functions at the same time, each in a thread with its own database connection."""
 
 import threading
 from collections.abc import Callable, Iterable
@@ -7,7 +7,7 @@ from django.db import connection
 
 
 def at_once[T](actions: Iterable[Callable[[], T]]) -> tuple[list[T], list[Exception]]:
-    """Runs all of them together and waits; returns what they returned and what they raised."""
+    """Run all functions at once. Return their results and their exceptions."""
     results: list[T] = []
     failures: list[Exception] = []
 

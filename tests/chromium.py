@@ -23,7 +23,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """Without a browser these tests are skipped loudly, except in CI, where they fail.
+    """The browser. Without it these tests are skipped with a warning, and fail in CI.
 
     It ends with its module: while Playwright is open its event loop counts as running, and Django's ORM refuses to work.
     """
@@ -43,7 +43,7 @@ def chromium() -> Iterator[Browser]:
 
 
 def _find_or_install() -> str | None:
-    """The path of a Chromium; None stands for Playwright's own, which is fetched where the machine has none."""
+    """Return the path of a Chromium; None means Playwright's own, which is downloaded if needed."""
     path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
         subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"], capture_output=True, check=False)
@@ -52,7 +52,7 @@ def _find_or_install() -> str | None:
 
 @pytest.fixture
 def new_page(chromium: Browser) -> Iterator[Callable[..., Page]]:
-    """Opens pages in a fresh profile; whatever the browser complains about fails the test in the end."""
+    """Open pages in a fresh profile. Complaints of the browser fail the test at its end."""
     complaints: list[str] = []
     contexts = []
 

@@ -1,4 +1,4 @@
-"""What every test may ask for."""
+"""Fixtures for all tests."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -32,7 +32,7 @@ def servers() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def django_db_modify_db_settings(servers: None) -> None:
-    """pytest-django's hook before the test database is made: the server must be there by then."""
+    """Override pytest-django's hook: the server must run before the test database is created."""
 
 
 @pytest.fixture(scope="session")
@@ -47,15 +47,15 @@ def valkey(servers: None) -> Valkey:
 
 @pytest.fixture(autouse=True)
 def quick_passwords(settings: Settings) -> None:
-    """A good password hash takes as long as all the rest of a test."""
+    """A good password hash would take as long as the rest of a test."""
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 
 @pytest.fixture(autouse=True)
 def no_memories(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a process remembers between messages must not leak from one test to the next one."""
-    monkeypatch.setattr(broker, "breaker", broker.Breaker())
-    translation.activate("en")  # a page that was asked for in Thai leaves its thread in Thai
+    """Reset the state that a process keeps between messages."""
+    monkeypatch.setattr(broker, "breaker", broker.CircuitBreaker())
+    translation.activate("en")  # a request in Thai leaves its thread in Thai
     yield
     for alias in list(transmit._backends()):
         transmit.close(alias)
@@ -63,14 +63,14 @@ def no_memories(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def sink() -> Iterator[Sink]:
-    """A mail server, and the way to it."""
+    """A mail server."""
     with Sink() as sink:
         yield sink
 
 
 @pytest.fixture
 def through(settings: Settings) -> Callable[[str], None]:
-    """Sends through this EMAIL_URL instead of Django's in-memory mailbox, and what Django sends through the outbox."""
+    """Send through this EMAIL_URL instead of Django's in-memory mailbox; mail of Django goes through the outbox."""
 
     def use(url: str) -> None:
         settings.MAILERS = {"default": OUTBOX, "transport": email_url(url)}
@@ -80,7 +80,7 @@ def through(settings: Settings) -> Callable[[str], None]:
 
 @pytest.fixture
 def smtp(sink: Sink, through: Callable[[str], None]) -> Sink:
-    """The mail server, and the transport leads to it."""
+    """The mail server that the transport uses."""
     through(sink.url)
     return sink
 
@@ -100,6 +100,6 @@ def user(make_user: Callable[..., User]) -> User:
 
 @pytest.fixture
 def showcase_templates(settings: Settings) -> None:
-    """The template folders of those kinds of e-mail that only the tests know, beside those that ship."""
+    """Add the template folders of the tests' kinds of e-mail."""
     engine = settings.TEMPLATES[0]
     settings.TEMPLATES = [engine | {"DIRS": [*engine["DIRS"], kinds.TEMPLATES]}]

@@ -1,6 +1,6 @@
 """Loaded before Django's settings: private servers for this test process, and the environment that points to them.
 
-Each process of a parallel run has a PostgreSQL and a Valkey of its own, so a test may stop them.
+Each process of a parallel run has its own PostgreSQL and Valkey, so a test may stop them.
 """
 
 import atexit
@@ -16,8 +16,10 @@ atexit.register(shutil.rmtree, ROOT, ignore_errors=True)
 
 
 def new_directory(name: str) -> Path:
-    """A folder for servers. Not pytest's tmp_path: pytest takes away others' rights to its parents, and PostgreSQL, which
-    root must run as another user, would find its files locked away."""
+    """Make a folder for servers.
+
+    Not pytest's tmp_path, whose parents only its owner may read: root runs PostgreSQL as another user.
+    """
     return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=ROOT))
 
 

@@ -1,4 +1,4 @@
-"""Perl's Mail::DKIM: it shares no line with what signs here, so that a mistake of one is none of the other."""
+"""Verify with Perl's Mail::DKIM, which shares no code with our signer."""
 
 import os
 import subprocess
@@ -11,9 +11,9 @@ SCRIPT = Path(__file__).with_name("dkim_verifier.pl")
 
 
 def verify(message: bytes, records: Mapping[str, str], folder: Path) -> dict[str, str]:
-    """What it says of each signature, by selector: `pass`, or `fail (…)`. `records` are TXT records by their names.
+    """Return the result of each signature by selector: `pass`, or `fail (…)`. `records` are TXT records by name.
 
-    Where it is missing the test is skipped loudly, except in CI, where it fails.
+    Without Mail::DKIM the test is skipped with a warning, and fails in CI.
     """
     _ensure_it_is_there()
     file = folder / "message.eml"
@@ -31,9 +31,7 @@ def _ensure_it_is_there() -> None:
     try:
         subprocess.run(command, capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError):
-        what = (
-            "NO SIGNATURE WAS VERIFIED: there is no Mail::DKIM here (apt-get install libmail-dkim-perl libcryptx-perl)."
-        )
+        what = "NO SIGNATURE WAS VERIFIED: Mail::DKIM is missing (apt-get install libmail-dkim-perl libcryptx-perl)."
         if os.environ.get("CI"):
             pytest.fail(what)
         pytest.skip(what)

@@ -17,20 +17,20 @@ from local import servers
 
 
 def free_port() -> int:
-    """A port of this machine that nothing listens on.
+    """Return a free port of this machine.
 
-    It lies below the ports that systems hand to clients: one of those could take it while its server is down, and a client
-    that knocks there would now and then be connected to itself.
+    It is below the ephemeral ports of clients: otherwise a client could get it while its server is down, and even connect to
+    itself.
     """
     while True:
-        port = 20_000 + secrets.randbelow(10_000)  # not `random`, whose seed parallel runs share
+        port = 20_000 + secrets.randbelow(10_000)  # not `random`: parallel runs share its seed
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
 
 
 def wait_until(condition: Callable[[], object], what: str, *, seconds: float = 15) -> None:
-    """Waits until a condition holds. Raises TimeoutError, and says what was waited for, when it never does."""
+    """Wait until a condition holds. Raises TimeoutError, which names `what`."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -39,7 +39,7 @@ def wait_until(condition: Callable[[], object], what: str, *, seconds: float = 1
 
 
 class Server:
-    """One server process that keeps its data between starts."""
+    """A server process that keeps its data between starts."""
 
     url: str
 
@@ -50,7 +50,7 @@ class Server:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Starts it, and waits until it answers."""
+        """Start it, and wait until it answers."""
         command = self._command()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(  # type: ignore[call-overload]
@@ -58,13 +58,13 @@ class Server:
                 cwd=command.directory,
                 stdout=log,
                 stderr=log,
-                restore_signals=False,  # it goes on when its disk is full, as it does where that is no signal
+                restore_signals=False,  # a full disk must be an error, not a signal that ends it
                 **command.identity,
             )
         self._await()
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
-        """Ends it with a signal and waits; SIGINT is PostgreSQL's fast shutdown and Valkey's orderly one."""
+        """End it with a signal and wait. SIGINT is an orderly shutdown of both servers."""
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(how)
             self.process.wait(20)
@@ -72,7 +72,7 @@ class Server:
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
-        """Stops it in its tracks: connections are taken, and nobody answers."""
+        """Freeze it: it accepts connections and does not answer."""
         assert self.process is not None
         os.kill(self.process.pid, signal.SIGSTOP)
         try:
@@ -82,7 +82,7 @@ class Server:
 
 
 class Postgres(Server):
-    """PostgreSQL, forgetful at power cuts for the sake of speed; a crash of its own loses nothing that was committed."""
+    """PostgreSQL without fsync, for speed: a crash of the process loses nothing, a power cut may."""
 
     def __init__(self, directory: Path) -> None:
         self.data, self.sockets = directory / "data", directory / "s"
@@ -101,7 +101,7 @@ class Postgres(Server):
 
 
 class Valkey(Server):
-    """Valkey with its append-only file, on a unix socket; `settings` as for the command."""
+    """Valkey with an append-only file, on a unix socket. `settings` are options of its command."""
 
     def __init__(self, directory: Path, **settings: str) -> None:
         self.directory, self.socket = directory, directory / "s.sock"
@@ -114,21 +114,21 @@ class Valkey(Server):
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process needs to find it."""
+        """Return the environment variables of its clients."""
         return {"REDIS_URL": self.url}
 
     def client(self) -> redis.Redis:
-        """A connection past whatever stands between it and the processes."""
+        """Connect directly, without a proxy in between."""
         return redis.Redis(unix_socket_path=str(self.socket), decode_responses=True)
 
     def forget(self) -> None:
-        """Removes the file of one that is stopped: it will come back empty."""
+        """Remove the file of a stopped server, so that it starts empty."""
         for file in self.directory.glob("appendonlydir/*"):
             file.unlink()
 
     @contextlib.contextmanager
     def out_of_memory(self) -> Iterator[None]:
-        """Refuses whatever would need memory, and answers everything else."""
+        """Make it refuse commands that need memory."""
         with self.client() as client:
             client.config_set("maxmemory", 1)
             yield
@@ -136,7 +136,7 @@ class Valkey(Server):
 
     @contextlib.contextmanager
     def disk_full(self) -> Iterator[None]:
-        """Lets no file of it grow (Linux only), so it refuses every write, and answers everything else."""
+        """Stop its files from growing (Linux only), so that it refuses writes."""
         assert self.process is not None
         limits = resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE)
         resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, (1, limits[1]))

@@ -1,4 +1,4 @@
-"""A mail server for tests: real SMTP on a free port, and a script that says where and how it misbehaves."""
+"""A mail server for tests: real SMTP on a free port, with a script of its faults."""
 
 import asyncio
 import email
@@ -15,29 +15,29 @@ from typing import Any, Literal
 
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
-logging.getLogger("mail.log").setLevel(logging.WARNING)  # aiosmtpd tells of every command
+logging.getLogger("mail.log").setLevel(logging.WARNING)  # aiosmtpd logs every command
 
 Phase = Literal["CONNECT", "EHLO", "AUTH", "MAIL", "RCPT", "DATA", "BODY"]
 
 CUT = "cut"
-"""As a reply: the connection drops without one. In BODY, the payload was received and kept before."""
+"""As a reply: close the connection without one. In BODY, the payload is received and stored before."""
 HANG = "hang"
-"""As a reply: nothing, for longer than any test waits."""
+"""As a reply: silence, for longer than any test waits."""
 
 SLOW = "slow"
-"""As a reply: what a good server says, a second later."""
+"""As a reply: the normal one, a second later."""
 
 
 @dataclass(slots=True)
 class Received:
-    """One message that arrived, with the envelope that it came in."""
+    """A received message with its envelope."""
 
     sender: str
     recipients: list[str]
     source: bytes
-    """The octets between DATA and the final dot, without the dots that guard others."""
+    """The octets between DATA and the final dot, without dot-stuffing."""
     mail_options: list[str] = field(default_factory=list)
-    """What MAIL said beside the address, such as `BODY=8BITMIME`."""
+    """The parameters of MAIL, such as `BODY=8BITMIME`."""
 
     @property
     def parsed(self) -> EmailMessage:
@@ -46,14 +46,14 @@ class Received:
         return message
 
     def part(self, kind: Literal["plain", "html"]) -> str:
-        """The text or the HTML as a reader sees it."""
+        """Return the text or the HTML, decoded."""
         part = self.parsed.get_body((kind,))
         assert part is not None
         return str(part.get_content())
 
     @property
     def link(self) -> str:
-        """The first link to verify an address in the text."""
+        """Return the first verification link in the text."""
         found = re.search(r"http\S+/accounts/verify/\S+", self.part("plain"))
         assert found, self.part("plain")
         return found[0]
@@ -61,15 +61,16 @@ class Received:
 
 @dataclass(slots=True)
 class Script:
-    """What the server answers: the next entry of `once`, else the one of `always`, else, so often out of one, that of
-    `sometimes`, else what a good server says."""
+    """The answers of the server: the next entry of `once`, else `always`, else `sometimes` with its probability, else the
+    normal reply.
+    """
 
     once: dict[Phase, deque[str]] = field(default_factory=dict)
     always: dict[Phase, str] = field(default_factory=dict)
     sometimes: dict[Phase, tuple[float, str]] = field(default_factory=dict)
     rng: random.Random = field(default_factory=random.Random)
     to: dict[str, str] = field(default_factory=dict)
-    """What it answers to RCPT for an address, before all others."""
+    """The answers to RCPT by address; they come first."""
 
     def reply(self, phase: Phase) -> str | None:
         if waiting := self.once.get(phase):
@@ -81,7 +82,7 @@ class Script:
 
 
 class _Conversation(SMTP):
-    """aiosmtpd's server with the two phases that its handlers cannot script."""
+    """aiosmtpd's server with the two phases that handlers cannot script."""
 
     event_handler: "Sink"
 
@@ -107,7 +108,7 @@ class Sink:
     """`with Sink() as sink:` … `sink.received`, `sink.script.once["RCPT"] = deque(["451 4.3.0 later"])`."""
 
     def __init__(self, *, user: str = "", password: str = "", without: Collection[str] = ()) -> None:
-        """`without` are extensions that it does not announce, of `8BITMIME` and `SMTPUTF8`."""
+        """`without` names extensions that it does not announce: `8BITMIME`, `SMTPUTF8`."""
         self.without = without
         self.received: list[Received] = []
         self.script = Script()
@@ -133,8 +134,8 @@ class Sink:
     async def _listen(self) -> asyncio.Server:
         return await self._loop.create_server(self._conversation, "127.0.0.1", self.port)
 
-    def hang_up_on_everybody(self) -> None:
-        """Drops every open connection and goes on listening, as a server does when it is restarted."""
+    def close_all_connections(self) -> None:
+        """Close every open connection and keep listening, as after a restart."""
 
         async def hang_up() -> None:
             for conversation in self._conversations:
@@ -152,8 +153,8 @@ class Sink:
         await asyncio.gather(*others, return_exceptions=True)
         for conversation in self._conversations:
             if conversation.transport is not None:
-                self.hang_up_on(conversation)  # its client may still wait for an answer
-        await asyncio.sleep(0)  # in which the loop lets go of them
+                self.hang_up_on(conversation)  # a client may still wait for an answer
+        await asyncio.sleep(0)  # in which the loop closes them
 
     def _conversation(self) -> SMTP:
         conversation = _Conversation(
@@ -171,11 +172,11 @@ class Sink:
 
     @property
     def url(self) -> str:
-        """For EMAIL_URL."""
+        """The value for EMAIL_URL."""
         login = f"{self._login[0].decode()}:{self._login[1].decode()}@" if self._login else ""
         return f"smtp://{login}127.0.0.1:{self.port}"
 
-    # What follows is called by aiosmtpd, in its own thread.
+    # aiosmtpd calls the following methods in its own thread.
 
     async def handle_EHLO(  # noqa: N802
         self, server: SMTP, session: Session, envelope: Envelope, hostname: str, responses: list[str]
@@ -226,7 +227,7 @@ class Sink:
         return AuthResult(success=(data.login, data.password) == self._login, handled=False)
 
     async def scripted(self, phase: Phase) -> str | None:
-        """What to answer in this phase, if not what a good server says."""
+        """Return the scripted answer of this phase; None is the normal one."""
         reply = self.script.reply(phase)
         if reply != SLOW:
             return reply
@@ -234,10 +235,10 @@ class Sink:
         return None
 
     async def answer(self, server: SMTP, reply: str, *, send: bool = False) -> str:
-        """A scripted reply: a line, a cut or silence."""
+        """Give a scripted reply: a line, a cut or silence."""
         if reply == CUT:
             self.hang_up_on(server)
-            await asyncio.sleep(3600)  # aiosmtpd cancels this when the connection is gone
+            await asyncio.sleep(3600)  # aiosmtpd cancels this when the connection ends
         if reply == HANG:
             await asyncio.sleep(3600)
         if send:
@@ -245,6 +246,6 @@ class Sink:
         return reply
 
     def hang_up_on(self, server: SMTP) -> None:
-        """Drops the connection without a word."""
+        """Close the connection without a reply."""
         assert isinstance(server.transport, asyncio.Transport)
         server.transport.abort()

@@ -1,4 +1,4 @@
-"""The whole of Postcommit as it runs in production: web, worker, beat, PostgreSQL, broker and mail server, each a process."""
+"""All of Postcommit as in production: web, worker, beat, PostgreSQL, broker and mail server, each a process."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 
 PASSWORD = "correct horse 9 battery"
-"""Of everybody who signs up."""
+"""The password of all users."""
 
 QUICK = {
     "VERIFICATION_DELAY": "1",
@@ -33,7 +33,7 @@ QUICK = {
     "POSTCOMMIT_CLAIM_LEASE": "4",
     "ACCOUNTS_MAIL_PER_NETWORK": "1000000/hour",
 }
-"""Seconds instead of minutes: the same code, in the time of a test."""
+"""Seconds instead of minutes, to make tests short."""
 
 
 class Stack:
@@ -80,7 +80,7 @@ class Stack:
         self.postgres.stop()
 
     def start(self, *names: str) -> None:
-        """Starts processes and waits until they do their work; `worker-2` is a second worker."""
+        """Start processes and wait until they are ready. `worker-2` is a second worker."""
         for name in names:
             with self.log_file(name).open("ab") as log:
                 self._said_before[name] = log.tell()
@@ -97,7 +97,7 @@ class Stack:
             self.wait_for(partial(self._is_up, name), f"{name} to start", seconds=30)
 
     def stop(self, name: str) -> float:
-        """Ends a process in order, and waits for it. Returns how long it took; more than 20 seconds is an error."""
+        """Stop a process in order. Return the seconds that it took; more than 20 are an error."""
         began = time.monotonic()
         self._processes[name].terminate()
         self._processes[name].wait(20)
@@ -105,7 +105,7 @@ class Stack:
         return time.monotonic() - began
 
     def kill(self, name: str) -> None:
-        """Ends a process and its children at once, as a crash of the machine would."""
+        """Kill a process and its children, as a crash of the machine would."""
         process = self._processes.pop(name, None)
         if process is not None:
             try:
@@ -115,17 +115,17 @@ class Stack:
             process.wait(10)
 
     def children(self, name: str) -> list[int]:
-        """The ids of the processes that a process has made: the pool of a worker."""
+        """Return the ids of the child processes, such as the pool of a worker."""
         table = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
         family = [tuple(map(int, line.split())) for line in table.splitlines()]
         return [pid for pid, parent in family if parent == self._processes[name].pid]
 
     def manage(self, *arguments: str, **environment: str) -> str:
-        """Runs a manage.py command and returns what it prints."""
+        """Run a manage.py command. Return its output."""
         return self._run(sys.executable, "manage.py", *arguments, **environment)
 
     def run(self, script: str, **environment: str) -> str:
-        """Runs Python in a process of its own, with Django set up."""
+        """Run Python code in a new process, with Django set up."""
         return self._run(sys.executable, "-c", f"import django; django.setup()\n{script}", **environment)
 
     def _run(self, *command: str, **environment: str) -> str:
@@ -135,24 +135,24 @@ class Stack:
         return done.stdout
 
     def sql(self, query: str, *parameters: Any) -> list[dict[str, Any]]:
-        """What the database says."""
+        """Query the database."""
         with psycopg.connect(self.postgres.url, row_factory=dict_row) as connection:
             cursor = connection.execute(query, parameters)
             return cursor.fetchall() if cursor.description else []
 
     def messages(self) -> list[dict[str, Any]]:
-        """All rows of the outbox, the oldest first."""
+        """Return all rows of the outbox, the oldest first."""
         return self.sql("SELECT * FROM mailer_message ORDER BY id")
 
     def log_file(self, name: str) -> Path:
         return self.directory / f"{name}.log"
 
     def log(self, name: str) -> str:
-        """What a process has logged so far."""
+        """Return the log of a process."""
         return self.log_file(name).read_text() if self.log_file(name).exists() else ""
 
     def sign_up(self, email: str) -> requests.Response:
-        """Signs up as a browser would, with the form's token."""
+        """Sign up as a browser does, with the form's token."""
         with requests.Session() as browser:
             page = browser.get(f"{self.url}/accounts/signup/", timeout=10)
             page.raise_for_status()
@@ -161,7 +161,7 @@ class Stack:
             return browser.post(page.url, data | token, timeout=10)
 
     def wait_for(self, condition: Callable[[], object], what: str, *, seconds: float = 15) -> None:
-        """Waits until a condition holds; says what was waited for, and shows the logs, when it never does."""
+        """Wait until a condition holds. The error names `what` and shows the logs."""
         try:
             wait_until(condition, what, seconds=seconds)
         except TimeoutError as error:

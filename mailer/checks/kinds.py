@@ -1,4 +1,4 @@
-"""Builds every kind of e-mail from its sample, in every language.
+"""Build every kind of e-mail from its sample, in every language.
 
 A sample that queries the database is a warning: checks run before `migrate` too, on a database without tables.
 """
@@ -22,12 +22,12 @@ from mailer.conf import options
 from mailer.email import Email
 
 CLIPPED = 102 * 1024
-"""Bytes of HTML of which Gmail shows no more, with the link to leave a stream perhaps among what it hides."""
+"""Gmail clips HTML after so many bytes, which may hide the unsubscribe link."""
 
 
 @register("emails")
 def check_kinds(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
-    """Check every kind of these apps, or of all apps; none while a setting is broken, for then nothing can be built."""
+    """Check every kind of these apps, or of all apps. If a setting is broken, none can be built, so none is checked."""
     try:
         options()
     except ImproperlyConfigured:
@@ -41,9 +41,8 @@ def _app_of(kind: type[Email]) -> AppConfig | None:
 
 
 def check_kind(kind: type[Email]) -> list[CheckMessage]:
-    """What is wrong with one kind. What it lacks comes first; a kind that lacks nothing is built."""
-    missing = list(_missing(kind))
-    return missing or list(_built(kind))
+    """Check one kind. It is built only if nothing is missing."""
+    return list(_missing(kind)) or list(_built(kind))
 
 
 def _missing(kind: type[Email]) -> Iterator[CheckMessage]:
@@ -51,7 +50,7 @@ def _missing(kind: type[Email]) -> Iterator[CheckMessage]:
         yield from _missing_templates(kind)
     if kind.sample.__func__ is Email.sample.__func__:  # type: ignore[attr-defined]
         yield Error(
-            f"{kind.__name__} has no sample(), so that nobody can see what it looks like before a customer does.",
+            f"{kind.__name__} has no sample(), so it cannot be previewed or checked.",
             hint="Return an instance with made-up, unsaved data from a class method sample().",
             obj=kind.kind,
             id="mailer.E003",
@@ -71,7 +70,7 @@ def _missing_templates(kind: type[Email]) -> Iterator[CheckMessage]:
     for name in ("subject.txt", "body.html"):
         if not _exists(f"{folder}/{name}"):
             yield Error(
-                f"There is no template {folder}/{name}.",
+                f"The template {folder}/{name} does not exist.",
                 hint="Add it to a templates folder of the project or of an app, or correct `template`.",
                 obj=kind.kind,
                 id="mailer.E002",
@@ -83,8 +82,8 @@ def _exists(template: str) -> bool:
         get_template(template)
     except TemplateDoesNotExist:
         return False
-    except TemplateSyntaxError:  # which is told with the language in which it was met
-        return True
+    except TemplateSyntaxError:  # reported by _built, with the language
+        pass
     return True
 
 
@@ -95,17 +94,17 @@ def _built(kind: type[Email]) -> Iterator[CheckMessage]:
         except NoPreview as error:
             yield _not_built(kind, language, error)
             if error.step is Step.SAMPLE:
-                return  # which is the same in every language
+                return  # it is the same in every language
             continue
         if not isinstance(sample.mail, DjangoMail):
-            yield from _looked_at(sample, language)
+            yield from _check_sample(sample, language)
 
 
 def _not_built(kind: type[Email], language: str, error: NoPreview) -> CheckMessage:
     if isinstance(error, NeedsDatabase):
         return CheckWarning(
-            f"It was not looked at: {error}.",
-            hint="Make sample() of unsaved instances: then it is checked, and previewed, without a database too.",
+            f"It was not checked: {error}.",
+            hint="Return unsaved instances from sample(): then it can be checked and previewed without a database.",
             obj=kind.kind,
             id="mailer.W001",
         )
@@ -124,26 +123,26 @@ def _not_built(kind: type[Email], language: str, error: NoPreview) -> CheckMessa
     )
 
 
-def _looked_at(sample: Sample, language: str) -> Iterator[CheckMessage]:
+def _check_sample(sample: Sample, language: str) -> Iterator[CheckMessage]:
     mail, folder = sample.mail, sample.mail.template
     if mailbox(sample.message.from_email) is None:
         yield Error(
             f"sender() returns {sample.message.from_email!r}, which is not one address.",
-            hint="Write it as in Shop <hello@shop.example>; a name with a comma stands in quotes.",
+            hint="Write it as in Shop <hello@shop.example>; quote a name with a comma.",
             obj=mail.kind,
             id="mailer.E009",
         )
     if not sample.message.subject:
         yield Error(
             f"{folder}/subject.txt is empty in {language!r}.",
-            hint="Write a subject; a translation may be what is empty.",
+            hint="Write a subject; its translation may be empty.",
             obj=mail.kind,
             id="mailer.E006",
         )
     if len(_subject_as_written(sample, language).strip().splitlines()) > 1:
         yield CheckWarning(
             f"{folder}/subject.txt renders with a line break inside in {language!r}; it is sent as one line.",
-            hint="Write it on one line, with {% blocktranslate trimmed %} perhaps.",
+            hint="Write it on one line, for example with {% blocktranslate trimmed %}.",
             obj=mail.kind,
             id="mailer.W002",
         )

@@ -1,4 +1,4 @@
-"""What the mailer needs of the project's settings. Web processes and workers run these checks when they start."""
+"""Check the project's settings. Web processes and workers run these checks when they start."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
@@ -70,8 +70,8 @@ def _transports() -> Iterator[CheckMessage]:
     outboxes = {routes.PRIMARY, routes.FALLBACK}.intersection(mailers.settings).difference(routes.names())
     for alias in sorted(outboxes):
         yield Error(
-            f"MAILERS[{alias!r}] is an outbox, so its mail would never leave.",
-            hint="Give it the backend that sends; only MAILERS['default'] is the outbox.",
+            f"MAILERS[{alias!r}] is an outbox, so its mail would never be sent.",
+            hint="Give it a backend that sends mail; only MAILERS['default'] is the outbox.",
             id="mailer.E008",
         )
     for alias in () if outboxes else mailers.settings:
@@ -79,7 +79,7 @@ def _transports() -> Iterator[CheckMessage]:
             backend = mailers[alias]  # builds it, opens nothing
         except InvalidMailer as error:
             yield Error(str(error), id="mailer.E014")
-        except ImproperlyConfigured as error:  # Anymail's; its text names the option, and never a value
+        except ImproperlyConfigured as error:  # raised by Anymail; its text names the option, never a value
             yield Error(f"MAILERS[{alias!r}]: {error}", id="mailer.E014")
         else:
             yield from _transport(alias, backend)
@@ -127,7 +127,7 @@ def _celery() -> Iterator[CheckMessage]:
     tasks = {entry.get("task") for entry in (current_app.conf.beat_schedule or {}).values()}
     if not {"mailer.tasks.sweep", "mailer.tasks.purge"} <= tasks:
         yield CheckWarning(
-            "Celery beat does not run mailer.tasks.sweep and mailer.tasks.purge: overdue mail would wait for ever.",
+            "Celery beat does not run mailer.tasks.sweep and mailer.tasks.purge: overdue mail would never be sent.",
             hint="Call mailer.celery.configure(app) in your celery.py, and import that app in your package's __init__.py.",
             id="mailer.W005",
         )
@@ -135,7 +135,7 @@ def _celery() -> Iterator[CheckMessage]:
 
 
 def check_visibility_timeout(transport_options: Mapping[str, Any]) -> Iterator[CheckMessage]:
-    """Find out whether the broker would give a task to a second worker while the first one works on it."""
+    """Check that the broker gives no task to a second worker while the first one works on it."""
     visibility_timeout = timedelta(seconds=float(transport_options.get("visibility_timeout", KOMBU_VISIBILITY_TIMEOUT)))
     for name, shorter in (
         ("twice POSTCOMMIT_CLAIM_LEASE, the longest time that a task may take", 2 * options().claim_lease),

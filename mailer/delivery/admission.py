@@ -1,4 +1,4 @@
-"""Whether a message may go to a transport now: the circuit breaker and the rate limit in one answer."""
+"""Admit a message to a transport: the circuit breaker and the rate limit in one answer."""
 
 import time
 from datetime import timedelta
@@ -15,11 +15,9 @@ def admit(message: Message, longest_wait: timedelta) -> Transport | Postponed:
     NoSuchTransport.
     """
     is_any_paused: bool = message.is_any_paused  # type: ignore[attr-defined]  # annotated by pipeline.load
-    found = circuit.find_transport(message.transport) if is_any_paused else circuit.first_transport(message.transport)
-    if isinstance(found, circuit.Paused):
-        return Postponed()
-    wait = rate.book_slot(found.alias, longest_wait)
-    if wait is None:
+    transport = circuit.find_transport(message.transport, circuit.pauses() if is_any_paused else {})
+    wait = rate.book_slot(transport.alias, longest_wait) if transport else None
+    if transport is None or wait is None:
         return Postponed()
     time.sleep(wait)
-    return found
+    return transport

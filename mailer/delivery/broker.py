@@ -1,7 +1,7 @@
-"""The hand-over to Celery: bounded in time, by the task's name, with nothing but the message's id.
+"""Publish tasks to Celery: bounded in time, by the task's name, with nothing but the message's id.
 
-The broker is only the alarm clock. Whatever goes wrong here, the row is there and the sweep finds it, so no error of the
-broker's ever reaches the caller.
+The broker is only the alarm clock. If publishing fails, the row is still there and the sweep finds it, so no error of the
+broker reaches the caller.
 """
 
 import os
@@ -29,48 +29,51 @@ log = structlog.get_logger(__name__)
 DELIVER_TASK = "mailer.tasks.deliver_message"
 
 TIMEOUT = 0.25
-"""Seconds that anybody waits for the broker, whatever it is busy with: a name server, a connection, an answer."""
+"""The longest time (seconds) that a caller waits for the broker: name resolution, connection and answer together."""
 SHORT_TIMEOUTS = {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT, "max_retries": 0}
-"""For connecting, and again for each answer (seconds); a worker that consumes is more patient."""
+"""For publishing. They apply to the connection and again to each answer (seconds); a consuming worker waits longer."""
 PRIORITY = 3
-"""Within its queue; 0 is the most urgent, and the sweep's, so that no backlog keeps the sweep waiting."""
+"""Within its queue. The sweep has 0, the most urgent, so that no backlog delays it."""
 BREAK = 5.0
-"""For so many seconds after a failure nothing is published by this process; the sweep works through what waits meanwhile."""
+"""Seconds without publishing after a failure. Meanwhile the sweep handles waiting messages."""
 
 BROKER_AWAY = (OperationalError, OSError)
 """TimeoutError is an OSError."""
 
 
-class Breaker:
-    """Remembers that the broker is away or slow, so that not every request has to find it out for itself."""
+class CircuitBreaker:
+    """Stop publishing for BREAK seconds after the broker failed, so that not every request waits for it.
+
+    It belongs to one process. Half-open, after BREAK, every caller may try.
+    """
 
     def __init__(self) -> None:
-        self._try_again_at = 0.0
-        self._is_away = False
+        self._open_until = 0.0
+        self._is_closed = True
         self._lock = threading.Lock()
 
     def is_open(self) -> bool:
-        """Whether the broker was away a moment ago, so that it is not worth asking."""
-        return time.monotonic() < self._try_again_at
+        """Return whether the broker failed less than BREAK seconds ago."""
+        return time.monotonic() < self._open_until
 
-    def trip(self) -> bool:
-        """The broker did not answer. True if that is news."""
+    def open(self) -> bool:
+        """Open after a failure. Return whether it was closed before."""
         with self._lock:
-            was_away, self._is_away = self._is_away, True
-            self._try_again_at = time.monotonic() + BREAK
-            return not was_away
+            was_closed, self._is_closed = self._is_closed, False
+            self._open_until = time.monotonic() + BREAK
+            return was_closed
 
-    def reset(self) -> bool:
-        """The broker answered. True if that is news."""
+    def close(self) -> bool:
+        """Close after an answer. Return whether it was open or half-open before."""
         with self._lock:
-            was_away, self._is_away = self._is_away, False
-            return was_away
+            was_closed, self._is_closed = self._is_closed, True
+            return not was_closed
 
 
 class BrokerThread:
-    """The one thread of a process that talks to the broker, so that nobody else has to wait until it is done.
+    """Talk to the broker in one thread of the process, so that a caller can stop waiting after TIMEOUT.
 
-    Time-outs of sockets bound each step, of which there may be many, and nothing bounds the look-up of a host's name.
+    Socket timeouts limit one step each, and a conversation has many steps. Name resolution has no timeout at all.
     """
 
     def __init__(self) -> None:
@@ -78,48 +81,51 @@ class BrokerThread:
         os.register_at_fork(after_in_child=self.renew)  # a child inherits the object without its thread
 
     def renew(self) -> None:
-        """Begins anew, with a thread that starts when it is needed."""
+        """Replace the thread by one that starts when it is needed."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="publishing")
 
     def warm_up(self) -> None:
-        """Connects without waiting for it: the first hand-over of a process takes longest, and somebody waits for that."""
+        """Connect in the background: otherwise the first request that publishes waits for the connection."""
         self._thread.submit(_with_producer, lambda producer: producer.connection.default_channel)
 
     def ask[Answer](self, question: Callable[[Producer], Answer]) -> Answer:
-        """What `question` answers, with a producer of the pool. Raises TimeoutError after TIMEOUT, or what it raises."""
+        """Call `question` with a producer of the pool. Raises TimeoutError after TIMEOUT, or what `question` raises."""
         asked = self._thread.submit(_with_producer, question)
         try:
             return asked.result(TIMEOUT)
         except TimeoutError:
-            asked.cancel()  # if it was not its turn yet; what has begun may arrive all the same, and does no harm
+            asked.cancel()  # only if it has not begun; else it may still be published, which does no harm
             raise
 
 
-breaker = Breaker()
+breaker = CircuitBreaker()
 broker_thread = BrokerThread()
 
 
 def publish_on_commit(message: Message) -> None:
-    """Hands the message over once the transaction commits; a failure is logged and never raised after a COMMIT."""
-    transaction.on_commit(lambda: _publish_or_leave_to_sweep(message), robust=True)
+    """Publish the message after the transaction commits. A failure is logged, never raised, and the sweep takes over."""
+
+    def publish_or_leave_to_sweep() -> None:
+        if message.due_at - timezone.now() <= HORIZON and not publish(message):
+            Message.objects.waiting().filter(pk=message.pk).update(publish_at=F("due_at"))
+
+    transaction.on_commit(publish_or_leave_to_sweep, robust=True)
 
 
 def next_sweep(due_at: datetime, now: datetime) -> datetime:
-    """When the sweep may first hand the message over.
+    """Return the time from which the sweep may publish the message.
 
-    A while after its due time if a task is published now as well, because it is due within HORIZON; else at its due time.
+    If it is due within HORIZON, a task is published at once, and the sweep waits for `republish_after` more.
     """
     return due_at + options().republish_after if due_at - now <= HORIZON else due_at
 
 
 def publish(message: Message) -> bool:
-    """Hands one message over to the workers; due in the future, with a countdown. False if the broker did not take it."""
-    if breaker.is_open():
-        return False
+    """Publish a task for the message, with a countdown if it is due later. False if the broker did not take it."""
     countdown = max((message.due_at - timezone.now()).total_seconds(), 0.0)
     started = time.monotonic()
 
-    def send(producer: Producer) -> None:
+    def send(producer: Producer) -> bool:
         current_app.send_task(
             DELIVER_TASK,
             args=[message.pk],
@@ -130,10 +136,9 @@ def publish(message: Message) -> bool:
             retry=False,
             ignore_result=True,
         )
+        return True
 
-    try:
-        _ask(send)
-    except BROKER_AWAY:
+    if not _ask(send):
         return False
     took = time.monotonic() - started
     log.info("published", **message.log_fields(), countdown=round(countdown, 1), ms=round(took * 1000))
@@ -141,24 +146,21 @@ def publish(message: Message) -> bool:
 
 
 def queue_lengths() -> Mapping[Queue, int] | None:
-    """How many tasks wait in each queue, the most urgent queue first; None if the broker does not tell."""
+    """Return the number of tasks in each queue, the most urgent queue first; None if the broker does not answer."""
+    return _ask(lambda producer: {queue: _length(producer, queue) for queue in Queue})
+
+
+def _ask[Answer](question: Callable[[Producer], Answer]) -> Answer | None:
+    """Ask the broker through the circuit breaker. None if the broker is away."""
     if breaker.is_open():
         return None
     try:
-        return _ask(lambda producer: {queue: _length(producer, queue) for queue in Queue})
-    except BROKER_AWAY:
-        return None
-
-
-def _ask[Answer](question: Callable[[Producer], Answer]) -> Answer:
-    """Asks the broker, and tells the breaker how it went; the log hears of it when it goes and when it is back."""
-    try:
         answer = broker_thread.ask(question)
     except BROKER_AWAY as error:
-        if breaker.trip():
+        if breaker.open():
             log.warning("broker away or slow; the sweep takes over", error=type(error).__name__)
-        raise
-    if breaker.reset():
+        return None
+    if breaker.close():
         log.info("broker back")
     return answer
 
@@ -167,7 +169,7 @@ def _length(producer: Producer, queue: Queue) -> int:
     channel: Any = producer.channel
     try:
         return int(channel.queue_declare(queue, passive=True).message_count)
-    except ChannelError:  # in Redis, a queue that is empty does not exist
+    except ChannelError:  # in Redis an empty queue does not exist
         return 0
 
 
@@ -176,10 +178,5 @@ def _with_producer[Answer](question: Callable[[Producer], Answer]) -> Answer:
     try:
         with producers[connection].acquire(block=True) as producer:
             return question(producer)
-    except (*connection.connection_errors, *connection.channel_errors) as error:  # the client library's own
+    except (*connection.connection_errors, *connection.channel_errors) as error:  # errors of the client library
         raise OperationalError(str(error)) from error
-
-
-def _publish_or_leave_to_sweep(message: Message) -> None:
-    if message.due_at - timezone.now() <= HORIZON and not publish(message):
-        Message.objects.waiting().filter(pk=message.pk).update(publish_at=F("due_at"))

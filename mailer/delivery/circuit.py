@@ -1,8 +1,9 @@
-"""A mail server is treated with care: it gets no more messages in a second than it is meant to get, and one that is down is
-left alone, probed by one message at a time with growing pauses, and spared the rest of the queue until it answers again."""
+"""Circuit breaker of the transports, shared by all workers: a transport that is down is paused, then probed by one message.
+
+The pauses between probes grow, and other messages wait or take the fallback until a probe is answered.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import structlog
@@ -22,70 +23,48 @@ LONGEST_PAUSE = timedelta(minutes=5)
 """Between two probes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Paused:
-    """No transport may be used before this moment."""
-
-    until: datetime
-
-
 class NoSuchTransport(LookupError):
-    """A message names a transport that is not configured here; newer code may know it."""
+    """The message names a transport that is not configured here; newer code may know it."""
 
 
 def is_any_paused() -> Exists:
-    """For an annotation that spares nearly every message the query of `find_transport`."""
+    """Annotate a message with whether any transport is paused. Usually none is, which saves the query of `pauses`."""
     return Exists(TransportState.objects.exclude(paused_until=None))
 
 
-def find_transport(route: str = routes.DEFAULT) -> Transport | Paused:
-    """The first transport of this route that works, the fallback if the other one is paused; changes nothing.
-
-    Raises NoSuchTransport.
-    """
-    return _find_transport(route, TransportState.objects.in_bulk())
+def pauses() -> Mapping[str, datetime]:
+    """Return the paused transports, each with the end of its pause, which may be over."""
+    rows = TransportState.objects.exclude(paused_until=None).values_list("alias", "paused_until")
+    return {alias: until for alias, until in rows if until}
 
 
-def find_transports() -> Mapping[str, Transport | Paused]:
-    """The route of every route that there is."""
-    states = TransportState.objects.in_bulk()
-    return {route: _find_transport(route, states) for route in routes.names() if routes.transports(route)}
-
-
-def first_transport(route: str) -> Transport:
-    """The route while nothing is paused, which is found without a query. Raises NoSuchTransport."""
-    return Transport(_aliases(route)[0])
-
-
-def _find_transport(route: str, states: Mapping[str, TransportState]) -> Transport | Paused:
+def find_transport(route: str, paused: Mapping[str, datetime]) -> Transport | None:
+    """Return the first transport of the route that is not in a pause of `pauses()`, or None. Raises NoSuchTransport."""
+    aliases = routes.transports(route)
+    if not aliases:
+        raise NoSuchTransport(f"MAILERS has no {route or routes.PRIMARY!r} in this release")
     now = timezone.now()
-    pauses = []
-    for alias in _aliases(route):
-        paused_until = states[alias].paused_until if alias in states else None
-        if paused_until is None:
+    for alias in aliases:
+        if alias not in paused:
             return Transport(alias)
-        if paused_until <= now:
-            return Transport(alias, probing=paused_until)
-        pauses.append(paused_until)
-    return Paused(min(pauses))
+        if paused[alias] <= now:
+            return Transport(alias, probing=paused[alias])
+    return None
 
 
-def _aliases(route: str) -> list[str]:
-    if aliases := routes.transports(route):
-        return aliases
-    raise NoSuchTransport(f"MAILERS has no {route or routes.PRIMARY!r} in this release")
+def begin_probe(transport: Transport) -> bool:
+    """Claim the probe of a transport. False if another message claimed it; True if no probe is needed.
 
-
-def enter(transport: Transport) -> bool:
-    """Whether this message may go that route: always, but for a probe, of which there is one until a lease has run out."""
+    The probe ends with `release_probe`, with `report`, or when a lease has run out.
+    """
     if transport.probing is None:
         return True
     state = TransportState.objects.filter(alias=transport.alias, paused_until=transport.probing)
     return state.update(paused_until=timezone.now() + options().claim_lease) == 1
 
 
-def leave(transport: Transport) -> None:
-    """Gives back a probe that was not used, so that another message can be it at once."""
+def release_probe(transport: Transport) -> None:
+    """Release a probe that was not used, so that another message can probe at once."""
     if transport.probing is not None:
         TransportState.objects.filter(alias=transport.alias, paused_until__gt=timezone.now()).update(
             paused_until=transport.probing
@@ -93,11 +72,12 @@ def leave(transport: Transport) -> None:
 
 
 def report(transport: Transport, outcome: Outcome) -> None:
-    """Draws the conclusions for the transport; writes only when it went down, or was probed."""
+    """Pause a transport that went down; end the pause of one that answered its probe."""
     if isinstance(outcome, TransportDown):
         _pause(transport, outcome)
     elif transport.probing is not None:
-        _resume(transport)
+        TransportState.objects.filter(alias=transport.alias).update(failures=0, paused_until=None, reason="")
+        log.info("transport works again", transport=transport.alias)
 
 
 def _pause(transport: Transport, outcome: TransportDown) -> None:
@@ -106,14 +86,9 @@ def _pause(transport: Transport, outcome: TransportDown) -> None:
     policy = retry.Policy(options().max_attempts, options().backoff_base, min(options().backoff_max, LONGEST_PAUSE))
     pause = retry.backoff(failures, policy)
     reason = f"{outcome.code} {outcome.text}".strip()
-    # Of many messages that were under route when it went down, the first one pauses it; a probe always does.
-    mine = TransportState.objects.filter(alias=transport.alias)
-    mine = mine if transport.probing else mine.filter(paused_until=None)
-    if mine.update(failures=failures, paused_until=timezone.now() + pause, reason=reason):
+    # Many messages may meet the failure at the same time: only the first one pauses the transport. A probe always does.
+    row = TransportState.objects.filter(alias=transport.alias)
+    row = row if transport.probing else row.filter(paused_until=None)
+    if row.update(failures=failures, paused_until=timezone.now() + pause, reason=reason):
         line = log.error if outcome.misconfigured else log.warning
         line("transport paused", transport=transport.alias, seconds=round(pause.total_seconds(), 1), reason=reason)
-
-
-def _resume(transport: Transport) -> None:
-    TransportState.objects.filter(alias=transport.alias).update(failures=0, paused_until=None, reason="")
-    log.info("transport works again", transport=transport.alias)

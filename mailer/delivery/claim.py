@@ -1,4 +1,4 @@
-"""The claim: of all workers with a task for the same message, one may transmit it."""
+"""Claim a message: of all workers with a task for it, one may transmit it."""
 
 import socket
 from datetime import timedelta
@@ -22,11 +22,11 @@ log = structlog.get_logger(__name__)
 EARLY = timedelta(seconds=1)
 """A worker's clock may be a little ahead of the clock that wrote the due time."""
 SUBJECT_LENGTH = 998
-"""Characters of a subject that the row keeps: as many as a header line may hold (RFC 5322, 2.1.1)."""
+"""The longest subject that the row keeps, in characters: the limit of a header line (RFC 5322, 2.1.1)."""
 
-# One statement, so that there is neither a claim without its attempt nor a second round trip. Its WHERE is the guard: of two
-# workers PostgreSQL lets one wait for the other, and then shows it that the row has moved on. Leases go by the database's
-# clock, which all workers share.
+# One statement, because a claim needs its attempt row and a second round trip costs time. Its WHERE is the guard: of two
+# workers, PostgreSQL makes one wait for the other and then see the changed row. Leases use the database's clock, which all
+# workers share.
 CLAIM = f"""
 WITH claimed AS (
     UPDATE {Message._meta.db_table}
@@ -46,29 +46,29 @@ SELECT id, attempts, %(transport)s, %(worker)s, %(started_at)s, %(pending)s, '',
 
 
 def claim(message: Message, ready: Ready, transport: Transport) -> Claimed | Postponed | Unsent | None:
-    """Claim a message, and the probe of its transport if there is to be one.
+    """Claim the message, and the probe of its transport if it needs one.
 
-    Postponed if another worker probes the transport; Unsent if the recipient was suppressed since the mail was composed; None
+    Postponed if another worker probes the transport, Unsent if the recipient was suppressed after the mail was composed, None
     if another worker has the message.
     """
-    if not circuit.enter(transport):
+    if not circuit.begin_probe(transport):
         return Postponed()
     if take(message, ready, transport.alias):
         return Claimed()
-    circuit.leave(transport)
+    circuit.release_probe(transport)
     reason = suppression.reason_against(ready.recipient, ready.stream)
     if reason is None:
         return None
     if len(ready.mail.recipients()) > 1:
-        return Postponed()  # the others are to get it: the next worker leaves this one out
+        return Postponed()  # the next worker excludes this recipient and sends to the others
     return Unsent(State.SUPPRESSED, f"the address is suppressed: {reason}")
 
 
 def take(message: Message, ready: Ready, alias: str = routes.PRIMARY) -> bool:
-    """Take the message for this worker until its lease ends, and open a delivery attempt.
+    """Claim the message for this worker until the lease ends, and open a delivery attempt.
 
-    False if another worker has it, if it is not due, or if its recipient is suppressed (and not excluded already), for all
-    mail or for the message's stream.
+    False if another worker has it, if it is not due, or if its recipient is suppressed (for all mail or for the stream) and
+    not excluded already.
     """
     is_excluded = as_transmitted(ready.recipient) in ready.exclude
     values: dict[str, Any] = {

@@ -1,7 +1,7 @@
 """The path of one message through a worker: load, admit, still wanted, compose, claim, transmit, settle.
 
 Everything slow comes before the claim, and no transaction is open while the network is used. Admission may wait for the rate
-limit, so the question whether the mail is still wanted comes after it.
+limit, so the mail is asked whether it is still wanted after that.
 """
 
 import time
@@ -33,55 +33,53 @@ log = structlog.get_logger(__name__)
 def deliver(message_id: int, *, longest_wait: timedelta | None = None) -> None:
     """Deliver one message if it is due and unclaimed, and record the result in its row.
 
-    Under a rate limit it waits for its turn, but not longer than `longest_wait` (default: the limit of its queue); then the
+    Under a rate limit it waits for a slot, but not longer than `longest_wait` (default: the limit of its queue); then the
     sweep re-queues the message. Raises OperationalError or InterfaceError if the database is away.
     """
     message = load(message_id)
     if message is None:
         return
     try:
-        _deliver(message, longest_wait or LONGEST_WAIT[Queue(message.queue)])
+        match _run_steps(message, longest_wait or LONGEST_WAIT[Queue(message.queue)]):
+            case Postponed():
+                postpone(message)
+            case Unsent() as unsent:
+                settle_unsent(message, unsent)
     except (email.UnknownKind, circuit.NoSuchTransport) as error:
         log.warning("left to a newer worker", **message.log_fields(), reason=str(error))
     except StorageAway as error:  # the sweep re-queues it, after growing pauses
         log.warning("not built yet", **message.log_fields(), reason=str(error))
 
 
-def _deliver(message: Message, longest_wait: timedelta) -> None:
-    if late := _expired(message):
-        settle_unsent(message, late)
-        return
+def _run_steps(message: Message, longest_wait: timedelta) -> Postponed | Unsent | None:
+    """Run the steps until one of them stops the message. None if it was settled, or if another worker has it."""
+    if expired := _expired(message):
+        return expired
     transport = admit(message, longest_wait)
     if isinstance(transport, Postponed):
-        postpone(message)
-        return
+        return transport
     ready = prepare(message)
     if isinstance(ready, Unsent):
-        settle_unsent(message, ready)
-        return
-    match claim(message, ready, transport):
-        case Claimed():
-            began = time.monotonic()
-            outcome = transmit(ready.mail, transport.alias, exclude=ready.exclude)
-            settle_persistently(message, transport, outcome, ms=round((time.monotonic() - began) * 1000))
-        case Postponed():
-            postpone(message)
-        case Unsent() as unsent:
-            settle_unsent(message, unsent)
-        case None:
-            pass  # another worker has it
+        return ready
+    claimed = claim(message, ready, transport)
+    if not isinstance(claimed, Claimed):
+        return claimed
+    began = time.monotonic()
+    outcome = transmit(ready.mail, transport.alias, exclude=ready.exclude)
+    settle_persistently(message, transport, outcome, ms=round((time.monotonic() - began) * 1000))
+    return None
 
 
 def load(message_id: int) -> Message | None:
-    """Return the message if it waits and is due."""
+    """Return the message if it is waiting and due."""
     due = Message.objects.waiting().filter(pk=message_id, due_at__lte=timezone.now() + EARLY)
     return due.annotate(is_any_paused=circuit.is_any_paused()).first()
 
 
 def prepare(message: Message) -> Ready | Unsent:
     """Ask whether the mail is still wanted, and compose it. Raises UnknownKind and StorageAway."""
-    if late := _expired(message):  # it may have waited for the rate limit
-        return late
+    if expired := _expired(message):  # it may have waited for the rate limit
+        return expired
     kind = email.find(message.kind)
     try:
         mail = kind.load(message.arguments)
@@ -92,7 +90,7 @@ def prepare(message: Message) -> Ready | Unsent:
         return Unsent(State.CANCELLED, str(gone))
     except (OperationalError, InterfaceError, email.UnknownKind, StorageAway):
         raise  # the database or a storage is away, which says nothing about this message
-    except Exception as error:  # a template or an e-mail class may raise anything; it concerns this one message alone
+    except Exception as error:  # a template or an e-mail class may raise anything; other messages are not affected
         log.exception("could not be built", **message.log_fields())
         return Unsent(State.FAILED, mask(f"could not be built: {type(error).__name__}: {error}"))
 
@@ -104,16 +102,16 @@ def _expired(message: Message) -> Unsent | None:
 
 
 def _addressed(message: Message, built: EmailMessage, stream: str) -> Ready | Unsent:
-    """Leave out recipients who had their answer or are suppressed.
+    """Exclude recipients who were answered before or are suppressed.
 
-    The row and the suppressions are about the recipients it was built for, also on a test system where others get it.
+    The row and the suppressions name the recipients that the mail was built for, even if a test system redirects it.
     """
     recipient, *others = recipients = [addresses.as_written(entry) for entry in built.recipients()]
     try:
         staging.intercept(built)
     except staging.HeldBack as reason:
         return Unsent(State.SUPPRESSED, str(reason))
-    suppressed = suppression.suppressed(recipients if others else ())  # the claim itself looks at the first one
+    suppressed = suppression.suppressed(recipients if others else ())  # the claim itself checks a single one
     exclude = frozenset({*message.answers, *map(addresses.as_transmitted, suppressed)})
     if all(addresses.as_transmitted(entry) in exclude for entry in built.recipients()):
         return Unsent(State.SUPPRESSED, "every recipient who had no answer yet is suppressed")

@@ -13,10 +13,10 @@ LONGEST_WAIT = {
     Queue.DEFAULT: timedelta(seconds=5),
     Queue.BULK: timedelta(seconds=5),
 }
-"""For how long a worker keeps a message in its hands until the rate lets it go. Critical ones may book slots further ahead,
-so that a crowd of the others never stands in their way."""
+"""How long a worker waits with a message for the rate limit. Critical messages may book slots further ahead, so that a backlog
+of other messages does not block them."""
 
-# A virtual clock (GCRA, ITU-T I.371): each message moves it on by one interval, and may go when it is not too far ahead.
+# A virtual clock (GCRA, ITU-T I.371): each message moves it by one interval, unless it is already too far ahead.
 BOOK_SLOT = f"""
 INSERT INTO {TransportState._meta.db_table} AS transport (alias, failures, reason, slot_at)
 VALUES (%(alias)s, 0, '', now() + %(interval)s)
@@ -27,18 +27,14 @@ RETURNING extract(epoch FROM slot_at - %(interval)s - clock_timestamp())
 
 
 def book_slot(alias: str, longest_wait: timedelta) -> float | None:
-    """Books the next moment at which a message may go to this transport, and returns the seconds until then.
+    """Book the next slot of the transport. Return the seconds until then.
 
-    None, and nothing is booked, if that is further away than `longest_wait`.
+    None, and nothing is booked, if the slot is further away than `longest_wait`.
     """
     rate = options().rate_per_second
     if rate is None:
         return 0.0
-    values: dict[str, Any] = {
-        "alias": alias,
-        "interval": timedelta(seconds=1 / rate),
-        "longest_wait": longest_wait,
-    }
+    values: dict[str, Any] = {"alias": alias, "interval": timedelta(seconds=1 / rate), "longest_wait": longest_wait}
     with connection.cursor() as cursor:
         cursor.execute(BOOK_SLOT, values)
         booked = cursor.fetchone()

@@ -1,4 +1,4 @@
-"""Deletes settled messages and stored bodies when their retention ends."""
+"""Delete settled messages and stored bodies when their retention ends."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -19,8 +19,10 @@ BATCH = 500
 
 
 def purge() -> int:
-    """Deletes messages that were settled longer ago than their retention says, with their attempts, and bodies that are
-    not needed any more. Returns how many messages."""
+    """Delete old messages with their attempts, and stored bodies that are not needed any more.
+
+    Return the number of messages.
+    """
     purged = sum(_purge(messages, retention) for messages, retention in _retentions())
     erased = _erase_bodies()
     if purged or erased:
@@ -29,7 +31,7 @@ def purge() -> int:
 
 
 def _retentions() -> Iterator[tuple[Q, timedelta]]:
-    """Which messages are kept for how long: those of kinds that say it themselves, and all the others."""
+    """Yield the retention of each kind that sets its own, then that of all other messages."""
     own = [kind for kind in email.kinds() if kind.retention is not None]
     for kind in own:
         assert kind.retention is not None
@@ -40,35 +42,29 @@ def _retentions() -> Iterator[tuple[Q, timedelta]]:
 def _purge(messages: Q, retention: timedelta) -> int:
     settled = Message.objects.filter(messages, state__in=SETTLED, settled_at__lt=timezone.now() - retention)
     old = settled.order_by("pk").values_list("pk", flat=True)
-    purged = 0
-    while batch := _purge_batch(old):
-        purged += batch
-    return purged
+    return sum(iter(lambda: _purge_batch(old), 0))
 
 
 def _erase_bodies() -> int:
     limit = timezone.now() - timedelta(days=options().body_retention_days)
     needed = Message.objects.filter(~Q(state__in=SETTLED) | Q(settled_at__gte=limit), payload=OuterRef("pk"))
     old = Payload.objects.filter(~Exists(needed), created_at__lt=limit)
-    erased = 0
-    while batch := _erase_batch(old):
-        erased += batch
-    return erased
+    return sum(iter(lambda: _erase_batch(old), 0))
 
 
 @transaction.atomic
 def _erase_batch(old: QuerySet[Payload]) -> int:
-    # Whoever has a message sent again locks its body first (`outbox`). So once these are locked, a second look tells which of
-    # them are still not needed, and nobody can come to need them.
+    # `outbox` locks the body before it retries or resends a message. So a body that the second query, under the lock, finds
+    # unneeded cannot become needed.
     locked = list(old.select_for_update(skip_locked=True).values_list("pk", flat=True)[:BATCH])
     unneeded = list(old.filter(pk__in=locked).values_list("pk", flat=True))
-    Payload.objects.only("pk").filter(pk__in=unneeded).delete()  # without reading the documents, which may be large
+    Payload.objects.only("pk").filter(pk__in=unneeded).delete()  # without loading the documents, which may be large
     return len(unneeded)
 
 
 @transaction.atomic
 def _purge_batch(old: "QuerySet[Message, int]") -> int:
-    # Locked, so that a message that a person queues again at this moment is either gone before or stays.
+    # Locked: a message that a person retries at this moment is either deleted before, or kept.
     batch = list(old.select_for_update(skip_locked=True)[:BATCH])
     Message.objects.filter(pk__in=batch).delete()
     return len(batch)

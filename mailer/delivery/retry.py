@@ -1,4 +1,4 @@
-"""What happens to a message after an attempt, and when. Pure: no clock, no database, no settings."""
+"""Decide whether and when a message is tried again. Pure functions: no clock, no database, no settings."""
 
 import random
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How patient the mailer is. The pauses double from `base` up to `maximum`."""
+    """The limits of retries. Pauses double from `base` up to `maximum`."""
 
     max_attempts: int
     base: timedelta
@@ -23,18 +23,18 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """Do not try again; `reason` is a sentence for the operator."""
+    """Do not try again. `reason` is for the operator."""
 
     reason: str
 
 
 def backoff(number: int, policy: Policy, rng: random.Random | None = None) -> timedelta:
-    """The pause after the attempt with this number, counted from 1.
+    """Return the pause after attempt `number`, which starts at 1.
 
-    Exponential with "equal jitter" (half fixed, half random), so that what failed together does not come back together:
-    M. Brooker, "Exponential Backoff And Jitter", 2015.
+    Exponential with "equal jitter" (half fixed, half random), so that messages that failed together are not retried
+    together: M. Brooker, "Exponential Backoff And Jitter", 2015.
     """
-    exponent = min(number - 1, 63)  # 2**63 bases are beyond every maximum; a larger power would overflow timedelta
+    exponent = min(number - 1, 63)  # a larger power would overflow; 2**63 bases exceed every maximum
     ceiling = min(policy.base.total_seconds() * 2**exponent, policy.maximum.total_seconds())
     return timedelta(seconds=ceiling / 2 + (rng or random).uniform(0, ceiling / 2))
 
@@ -49,10 +49,10 @@ def decide(
     expires_at: datetime | None = None,
     rng: random.Random | None = None,
 ) -> Retry | GiveUp:
-    """Decides after an attempt that brought no acceptance.
+    """Decide after an attempt that was not accepted.
 
-    `number` is the attempt's number and sets the pause; `spent` is how many attempts count against the limit (one that met
-    a server that was down does not). `retry_after` is the pause that the server itself asked for, and is a minimum.
+    `number` is the number of the attempt and sets the pause. `spent` is the number of attempts that count against the limit;
+    an attempt while the server was down does not count. `retry_after` is the pause that the server asked for, a minimum.
     """
     if spent >= policy.max_attempts:
         return GiveUp(f"refused {spent} times, which is the limit")
@@ -61,5 +61,5 @@ def decide(
         return GiveUp(f"the next attempt would come after the e-mail's deadline ({expires_at:%Y-%m-%d %H:%M} UTC)")
     at = now + max(backoff(number, policy, rng), retry_after or timedelta(0))
     if expires_at is not None and at >= expires_at:
-        return Retry(earliest + (expires_at - earliest) / 2)  # a long pause is no reason to give up while time is left
+        return Retry(earliest + (expires_at - earliest) / 2)  # shorten a long pause rather than give up
     return Retry(at)

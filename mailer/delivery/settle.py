@@ -1,9 +1,10 @@
-"""Writes down how an attempt ended, and decides what that means for the message."""
+"""Record how an attempt ended, and decide what that means for the message."""
 
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
+from functools import partial
 from typing import assert_never
 
 import structlog
@@ -25,60 +26,64 @@ from mailer.transports import staging
 log = structlog.get_logger(__name__)
 
 COUNTED = (Recorded.REFUSED_FOR_NOW, Recorded.PARTLY_ACCEPTED, Recorded.UNCERTAIN)
-"""Attempts that count against the limit; one that met a server that was down says nothing about the message."""
-
-
+"""Attempts that count against the limit. An attempt while the server was down says nothing about the message."""
+RECORDED: dict[type[Outcome], Recorded] = {
+    Accepted: Recorded.ACCEPTED,
+    TransientRefusal: Recorded.REFUSED_FOR_NOW,
+    PermanentRefusal: Recorded.REFUSED_FOR_GOOD,
+    TransportDown: Recorded.TRANSPORT_DOWN,
+    OutcomeUnknown: Recorded.UNCERTAIN,
+}
 PAUSE = 0.5
-"""Seconds between two tries to write an outcome down."""
+"""Seconds between two tries to record an outcome."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What becomes of a message after an attempt."""
+    """The next state of a message after an attempt."""
 
     state: State
     reason: str
     due_at: datetime | None = None
     publish: bool = True
-    """Whether a worker is to be woken; else the sweep does it in its time."""
+    """Whether to publish a task now; otherwise the sweep does it."""
 
 
-def settle(message: Message, outcome: Outcome, *, ms: int | None = None, observed: bool = True) -> None:
-    """Records the outcome of the message's newest attempt (`message.attempts`), and moves the message on.
+def settle(message: Message, outcome: Outcome, *, ms: int | None = None, notify: bool = True) -> None:
+    """Record the outcome of the message's newest attempt (`message.attempts`), and move the message on.
 
-    Both writes name the attempt. If another process has settled it meanwhile, as it does when a worker outlives its lease,
-    the attempt still learns its outcome, and the message stays as it is. `ms` is how long the conversation took. Raises
-    UnknownKind, and takes back what it wrote; so does ConnectionLost, unless it is not `observed`.
+    Both writes name the attempt. If another process has settled it meanwhile (this worker outlived its lease), only the
+    attempt is updated. `ms` is the duration of the conversation. `notify` calls the receivers of message_settled.
+
+    Raises UnknownKind, and ConnectionLost if `notify`; both undo the writes.
     """
     now = timezone.now()
-    with transaction.atomic(savepoint=False):  # the caller may have a transaction, and nobody catches what this raises
+    with transaction.atomic(savepoint=False):  # the caller may have a transaction; an exception here ends it too
         _close_attempt(message, outcome, now)
         _note_answers(message, outcome)
         verdict = decide(message, outcome, now)
         moved = _apply(message, verdict, now)
-        if moved and observed:
+        if moved and notify:
             signals.send_settled(message)
         _suppress_unknown_addresses(message, outcome)
-    _tell(message, outcome, verdict, ms=ms, moved=moved)
+    _log(message, outcome, verdict, ms=ms, moved=moved)
 
 
 def settle_persistently(message: Message, transport: Transport, outcome: Outcome, *, ms: int) -> None:
-    """Writes the outcome down, asking a database that is away again until the lease has run out.
+    """Record the outcome, and while the database is away, try again until the lease has run out.
 
-    What the server said is known to this process alone. If it were lost, the message would count as uncertain, and a
-    copy of a mail that was accepted would go out.
+    Only this process knows what the server said. If that were lost, the message would count as uncertain, and a copy of an
+    accepted mail would be sent.
     """
+
+    def record(notify: bool) -> None:
+        circuit.report(transport, outcome)
+        settle(message, outcome, ms=ms, notify=notify)
+
     deadline = time.monotonic() + options().claim_lease.total_seconds()
-    observed = True
     while True:
         try:
-            with transaction.atomic():
-                circuit.report(transport, outcome)
-                settle(message, outcome, ms=ms, observed=observed)
-            return
-        except signals.ConnectionLost:
-            signals.log_skipped(message)
-            observed = False
+            return signals.with_receivers(message, record)
         except (OperationalError, InterfaceError) as error:
             if time.monotonic() > deadline:
                 raise
@@ -88,28 +93,22 @@ def settle_persistently(message: Message, transport: Transport, outcome: Outcome
 
 
 def settle_unsent(message: Message, why: Unsent) -> None:
-    """Nothing was transmitted, so there is no attempt to record."""
-    try:
-        moved = _move_unsent(message, why, observed=True)
-    except signals.ConnectionLost:
-        signals.log_skipped(message)
-        moved = _move_unsent(message, why, observed=False)
-    if moved:
+    """Settle a message that was not transmitted, so that there is no attempt to record."""
+    if signals.with_receivers(message, partial(_move_unsent, message, why)):
         line = log.error if why.state is State.FAILED else log.info
         line("gave up" if why.state is State.FAILED else str(why.state), **message.log_fields(), reason=why.reason)
 
 
-@transaction.atomic
-def _move_unsent(message: Message, why: Unsent, *, observed: bool) -> bool:
+def _move_unsent(message: Message, why: Unsent, notify: bool) -> bool:
     row = Message.objects.filter(pk=message.pk, attempts=message.attempts)
     moved = row.move(why.state, reason=replace_unstorable(why.reason)) == 1
-    if moved and observed:
+    if moved and notify:
         signals.send_settled(message)
     return moved
 
 
 def decide(message: Message, outcome: Outcome, now: datetime) -> Verdict:
-    """What becomes of the message, from the outcome, the kind's own policy, and the attempts so far."""
+    """Decide from the outcome, the kind's policy, and the attempts so far."""
     match outcome:
         case Accepted() if for_now := [r for r in outcome.refused.values() if isinstance(r, TransientRefusal)]:
             return _retry(message, for_now[0], now)
@@ -121,8 +120,9 @@ def decide(message: Message, outcome: Outcome, now: datetime) -> Verdict:
             return Verdict(State.FAILED, f"refused for good: {_said(outcome)}")
         case OutcomeUnknown() if email.find(message.kind).when_uncertain is email.WhenUncertain.HOLD:
             return Verdict(State.HELD, f"it may have arrived, and a copy would do harm: {outcome.text}")
-        case TransportDown():  # no fault of the message's: it is due, and waits for a transport that works
-            return Verdict(State.RETRYING, _said(outcome), due_at=now, publish=_is_way_open(message))
+        case TransportDown():  # not the message's fault: it stays due, and waits for a working transport
+            is_route_open = circuit.find_transport(message.transport, circuit.pauses()) is not None
+            return Verdict(State.RETRYING, _said(outcome), due_at=now, publish=is_route_open)
         case TransientRefusal() | OutcomeUnknown():
             return _retry(message, outcome, now)
         case _:
@@ -130,21 +130,15 @@ def decide(message: Message, outcome: Outcome, now: datetime) -> Verdict:
 
 
 def _accepted(message: Message, reason: str) -> Verdict:
-    """No server will hear of this message again, but it is only sent if everybody got it."""
-    if refused := [address for address, answer in message.answers.items() if answer == REFUSED]:
-        everybody = len(message.answers)
-        return Verdict(
-            State.FAILED, f"refused for good for {len(refused)} of {everybody} recipients, accepted for the rest"
-        )
+    """Settle a message that no server gets again: sent if every recipient was accepted, else failed."""
+    if refused := list(message.answers.values()).count(REFUSED):
+        total = len(message.answers)
+        return Verdict(State.FAILED, f"refused for good for {refused} of {total} recipients, accepted for the rest")
     return Verdict(State.SENT, reason)
 
 
-def _is_way_open(message: Message) -> bool:
-    return isinstance(circuit.find_transport(message.transport), Transport)
-
-
 def _was_accepted_before(message: Message) -> bool:
-    """Whether the answer to an earlier attempt, which had been given up for lost, came in meanwhile."""
+    """Return whether an earlier attempt, whose outcome was unknown, turned out to be accepted."""
     return message.delivery_attempts.filter(number__gt=message.counted_after, outcome=Recorded.ACCEPTED).exists()
 
 
@@ -168,32 +162,14 @@ def _said(outcome: Outcome) -> str:
 
 
 def _close_attempt(message: Message, outcome: Outcome, now: datetime) -> None:
-    """What a server said overwrites what a sweep assumed, and never the other way round."""
-    open_ones = (Recorded.PENDING, Recorded.UNCERTAIN)
-    message.delivery_attempts.filter(number=message.attempts, outcome__in=open_ones).update(
-        outcome=_recorded_as(outcome), finished_at=now, code=outcome.code, response=_whole_response(outcome)
-    )
-
-
-def _recorded_as(outcome: Outcome) -> Recorded:
-    match outcome:
-        case Accepted():
-            return Recorded.PARTLY_ACCEPTED if outcome.refused else Recorded.ACCEPTED
-        case TransientRefusal():
-            return Recorded.REFUSED_FOR_NOW
-        case PermanentRefusal():
-            return Recorded.REFUSED_FOR_GOOD
-        case TransportDown():
-            return Recorded.TRANSPORT_DOWN
-        case OutcomeUnknown():
-            return Recorded.UNCERTAIN
-        case _:
-            assert_never(outcome)
-
-
-def _whole_response(outcome: Outcome) -> str:
-    return "; ".join(
-        [outcome.text, *(f"not for {mask(a)}: {_said(refusal)}" for a, refusal in _refused(outcome).items())]
+    """Close the attempt. A server's answer overwrites what a sweep assumed, never the reverse."""
+    recorded = RECORDED[type(outcome)]
+    if recorded is Recorded.ACCEPTED and _refused(outcome):
+        recorded = Recorded.PARTLY_ACCEPTED
+    others = [f"not for {mask(address)}: {_said(refusal)}" for address, refusal in _refused(outcome).items()]
+    unanswered = (Recorded.PENDING, Recorded.UNCERTAIN)
+    message.delivery_attempts.filter(number=message.attempts, outcome__in=unanswered).update(
+        outcome=recorded, finished_at=now, code=outcome.code, response="; ".join([outcome.text, *others])
     )
 
 
@@ -202,9 +178,9 @@ def _refused(outcome: Outcome) -> Mapping[str, TransientRefusal | PermanentRefus
 
 
 def _note_answers(message: Message, outcome: Outcome) -> None:
-    """Remembers who of several recipients has had an answer, so that nobody gets the message twice and nobody is forgotten.
+    """Store which of several recipients were answered, so that each gets the message once.
 
-    Under a lock: the answer to an earlier attempt may come in at the same moment.
+    Under a lock: the answer to an earlier attempt may arrive at the same moment.
     """
     if not _refused(outcome) and not message.answers:
         return
@@ -217,11 +193,14 @@ def _note_answers(message: Message, outcome: Outcome) -> None:
 
 
 def _suppress_unknown_addresses(message: Message, outcome: Outcome) -> None:
-    """Never one that the server was not asked about: on a test system another one stood in for it, and of several
-    recipients it may have had its answer in an earlier attempt."""
+    """Suppress addresses that the server does not know.
+
+    An address that the server did not see stays: a test system may have redirected the mail, and one of several recipients
+    may have been answered in an earlier attempt.
+    """
     if isinstance(outcome, PermanentRefusal) and outcome.address_unknown and not outcome.refused:
-        had_its_answer = addresses.as_transmitted(message.recipient) in message.answers
-        if staging.reaches(message.recipient) and not had_its_answer:
+        was_answered = addresses.as_transmitted(message.recipient) in message.answers
+        if staging.reaches(message.recipient) and not was_answered:
             suppression.suppress(message.recipient, _said(outcome), message)
     for address, refusal in _refused(outcome).items():
         if isinstance(refusal, PermanentRefusal) and refusal.address_unknown and staging.reaches(address):
@@ -234,7 +213,7 @@ def _apply(message: Message, verdict: Verdict, now: datetime) -> bool:
         publish_at = next_sweep(verdict.due_at, now) if verdict.publish else verdict.due_at
         changes |= {"due_at": verdict.due_at, "publish_at": publish_at}
     row = Message.objects.filter(pk=message.pk)
-    if verdict.state is State.SENT:  # true for ever, so it counts unless a newer attempt is under way
+    if verdict.state is State.SENT:  # final, so it counts unless a newer attempt is under way
         row = row.exclude(state=State.SENDING, attempts__gt=message.attempts)
     else:
         row = row.filter(attempts=message.attempts)
@@ -246,8 +225,8 @@ def _apply(message: Message, verdict: Verdict, now: datetime) -> bool:
     return True
 
 
-def _tell(message: Message, outcome: Outcome, verdict: Verdict, *, ms: int | None, moved: bool) -> None:
-    """The operator's lines: what the server said, and what follows from it."""
+def _log(message: Message, outcome: Outcome, verdict: Verdict, *, ms: int | None, moved: bool) -> None:
+    """Log what the server said, and what follows from it."""
     line = log.bind(**message.log_fields(), attempt=message.attempts)
     said = {"code": outcome.code, "text": outcome.text, "ms": ms}
     match outcome:
@@ -266,14 +245,9 @@ def _tell(message: Message, outcome: Outcome, verdict: Verdict, *, ms: int | Non
     elif not verdict.publish:
         line.info("waits for the transport")
     elif verdict.due_at is not None:
-        line.info(
-            "retry at", due_at=verdict.due_at.isoformat(timespec="seconds"), seconds=_seconds_until(verdict.due_at)
-        )
+        seconds = round((verdict.due_at - timezone.now()).total_seconds())
+        line.info("retry at", due_at=verdict.due_at.isoformat(timespec="seconds"), seconds=seconds)
     elif verdict.state is State.HELD:
         line.warning("held for a person", reason=verdict.reason)
     elif verdict.state is State.FAILED:
         line.error("gave up", reason=verdict.reason)
-
-
-def _seconds_until(moment: datetime) -> int:
-    return round((moment - timezone.now()) / timedelta(seconds=1))

@@ -1,4 +1,4 @@
-"""What one step of the pipeline passes to the next."""
+"""The values that one step of the pipeline passes to the next."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,7 +10,7 @@ from mailer.models import State
 
 @dataclass(frozen=True, slots=True)
 class Transport:
-    """The transport that a message may use now. With `probing`, the end of a pause: this message is to test it."""
+    """The transport that a message may use now. `probing` is the end of its pause if this message is to probe it."""
 
     alias: str
     probing: datetime | None = None
@@ -29,9 +29,9 @@ class Ready:
     recipient: str
     subject: str
     stream: str = ""
-    """The name of its stream, whose unsubscribed recipients do not get it."""
+    """The name of its stream. Recipients who unsubscribed from it do not get the message."""
     exclude: frozenset[str] = frozenset()
-    """Of several recipients, those who had their answer in an earlier attempt, and those who are suppressed."""
+    """Of several recipients, those who were answered in an earlier attempt or are suppressed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Unsent:
-    """A message that will not be transmitted, and why."""
+    """A message that will not be transmitted, with the reason."""
 
     state: State
     reason: str

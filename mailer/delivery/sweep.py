@@ -1,8 +1,9 @@
-"""Finds what fell between two chairs: due messages that nobody picked up, and claims of workers that are gone."""
+"""Re-queue overdue messages and settle the claims of dead workers."""
 
 import math
 from collections.abc import Collection
 from datetime import timedelta
+from functools import partial
 
 import structlog
 from django.db import transaction
@@ -10,9 +11,9 @@ from django.db.models import F, Q
 from django.db.models.functions import Greatest
 from django.utils import timezone
 
-from mailer import email, signals
+from mailer import email, routes, signals
 from mailer.conf import options
-from mailer.delivery import circuit, steps
+from mailer.delivery import circuit
 from mailer.delivery.broker import publish, queue_lengths
 from mailer.delivery.settle import settle
 from mailer.models import Message, Queue
@@ -21,13 +22,13 @@ from mailer.outcomes import OutcomeUnknown
 log = structlog.get_logger(__name__)
 
 BATCH = 500
-"""How many messages one sweep handles, so that it ends before the next one begins."""
+"""The largest number of messages in one sweep, so that it ends before the next one begins."""
 AHEAD = timedelta(seconds=10)
-"""Where a rate is configured, tasks for this long a time are enough: more would only find that it is not their turn."""
+"""Under a rate limit, the sweep publishes tasks for this long ahead: more tasks would only be postponed."""
 
 
 def sweep() -> None:
-    """Does everything that time brings. Any number of sweeps may run at once."""
+    """Settle abandoned messages and publish overdue ones. Several sweeps may run at once."""
     settled = settle_abandoned()
     published = publish_overdue()
     if settled or published:
@@ -35,85 +36,75 @@ def sweep() -> None:
 
 
 def publish_overdue() -> int:
-    """Hands over messages whose due time has come (again), the most urgent first. Returns how many the broker took.
+    """Publish messages that are overdue, the most urgent first. Return the number that the broker took.
 
-    The queues are filled up, and never beyond that: however long the backlog and however slow the workers, the broker
-    holds tasks for a small part of it. One message of each queue goes all the same, should the queue be somebody else's.
+    It only fills the queues up, so a large backlog puts few tasks into the broker. One message of each queue is published
+    even if other programs fill the queue.
     """
-    routes = circuit.find_transports()
-    probed = [way for way, route in routes.items() if isinstance(route, steps.Transport) and route.probing is not None]
-    closed = [way for way, route in routes.items() if way in probed or isinstance(route, circuit.Paused)]
-    probes = sum(_publish_probe(way) for way in probed)
-    return probes if len(closed) == len(routes) else probes + _fill_queues(closed)
+    paused = circuit.pauses()
+    found = {route: circuit.find_transport(route, paused) for route in routes.names() if routes.transports(route)}
+    probed = [route for route, transport in found.items() if transport and transport.probing]
+    closed = [route for route, transport in found.items() if transport is None or transport.probing]
+    probes = sum(_publish_probe(route) for route in probed)
+    return probes if len(closed) == len(found) else probes + _fill_queues(closed)
 
 
-def _fill_queues(closed: Collection[str]) -> int:
-    lengths = queue_lengths()
-    if lengths is None:
-        return 0
-    room = _capacity()
-    published = 0
-    for queue, length in lengths.items():
-        room = max(room - length, 0)
-        handed_over = _publish_batch(queue, max(room, 1), ~Q(transport__in=closed))
-        room = max(room - handed_over, 0)
-        published += handed_over
-    return published
-
-
-def _capacity() -> int:
+def _fill_queues(closed_routes: Collection[str]) -> int:
     rate = options().rate_per_second
-    return BATCH if rate is None else min(BATCH, max(math.ceil(rate * AHEAD.total_seconds()), 1))
+    room = BATCH if rate is None else min(BATCH, max(math.ceil(rate * AHEAD.total_seconds()), 1))
+    total = 0
+    for queue, length in (queue_lengths() or {}).items():
+        room = max(room - length, 0)
+        published = _publish_batch(queue, max(room, 1), ~Q(transport__in=closed_routes))
+        room = max(room - published, 0)
+        total += published
+    return total
 
 
-def _publish_probe(way: str) -> int:
-    late = Q(expires_at__lte=timezone.now())  # it would settle without finding anything out
-    return next((1 for queue in Queue if _publish_batch(queue, 1, Q(transport=way) & ~late)), 0)
+def _publish_probe(route: str) -> int:
+    expired = Q(expires_at__lte=timezone.now())  # it would be settled without probing the transport
+    return next((1 for queue in Queue if _publish_batch(queue, 1, Q(transport=route) & ~expired)), 0)
 
 
 def _publish_batch(queue: Queue, limit: int, which: Q) -> int:
-    """Hands over that many overdue messages of a queue at the most, of `which`. Returns how many the broker took.
+    """Publish up to `limit` overdue messages of the queue. Return the number that the broker took.
 
-    Each one waits twice as long as before for its next hand-over: when the workers are slow, or a message kills every one
-    that picks it up, more tasks for the same rows would only make it worse.
+    Each time, a message waits twice as long until the sweep may publish it again. More tasks for the same row would not help
+    slow workers, or a message that kills every worker.
     """
     now = timezone.now()
     with transaction.atomic():
         rows = Message.objects.overdue(queue, now).filter(which).only("kind", "queue", "due_at", "handovers")
         overdue = list(rows.select_for_update(skip_locked=True)[:limit])
-        for handovers in {message.handovers for message in overdue}:
-            these = [message.pk for message in overdue if message.handovers == handovers]
-            Message.objects.filter(pk__in=these).update(handovers=handovers + 1, publish_at=now + _pause(handovers))
-    left = [message.pk for message in overdue if not publish(message)]
-    if left:  # the broker is away, which is no fault of theirs: they come first when it is back
-        Message.objects.waiting().filter(pk__in=left).update(handovers=Greatest(F("handovers") - 1, 0), publish_at=now)
-    return len(overdue) - len(left)
+        for times in {message.handovers for message in overdue}:
+            these = [message.pk for message in overdue if message.handovers == times]
+            Message.objects.filter(pk__in=these).update(handovers=times + 1, publish_at=now + _pause(times))
+    unpublished = [message.pk for message in overdue if not publish(message)]
+    if unpublished:  # the broker is away, which says nothing about them: they come first when it is back
+        rows = Message.objects.waiting().filter(pk__in=unpublished)
+        rows.update(handovers=Greatest(F("handovers") - 1, 0), publish_at=now)
+    return len(overdue) - len(unpublished)
 
 
-def _pause(handovers: int) -> timedelta:
+def _pause(published_before: int) -> timedelta:
     longest = options().backoff_max / options().republish_after
-    return options().republish_after * min(2.0 ** min(handovers, 63), max(longest, 1.0))
+    return options().republish_after * min(2.0 ** min(published_before, 63), max(longest, 1.0))
 
 
 def settle_abandoned() -> int:
-    """Settles claims whose lease ran out: the worker died in the middle, and nobody knows how far it came."""
+    """Settle claims whose lease has run out: the worker died while sending, so the outcome is unknown."""
     settled = 0
     for message in Message.objects.abandoned().order_by("claimed_until")[:BATCH]:
         try:
-            settled += _settle_abandoned(message)
+            settled += signals.with_receivers(message, partial(_settle_abandoned, message))
         except email.UnknownKind as error:
             log.warning("left to a newer worker", **message.log_fields(), reason=str(error))
-        except signals.ConnectionLost:
-            signals.log_skipped(message)
-            settled += _settle_abandoned(message, observed=False)
     return settled
 
 
-@transaction.atomic
-def _settle_abandoned(message: Message, *, observed: bool = True) -> int:
-    # Locked, or passed over: its worker may be alive after all, and settle it at this moment for as long as it likes.
+def _settle_abandoned(message: Message, notify: bool) -> int:
+    # Skip a locked row: its worker may be alive after all and settle it at this moment.
     if not Message.objects.abandoned().filter(pk=message.pk).select_for_update(skip_locked=True).values_list("pk"):
         return 0
-    said = OutcomeUnknown("the worker was not heard of again after it had begun to send")
-    settle(message, said, observed=observed)
+    settle(message, OutcomeUnknown("the worker was not heard of again after it had begun to send"), notify=notify)
     return 1

@@ -1,4 +1,7 @@
-"""Providers' HTTP APIs, through Anymail: what their errors mean. No other module imports Anymail, which is an extra."""
+"""Translate the errors of Anymail, for the HTTP APIs of providers, to outcomes.
+
+No other module imports Anymail, which is an extra.
+"""
 
 from __future__ import annotations  # without Anymail its names below do not exist
 
@@ -27,15 +30,15 @@ if find_spec("anymail"):
 Refusal = TransientRefusal | PermanentRefusal | TransportDown | OutcomeUnknown
 
 MISCONFIGURED = {401, 402, 403}
-"""A wrong key, an unpaid bill, a sender or an address range that is not allowed: nothing about one message."""
+"""A wrong key, an unpaid bill, a sender or an IP range that is not allowed: the account's fault, not the message's."""
 MAY_HAVE_BEEN_ACCEPTED = {408, 502, 504}
-"""Answers of something in between, or of a server that stopped waiting: they do not say what became of the request."""
+"""Answers of a proxy, or of a server that stopped waiting: the result of the request is unknown."""
 
 REFUSED = {"invalid", "rejected", "failed"}
-"""Anymail's words for what became of a recipient; the others are sent, queued and unknown."""
+"""Anymail's statuses of a recipient that mean a refusal; the others are sent, queued and unknown."""
 
 LONGEST_PAUSE = 86_400.0
-"""Seconds. A provider that asks for more is asked again after a day all the same."""
+"""Seconds. A longer Retry-After counts as one day."""
 
 
 def connect() -> None:
@@ -50,11 +53,11 @@ def _before_send(sender: Any, message: EmailMessage, **_: Any) -> None:
 
 
 def translate(error: AnymailError) -> Refusal:
-    """What an error of Anymail's means."""
+    """Translate an error of Anymail."""
     if isinstance(error, AnymailRecipientsRefused):
         statuses = {r.status for r in error.email_message.anymail_status.recipients.values()}
         return PermanentRefusal("", f"recipient {', '.join(sorted(statuses))}", address_unknown=statuses == {"invalid"})
-    if not isinstance(error, AnymailAPIError):  # an address, an option or a value that the provider cannot take
+    if not isinstance(error, AnymailAPIError):  # an address, an option or a value that the provider does not support
         return PermanentRefusal("", str(error))
     status = _http_status(error)
     text = _provider_text(error)
@@ -73,16 +76,14 @@ def translate(error: AnymailError) -> Refusal:
 
 
 def message_id(message: EmailMessage) -> str:
-    """What to keep of a provider's answer: the name that it gave the message."""
+    """Return the part of the provider's answer that is stored: its id of the message."""
     status = getattr(message, "anymail_status", None)
     return f"provider's message id {status.message_id}" if status and status.message_id else ""
 
 
 def refused(message: EmailMessage) -> dict[str, PermanentRefusal]:
-    """The recipients whom the provider refused, though it accepted the message for others."""
-    status = getattr(
-        message, "anymail_status", None
-    )  # a backend of Django's own, such as the one of its tests, sets none
+    """Return the recipients that the provider refused while it accepted the message for others."""
+    status = getattr(message, "anymail_status", None)  # a backend of Django does not set it
     recipients = status.recipients if status and status.recipients else {}
     return {
         address: PermanentRefusal("", f"recipient {answer.status}", address_unknown=answer.status == "invalid")
@@ -100,8 +101,8 @@ def _no_answer(error: AnymailAPIError, text: str) -> Refusal:
 
 
 def _never_connected(cause: BaseException | None) -> bool:
-    # requests wraps urllib3's MaxRetryError, whose reason tells a refused connection from one that broke later;
-    # botocore says it in the exception's class.
+    # requests wraps urllib3's MaxRetryError, whose reason tells a refused connection from one that broke later.
+    # For botocore the class of the exception tells it.
     wrapped = cause.args[0] if cause is not None and cause.args else None
     return isinstance(getattr(wrapped, "reason", None), NewConnectionError) or (
         type(cause).__name__ in {"EndpointConnectionError", "NoCredentialsError", "NoRegionError"}
@@ -122,12 +123,12 @@ def _provider_text(error: AnymailAPIError) -> str:
 
 
 def _retry_after(error: AnymailAPIError) -> timedelta | None:
-    """Retry-After in seconds or as a date (RFC 9110, 10.2.3), a day at the most; None where it is missing or broken."""
+    """Return Retry-After, in seconds or as a date (RFC 9110, 10.2.3), at most a day; None if it is missing or broken."""
     value = getattr(error.response, "headers", {}).get("Retry-After", "")
     try:
-        pause = (
+        seconds = (
             float(value) if value.isdecimal() else (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
         )
     except (ValueError, TypeError, OverflowError):
         return None
-    return timedelta(seconds=min(max(pause, 0.0), LONGEST_PAUSE))
+    return timedelta(seconds=min(max(seconds, 0.0), LONGEST_PAUSE))

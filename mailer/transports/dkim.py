@@ -1,4 +1,4 @@
-"""DKIM signatures (RFC 6376), with RSA and Ed25519 (RFC 8463): the keys of this installation, and what they sign."""
+"""Sign mail with DKIM (RFC 6376), by RSA and Ed25519 (RFC 8463): the keys of this installation, and what they sign."""
 
 import base64
 import binascii
@@ -15,44 +15,39 @@ import dkim
 from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage
 from django.core.signals import setting_changed
-from dkim import asn1, crypto
+from dkim import crypto
 
 from mailer.conf import options, sender_domain
 from mailer.outcomes import Unsendable
 
-RSA, ED25519 = b"rsa-sha256", b"ed25519-sha256"
 SHORTEST_RSA = 1024
-"""In bits; receivers need not verify less (RFC 8301, 3.2)."""
+"""In bits. Receivers need not verify shorter keys (RFC 8301, 3.2)."""
 
 ALWAYS_SEALED = (b"from", b"to", b"cc", b"reply-to", b"subject", b"date", b"message-id")
-"""Signed once more than they are there, so that nobody can add one (RFC 6376, 5.4.2 and 8.15)."""
+"""Signed once more than they are present, so that another one cannot be added (RFC 6376, 5.4.2 and 8.15)."""
 SEALED_IF_PRESENT = (
     *(b"mime-version", b"content-type", b"content-transfer-encoding", b"auto-submitted", b"feedback-id"),
     *(b"list-id", b"list-unsubscribe", b"list-unsubscribe-post"),  # both of the last two: RFC 8058, 4
 )
-"""The same, unless there is none: a mailing list on the way may add its own."""
+"""Sealed only if present: otherwise a mailing list may add its own."""
 
 SELECTOR = DOMAIN = re.compile(
     r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*", re.ASCII | re.IGNORECASE
 )
 PATH = re.compile(r"(?!.*PRIVATE KEY)[/.]\S+")
-"""Somebody may have written the key itself, which must not be quoted."""
+"""The setting may hold the key itself by mistake; an error message must not quote it."""
 PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----\r?\n(.*?)-----END \1-----", re.DOTALL)
-PKCS8 = [
-    (asn1.SEQUENCE, [(asn1.INTEGER,), (asn1.SEQUENCE, [(asn1.OBJECT_IDENTIFIER,)]), (asn1.OCTET_STRING,)]),
-]
-SEED_LENGTH = 32
-"""Octets of an Ed25519 key (RFC 8032, 5.1.5)."""
-OID_ED25519 = b"\x2b\x65\x70"  # 1.3.101.112 (RFC 8410, 3)
+ED25519_PKCS8 = re.compile(rb"\x30.\x02\x01[\x00\x01]\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20(.{32})", re.DOTALL)
+"""The one DER encoding of the seed of an Ed25519 key (RFC 8410, 7). Version 1 adds the public key behind it."""
 
 
 class UnusableKey(ValueError):
-    """A file is not a key that can sign; the text says why, and nothing of the key."""
+    """The file is not a key that can sign. The text says why, without a part of the key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A private key and the name under which the DNS has its public half."""
+    """A private key, and the selector under which DNS has its public key."""
 
     selector: str
     algorithm: bytes
@@ -63,46 +58,41 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """Signs for one domain, with each of its keys. Threads may share it."""
+    """Sign for one domain with each of its keys. Threads may share it."""
 
     domain: str
     """In ASCII and lower case."""
     keys: tuple[Key, ...]
 
     def signs(self, mail: EmailMessage) -> bool:
-        """Whether each author of the mail is of the domain, or of one below it: no other signature would be aligned
-        (RFC 7489, 3.1.1)."""
-        authors = [address for _, address in getaddresses([str(mail.extra_headers.get("From", mail.from_email))])]
-        return bool(authors) and all(self._is_ours(address) for address in authors)
-
-    def _is_ours(self, address: str) -> bool:
-        domain = _ascii(address.rpartition("@")[2])
-        return domain == self.domain or domain.endswith(f".{self.domain}")
+        """Return whether every author is of the domain or a subdomain, so that the signature is aligned (RFC 7489, 3.1.1)."""
+        authors = getaddresses([str(mail.extra_headers.get("From", mail.from_email))])
+        domains = [_ascii(address.rpartition("@")[2]) for _, address in authors]
+        return bool(domains) and all(each == self.domain or each.endswith(f".{self.domain}") for each in domains)
 
     def sign(self, octets: bytes) -> bytes:
-        """The message with one signature for each key on top. Raises Unsendable if it cannot be signed."""
+        """Return the message with one signature for each key on top. Raises Unsendable if it cannot be signed."""
         try:
             message = dkim.DKIM(octets)
             names = list(_names(message))
-            signatures = [self._signature(message, key, names) for key in self.keys]
+            signatures: list[bytes] = [
+                message.sign(
+                    key.selector.encode(),
+                    self.domain.encode(),
+                    key.private,
+                    signature_algorithm=key.algorithm,
+                    canonicalize=(dkim.Relaxed, dkim.Relaxed),
+                    include_headers=names,
+                )
+                for key in self.keys
+            ]
         except dkim.DKIMException as error:  # its text quotes the message
             raise Unsendable(f"the message cannot be signed: {type(error).__name__}") from None
         return b"".join(signatures) + octets
 
-    def _signature(self, message: Any, key: Key, names: list[bytes]) -> bytes:
-        signature: bytes = message.sign(
-            key.selector.encode(),
-            self.domain.encode(),
-            key.private,
-            signature_algorithm=key.algorithm,
-            canonicalize=(dkim.Relaxed, dkim.Relaxed),
-            include_headers=names,
-        )
-        return signature
-
 
 def _names(message: Any) -> Iterator[bytes]:
-    """The header fields to sign, each as often as it is there, and once more."""
+    """Yield each header field to sign as often as it is present, and once more."""
     present = [name.lower() for name, _ in message.headers]
     for name in (*ALWAYS_SEALED, *SEALED_IF_PRESENT):
         if name in present or name in ALWAYS_SEALED:
@@ -111,9 +101,9 @@ def _names(message: Any) -> Iterator[bytes]:
 
 @lru_cache(maxsize=1)
 def signer() -> Signer | None:
-    """The one of this installation, if POSTCOMMIT_DKIM_KEYS is set; its files are read once per process.
+    """Return the signer of this installation, None without POSTCOMMIT_DKIM_KEYS. A process reads the files once.
 
-    Raises ImproperlyConfigured with a sentence that names variable, selector and path.
+    Raises ImproperlyConfigured with a sentence that names setting, selector and path.
     """
     entries = options().dkim_keys
     if not entries:
@@ -121,18 +111,17 @@ def signer() -> Signer | None:
     domain = _ascii(options().dkim_domain or sender_domain())
     if not DOMAIN.fullmatch(domain):
         raise ImproperlyConfigured(
-            "POSTCOMMIT_DKIM_DOMAIN must be a domain as in example.com; unless it is set, that of DEFAULT_FROM_EMAIL counts."
+            "POSTCOMMIT_DKIM_DOMAIN must be a domain as in example.com; its default is the domain of DEFAULT_FROM_EMAIL."
         )
     keys = tuple(map(_load, entries))
-    selectors = [key.selector.lower() for key in keys]
-    if len(set(selectors)) < len(selectors):
-        raise ImproperlyConfigured("POSTCOMMIT_DKIM_KEYS names a selector twice; each key needs one of its own.")
+    if len({key.selector.lower() for key in keys}) < len(keys):
+        raise ImproperlyConfigured("POSTCOMMIT_DKIM_KEYS names a selector twice; each key needs its own.")
     return Signer(domain, keys)
 
 
 @setting_changed.connect
 def forget(*, setting: str, **_: Any) -> None:
-    """Lets `override_settings(POSTCOMMIT=…)` take effect."""
+    """Make `override_settings(POSTCOMMIT=…)` take effect."""
     if setting in ("POSTCOMMIT", "DEFAULT_FROM_EMAIL"):
         signer.cache_clear()
 
@@ -152,51 +141,41 @@ def _load(entry: str) -> Key:
         )
     try:
         return parse_key(selector, Path(path).read_bytes())
-    except OSError as error:
-        reason = f"cannot be read: {error.strerror}"
-    except UnusableKey as error:
-        reason = str(error)
+    except (OSError, UnusableKey) as error:
+        reason = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
     raise ImproperlyConfigured(f"POSTCOMMIT_DKIM_KEYS: the key of the selector {selector!r}, {path}, {reason}.")
 
 
 def parse_key(selector: str, content: bytes) -> Key:
-    """A private key from the content of its file: RSA in PKCS#1 or PKCS#8, Ed25519 in PKCS#8, each as PEM, or the bare base64
-    of an Ed25519 seed, as dkimpy's `dknewkey` writes it. Raises UnusableKey."""
+    """Parse the content of a key file. Raises UnusableKey.
+
+    It is RSA in PKCS#1 or PKCS#8 or Ed25519 in PKCS#8, each as PEM, or the bare base64 of an Ed25519 seed, as dkimpy's
+    `dknewkey` writes it.
+    """
     pem = PEM.search(content)
     if pem is None:
-        return _ed25519(selector, _decoded(content))
+        return _ed25519(selector, _decode(content))
     kind, body = pem[1].decode(), pem[2]
     if kind == "ENCRYPTED PRIVATE KEY" or b"ENCRYPTED" in body:
-        raise UnusableKey("is encrypted; a process that nobody types a password for needs it in plain")
+        raise UnusableKey("is encrypted; decrypt it, because a server process has no password for it")
     if kind not in ("PRIVATE KEY", "RSA PRIVATE KEY"):
-        raise UnusableKey(f"is a {kind}, and no private RSA or Ed25519 key")
-    der = _decoded(body)
-    seed = _seed_in(der)
-    return _rsa(selector, der) if seed is None else _ed25519(selector, seed)
+        raise UnusableKey(f"is a {kind}, not a private RSA or Ed25519 key")
+    der = _decode(body)
+    seed = ED25519_PKCS8.match(der)
+    return _ed25519(selector, seed[1]) if seed else _rsa(selector, der)
 
 
-def _decoded(text: bytes) -> bytes:
+def _decode(text: bytes) -> bytes:
     try:
         return base64.b64decode(b"".join(text.split()), validate=True)
     except binascii.Error:
         raise UnusableKey("is neither PEM nor base64, or it is damaged") from None
 
 
-def _seed_in(der: bytes) -> bytes | None:
-    """The seed in a PKCS#8 file of an Ed25519 key (RFC 8410, 7); None for one of another kind."""
-    try:
-        [[_, [oid], inner]] = asn1.asn1_parse(PKCS8, der)
-        if oid != OID_ED25519:
-            return None
-        return bytes(asn1.asn1_parse([(asn1.OCTET_STRING,)], inner)[0])
-    except (asn1.ASN1FormatError, ValueError):
-        return None
-
-
 def _ed25519(selector: str, seed: bytes) -> Key:
-    if len(seed) != SEED_LENGTH:
-        raise UnusableKey("is no Ed25519 key, which has 32 octets")
-    return Key(selector, ED25519, base64.b64encode(seed))
+    if len(seed) != 32:
+        raise UnusableKey("is not an Ed25519 key, which has 32 bytes")
+    return Key(selector, b"ed25519-sha256", base64.b64encode(seed))
 
 
 def _rsa(selector: str, der: bytes) -> Key:
@@ -204,16 +183,14 @@ def _rsa(selector: str, der: bytes) -> Key:
         numbers = crypto.parse_private_key(der)
         bits = numbers["modulus"].bit_length()
         works = bits < SHORTEST_RSA or _verifies(numbers)
-    except Exception:  # dkimpy's arithmetic on numbers that are no key; its text might quote one
-        raise UnusableKey("is no private RSA or Ed25519 key, or it is damaged") from None
+    except Exception:  # dkimpy's arithmetic may raise anything, and its text may quote the key
+        raise UnusableKey("is not a private RSA or Ed25519 key, or it is damaged") from None
     if bits < SHORTEST_RSA:
-        raise UnusableKey(
-            f"has {bits} bits; receivers want {SHORTEST_RSA} at the least, and 2048 are better (RFC 8301)"
-        )
+        raise UnusableKey(f"has {bits} bits; receivers want at least {SHORTEST_RSA}, and 2048 are better (RFC 8301)")
     if not works:
         raise UnusableKey("is damaged: what it signs does not verify")
     pem = b"-----BEGIN RSA PRIVATE KEY-----\n%b\n-----END RSA PRIVATE KEY-----\n"
-    return Key(selector, RSA, pem % base64.b64encode(der))
+    return Key(selector, b"rsa-sha256", pem % base64.b64encode(der))
 
 
 def _verifies(numbers: Any) -> bool:

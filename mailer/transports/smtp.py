@@ -1,4 +1,4 @@
-"""SMTP: Django's backend with a connection that remembers how far a conversation came, and what its replies mean."""
+"""Django's SMTP backend with connections that record how far a conversation got; and what the replies of servers mean."""
 
 import math
 import re
@@ -27,27 +27,26 @@ ENHANCED_STATUS = re.compile(r"^([245]\.\d{1,3}\.\d{1,3})\b")  # RFC 3463
 NO_SUCH_ADDRESS = {"5.1.1", "5.1.10"}  # RFC 3463, 3.2; RFC 7505 (a domain that takes no mail at all)
 
 LINE_TOO_LONG = "Line too long."
-"""smtplib's own words, in the place of a reply that it did not read to its end."""
+"""smtplib's text, instead of a reply that was too long to read."""
 
 Refusal = TransientRefusal | PermanentRefusal | TransportDown | OutcomeUnknown
 
 
-class _Remembering:
-    """Mixed into smtplib's classes: tells a cut before the payload's final dot from one behind it, and bounds the whole.
+class _Recording:
+    """Mixin for smtplib's classes: record whether the payload's final dot was sent, and limit the whole conversation.
 
-    smtplib raises the same SMTPServerDisconnected for both cuts, forgets the reply to a payload that was accepted, and its
-    timeout is one silence long, of which a slow server may have many.
+    smtplib raises the same SMTPServerDisconnected before and after the dot, and drops the reply to an accepted payload. Its
+    timeout limits one silence, and a slow server may be silent many times.
     """
 
     deadline: float
-    """When the conversation about the newest message has to be over, on the monotonic clock."""
-
+    """The end of the conversation about the newest message, on the monotonic clock."""
     payload_sent = False
-    """Whether the whole payload of the newest message went out."""
+    """Whether the whole payload of the newest message was sent."""
     verdict: tuple[int, bytes] | None = None
-    """The reply to it, once it was seen."""
+    """The reply to the payload."""
     refused: dict[str, tuple[int, bytes]]
-    """Those of its recipients who were refused while others were accepted; Django forgets them."""
+    """Its recipients that were refused while others were accepted; Django drops them."""
     _in_data = False
     sock: socket.socket | None
 
@@ -83,7 +82,7 @@ class _Remembering:
         try:
             reply: tuple[int, bytes] = super().quit()  # type: ignore[misc]
         except OSError:
-            self.close()  # type: ignore[attr-defined]  # Django forgets the connection now, and the socket with it
+            self.close()  # type: ignore[attr-defined]  # Django drops the connection now, with its socket open
             raise
         return reply
 
@@ -95,20 +94,20 @@ class _Remembering:
             self.sock.settimeout(min(left, self.timeout))  # type: ignore[attr-defined]
 
 
-class SMTP(_Remembering, smtplib.SMTP):
-    """Plain, or encrypted after STARTTLS."""
+class SMTP(_Recording, smtplib.SMTP):
+    """An SMTP connection, plain or with STARTTLS."""
 
 
-class EncryptedSMTP(_Remembering, smtplib.SMTP_SSL):
-    """Encrypted from the first byte."""
+class EncryptedSMTP(_Recording, smtplib.SMTP_SSL):
+    """An SMTP connection with implicit TLS."""
 
 
 class EmailBackend(smtp.EmailBackend):
-    """Django's SMTP backend, over connections that remember."""
+    """Django's SMTP backend over connections that record their progress."""
 
     connection: SMTP | EncryptedSMTP | None
     deadline: float = math.inf
-    """On the monotonic clock; none for Django's own send_mail(), which begins no conversation."""
+    """On the monotonic clock; set by `begin`, which Django's own send_mail() does not call."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -120,19 +119,19 @@ class EmailBackend(smtp.EmailBackend):
         return partial(EncryptedSMTP if self.use_ssl else SMTP, deadline=self.deadline)
 
     def send_messages(self, email_messages: Sequence[EmailMessage]) -> int:
-        """Mail that is sent past the outbox does not get past POSTCOMMIT_REDIRECT_ALL_TO and POSTCOMMIT_ALLOWED_RECIPIENTS."""
+        """Apply POSTCOMMIT_REDIRECT_ALL_TO and POSTCOMMIT_ALLOWED_RECIPIENTS also to mail that bypasses the outbox."""
         sent: int = super().send_messages(staging.let_through(email_messages))
         return sent
 
     def begin(self, deadline: float) -> None:
-        """Forgets the message before this one; the conversation about the next one ends by `deadline` (monotonic)."""
+        """Begin a conversation about a new message, which ends by `deadline` (monotonic)."""
         self.deadline = deadline
         if self.connection and self.connection.sock:
             self.connection.payload_sent, self.connection.verdict, self.connection.refused = False, None, {}
             self.connection.deadline = deadline
 
     def _send(self, email_message: EmailMessage) -> bool:
-        """Django's own, but for what leaves: fit for this server, and signed, before the conversation about it begins."""
+        """Do what Django does, but encode the message for this server and sign it before the conversation about it begins."""
         if not email_message.recipients():
             return False
         assert self.connection is not None
@@ -148,18 +147,18 @@ class EmailBackend(smtp.EmailBackend):
         return True
 
     def _addr_spec(self, address: str) -> str:
-        """The bare address, its domain in ASCII: servers answer in the spelling that they were given."""
+        """Return the bare address, its domain in ASCII: a server's reply uses the spelling that it was given."""
         spec = self.prep_address(address, force_ascii=False)
         local, _, domain = spec.rpartition("@")
         return spec if domain.isascii() else f"{local}@{punycode(domain)}"
 
     def _prepare(self, mail: EmailMessage, envelope: list[str]) -> tuple[bytes, list[str]]:
-        """The octets that will leave, and what MAIL says about them. Raises Unsendable."""
+        """Return the octets to send, and the options of MAIL for them. Raises Unsendable."""
         assert self.connection is not None
         takes_8bit = self.connection.has_extn("8bitmime")
         signer = dkim_signer()
         signs = signer is not None and signer.signs(mail)
-        eight_bit = takes_8bit and not signs  # a relay that encodes it on the way breaks the signature (RFC 6376, 5.3)
+        eight_bit = takes_8bit and not signs  # a relay that re-encodes it breaks the signature (RFC 6376, 5.3)
         try:
             built = encoding.build(mail, eight_bit=eight_bit)
         except encoding.Untouchable:
@@ -169,8 +168,7 @@ class EmailBackend(smtp.EmailBackend):
             built = encoding.build(mail, eight_bit=eight_bit)
         utf8 = not "".join(envelope).isascii() or encoding.has_international_address(built)
         if utf8:
-            # The second includes the first (RFC 6531, 3.1).
-            if not (takes_8bit and self.connection.has_extn("smtputf8")):
+            if not (takes_8bit and self.connection.has_extn("smtputf8")):  # RFC 6531, 3.1: it needs both
                 raise Unsendable(
                     "an address has non-ASCII characters before its @, and the server does not announce SMTPUTF8 (RFC 6531)"
                 )
@@ -182,18 +180,18 @@ class EmailBackend(smtp.EmailBackend):
 
     @property
     def payload_sent(self) -> bool:
-        """Whether the newest message's payload went out as a whole."""
+        """Whether the whole payload of the newest message was sent."""
         return self.connection is not None and self.connection.payload_sent
 
     @property
     def reply(self) -> tuple[str, str]:
-        """Code and text of the reply to the newest payload."""
+        """The code and text of the reply to the newest payload."""
         code, text = (self.connection and self.connection.verdict) or (250, b"")
         return str(code), _text(text)
 
     @property
     def refused(self) -> dict[str, TransientRefusal | PermanentRefusal]:
-        """The recipients for whom the newest message was not accepted, though it was for others."""
+        """The recipients that were refused while the newest message was accepted for others."""
         replies = self.connection.refused if self.connection else {}
         return {address: _of_recipient(*reply) for address, reply in replies.items()}
 
@@ -211,31 +209,30 @@ def dkim_signer() -> "Signer | None":
 
 
 def translate(error: OSError, *, payload_sent: bool) -> Refusal:
-    """What an error of the conversation means (every error of smtplib is an OSError)."""
+    """Translate an error of the conversation. (Every error of smtplib is an OSError.)"""
     match error:
         case smtplib.SMTPRecipientsRefused():
             return _all_refused(error.recipients)
         case smtplib.SMTPAuthenticationError():
-            return _down(error.smtp_code, error.smtp_error, misconfigured=error.smtp_code >= 500)
+            return _down(error, misconfigured=error.smtp_code >= 500)
         case smtplib.SMTPNotSupportedError():
             return TransportDown("", str(error), misconfigured=True)
         case smtplib.SMTPConnectError() | smtplib.SMTPHeloError():
-            return _down(error.smtp_code, error.smtp_error, misconfigured=False)
-        case smtplib.SMTPSenderRefused() if error.smtp_code == 530 or _status(_text(error.smtp_error)).startswith(
-            "5.7."
-        ):
-            return _down(error.smtp_code, error.smtp_error, misconfigured=True)
+            return _down(error, misconfigured=False)
+        case smtplib.SMTPSenderRefused() if error.smtp_code == 530 or _status(error.smtp_error).startswith("5.7."):
+            return _down(error, misconfigured=True)
         case smtplib.SMTPResponseException() if payload_sent and error.smtp_error == LINE_TOO_LONG:
             return OutcomeUnknown("the payload was sent, then came a reply too long to read")
         case smtplib.SMTPResponseException() if 400 <= error.smtp_code < 600:
             return _by_code(error.smtp_code, error.smtp_error)
+    name = f"{type(error).__name__}: {error}".rstrip(": ")
     if payload_sent:
-        return OutcomeUnknown(f"the payload was sent, then {_name(error)}")
-    return TransportDown("", _name(error), misconfigured=isinstance(error, ssl.SSLCertVerificationError))
+        return OutcomeUnknown(f"the payload was sent, then {name}")
+    return TransportDown("", name, misconfigured=isinstance(error, ssl.SSLCertVerificationError))
 
 
 def _all_refused(replies: dict[str, tuple[int, bytes]]) -> Refusal:
-    """The message is refused for good only if that is so for each recipient; a mixture is worth another attempt."""
+    """Refuse for good only if every recipient was refused for good; otherwise another attempt is worth it."""
     refusal = _by_code(*min(replies.values(), key=lambda reply: reply[0]))
     if len(replies) == 1 or not isinstance(refusal, TransientRefusal | PermanentRefusal):
         return refusal
@@ -249,26 +246,21 @@ def _of_recipient(code: int, raw: bytes | str) -> TransientRefusal | PermanentRe
 
 
 def _by_code(code: int, raw: bytes | str) -> Refusal:
-    text = _text(raw)
     if code == 421:  # "service not available, closing transmission channel" (RFC 5321, 4.2.3)
-        return _down(code, raw, misconfigured=False)
+        return TransportDown(str(code), _text(raw))
     if code < 500:
-        return TransientRefusal(str(code), text)
-    return PermanentRefusal(str(code), text, address_unknown=_status(text) in NO_SUCH_ADDRESS)
+        return TransientRefusal(str(code), _text(raw))
+    return PermanentRefusal(str(code), _text(raw), address_unknown=_status(raw) in NO_SUCH_ADDRESS)
 
 
-def _down(code: int, raw: bytes | str, *, misconfigured: bool) -> TransportDown:
-    return TransportDown(str(code), _text(raw), misconfigured=misconfigured)
+def _down(error: smtplib.SMTPResponseException, *, misconfigured: bool) -> TransportDown:
+    return TransportDown(str(error.smtp_code), _text(error.smtp_error), misconfigured)
 
 
-def _status(text: str) -> str:
-    found = ENHANCED_STATUS.match(text)
+def _status(raw: bytes | str) -> str:
+    found = ENHANCED_STATUS.match(_text(raw))
     return found[1] if found else ""
 
 
 def _text(raw: bytes | str) -> str:
     return raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw
-
-
-def _name(error: OSError) -> str:
-    return f"{type(error).__name__}: {error}".rstrip(": ")

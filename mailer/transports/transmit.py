@@ -1,4 +1,4 @@
-"""One open connection per thread and transport, and every answer as an Outcome. Decides nothing."""
+"""Send one message over the thread's open connection, and return every answer as an Outcome. Decides nothing."""
 
 import threading
 import time
@@ -27,52 +27,51 @@ from mailer.transports import anymail, smtp
 
 log = structlog.get_logger(__name__)
 
-
 _open = threading.local()
-"""alias → backend. Backends have no locks of their own, hence one per thread; a forked worker has none from its parent, who
-never sends."""
+"""alias → backend. Backends have no locks, so each thread has its own. A forked worker has none: its parent never sends."""
 
 
 def transmit(message: EmailMessage, alias: str = PRIMARY, *, exclude: Collection[str] = ()) -> Outcome:
-    """Sends one message through `MAILERS[alias]` and says what became of it. Raises nothing: an outcome is never lost.
+    """Send one message through `MAILERS[alias]` and return the outcome. Raises nothing, so that no outcome is lost.
 
-    It does not go to the recipients in `exclude`, who have had their answer in an earlier attempt. Addresses come and go
-    as `as_transmitted` has them.
+    Recipients in `exclude` do not get it. Addresses in `exclude` and in the outcome are spelt as by `as_transmitted`.
     """
     deadline = time.monotonic() + options().conversation_limit.total_seconds()
     backend, is_fresh = _connection(alias)
     if exclude:
-        _take_off_envelope(exclude, message, keep_headers=isinstance(backend, smtp.EmailBackend))
+        _exclude(exclude, message, keep_headers=isinstance(backend, smtp.EmailBackend))
     outcome = _converse(backend, message, deadline)
     if isinstance(outcome, TransportDown) and not is_fresh:
-        close(alias)  # an idle connection that the server had closed; it says nothing about the server
+        close(alias)  # the server had closed the idle connection, which does not mean that it is down
         backend, _ = _connection(alias)
         outcome = _converse(backend, message, deadline)
     if not isinstance(outcome, Accepted):
-        close(alias)  # after an error Django's backend would keep the dead connection
-    return _presentable(outcome)
+        close(alias)  # after an error, Django's backend keeps the dead connection
+    return _mask(outcome)
 
 
-def _take_off_envelope(addresses: Collection[str], message: EmailMessage, *, keep_headers: bool) -> None:
-    """Takes recipients off the envelope. They stay in the headers, so that a reader sees who else got the message, unless
-    the transport makes the envelope from those (a provider's API)."""
+def _exclude(addresses: Collection[str], message: EmailMessage, *, keep_headers: bool) -> None:
+    """Remove recipients from the envelope. With `keep_headers`, To and Cc still name them.
+
+    A provider's API makes the envelope from the headers, so it cannot keep them.
+    """
     for header, field in ("To", "to"), ("Cc", "cc"), ("Bcc", "bcc"):
-        everybody = getattr(message, field)
-        if keep_headers and field != "bcc" and everybody:
-            message.extra_headers.setdefault(header, ", ".join(map(str, everybody)))
-        setattr(message, field, [entry for entry in everybody if as_transmitted(entry) not in addresses])
+        entries = getattr(message, field)
+        if keep_headers and field != "bcc" and entries:
+            message.extra_headers.setdefault(header, ", ".join(map(str, entries)))
+        setattr(message, field, [entry for entry in entries if as_transmitted(entry) not in addresses])
 
 
-def _presentable[O: Outcome](outcome: O) -> O:
-    """Without addresses in the text, and as it can be stored."""
+def _mask[O: Outcome](outcome: O) -> O:
+    """Mask addresses in the text, and replace characters that cannot be stored."""
     changes: dict[str, Any] = {"text": mask(replace_unstorable(outcome.text))}
     if isinstance(outcome, Accepted | TransientRefusal | PermanentRefusal):
-        changes["refused"] = {as_transmitted(a): _presentable(refusal) for a, refusal in outcome.refused.items()}
+        changes["refused"] = {as_transmitted(a): _mask(refusal) for a, refusal in outcome.refused.items()}
     return replace(outcome, **changes)
 
 
 def close(alias: str) -> None:
-    """Closes this thread's connection to the transport, if there is one."""
+    """Close this thread's connection to the transport if it is open."""
     backend = _backends().pop(alias, None)
     if backend is None:
         return
@@ -102,38 +101,29 @@ def _converse(backend: BaseEmailBackend, message: EmailMessage, deadline: float)
     try:
         if conversation:
             conversation.begin(deadline)
-        _open_connection(backend)
-        sent = backend.send_messages([message])
-        if sent == 0:  # a receiver of Anymail's pre_send, or a backend that keeps errors to itself
+        try:
+            backend.open()
+        except ValueError as error:  # a host name or a password that cannot be encoded, for example
+            return TransportDown("", f"{type(error).__name__} while connecting", misconfigured=True)
+        if (
+            backend.send_messages([message]) == 0
+        ):  # a receiver of Anymail's pre_send cancelled it, or the backend hides errors
             return PermanentRefusal("", "the backend says that it did not send it")
-    except _Unusable as error:
-        return TransportDown("", str(error), misconfigured=True)
     except anymail.ERRORS as error:
         return anymail.translate(error)
     except OSError as error:
         return smtp.translate(error, payload_sent=conversation is not None and conversation.payload_sent)
     except Unsendable as error:
         return PermanentRefusal("", str(error))
-    except ValueError as error:  # Django's and Anymail's word for an address or a header that cannot be sent
+    except ValueError as error:  # Django and Anymail raise it for an address or a header that cannot be sent
         return PermanentRefusal("", f"{type(error).__name__}: {error}")
     except Exception as error:
-        # A receiver of Anymail's post_send, or an answer that a library could not read: the message may be out already.
+        # A receiver of Anymail's post_send failed, or a library could not read an answer: the message may be accepted already.
         log.exception("unexpected error while a message was transmitted", transport=getattr(backend, "alias", ""))
         if conversation is not None and not conversation.payload_sent:
-            return TransientRefusal("", f"unexpected {type(error).__name__} before anything was handed over")
+            return TransientRefusal("", f"unexpected {type(error).__name__} before anything was transmitted")
         return OutcomeUnknown(f"unexpected {type(error).__name__}")
     return _accepted(backend, message)
-
-
-class _Unusable(Exception):
-    """The transport's own configuration cannot work, whatever the message."""
-
-
-def _open_connection(backend: BaseEmailBackend) -> None:
-    try:
-        backend.open()
-    except ValueError as error:  # such as a host name or a password that cannot be encoded
-        raise _Unusable(f"{type(error).__name__} while connecting") from None
 
 
 def _accepted(backend: BaseEmailBackend, message: EmailMessage) -> Accepted:

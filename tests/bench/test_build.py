@@ -1,6 +1,6 @@
-"""What it costs to build a mail: rendered, inlined, and written as the bytes that a server is given.
+"""The cost of building a mail: rendered, inlined, and serialised for a server.
 
-make bench ARGS=tests/bench/test_build.py               # more builds, for a steadier table
+make bench ARGS=tests/bench/test_build.py               # more builds, for a more stable table
 """
 
 import os
@@ -23,13 +23,13 @@ BUILDS = int(os.environ.get("BUILDS", "20"))
 BUDGET = 2.0
 """Milliseconds of CPU for the verification mail on a quiet machine of 2026."""
 SLACK = 4
-"""Other machines, and the other tests of a parallel run."""
+"""The tolerance for other machines and parallel tests."""
 
 SHIPPED = {name: kind for name, kind in sorted(email.KINDS.items()) if kind.template and not name.startswith("tests.")}
 
 
 def build(mail: Email) -> tuple[int, int]:
-    """Builds it, and returns how many bytes its HTML and the whole of it have."""
+    """Build it. Return the bytes of its HTML and of the whole message."""
     recipient = mail.recipient()
     content = templates.render(mail, recipient)
     message = assemble(mail, recipient, content, message_id="<1@example.com>")
@@ -37,7 +37,7 @@ def build(mail: Email) -> tuple[int, int]:
 
 
 def milliseconds(mail: Email, builds: int) -> float:
-    """The median of the CPU time of one build, once everything is compiled and loaded."""
+    """Return the median CPU time of one build, after a warm-up."""
     build(mail)
     taken = []
     for _ in range(builds):

@@ -1,4 +1,4 @@
-"""A worker through a long day: tens of thousands of messages, its memory, and how many tasks a backlog makes."""
+"""A worker with tens of thousands of messages: its memory, and the number of tasks of a backlog."""
 
 import os
 import re
@@ -56,7 +56,7 @@ def test_a_backlog_before_a_slow_server_does_not_multiply_the_tasks() -> None:
 
 
 def megabytes_of(processes: list[int]) -> float:
-    """What these processes hold in memory, pages that they share included."""
+    """Return the memory of these processes, shared pages included."""
     pids = ",".join(map(str, processes))
     kilobytes = subprocess.run(["ps", "-o", "rss=", "-p", pids], capture_output=True, text=True, check=True).stdout
     return sum(map(int, kilobytes.split())) / 1024

@@ -10,7 +10,7 @@ from io import StringIO
 import pytest
 import structlog
 
-from config.logging import configure
+from config.logging import Masking, configure
 from mailer.text import mask
 
 CODE = "0123456789abcdef0123456789abcdef01234567"
@@ -43,10 +43,12 @@ def test_a_long_word_is_masked_quickly() -> None:
 def test_an_unsubscribe_link_is_masked() -> None:
     assert mask("Not Found: /unsubscribe/aB3-_x9/") == "Not Found: /unsubscribe/***/"
     assert mask("listed: https://shop.example/unsubscribe/aB3-_x9") == "listed: https://shop.example/unsubscribe/***"
+    assert mask("Not Found: /UNSUBSCRIBE//aB3-_x9/") == "Not Found: /UNSUBSCRIBE//***/"
 
 
 def test_the_code_of_a_link_is_masked_and_its_id_is_not() -> None:
     assert mask(f"Not Found: {LINK}") == f"Not Found: {LINK.replace(CODE, '***')}"
+    assert "difo2b" not in mask("/accounts/password-reset/MQ/difo2b-a6cdf9a7a6cdf9a7a6cdf9a7a6cdf9a7/>")
     assert CODE not in mask(f"rejected: URL http://shop.example/%20{LINK}%20 listed, see /x/ {CODE}/")
 
 
@@ -83,3 +85,9 @@ def test_a_traceback_is_masked(lines: StringIO) -> None:
 
     record = json.loads(lines.getvalue())
     assert "ValueError: a***@example.com" in record["exception"]
+
+
+def test_a_lone_surrogate_is_masked_and_encoded() -> None:
+    line = Masking(structlog.processors.JSONRenderer(ensure_ascii=False))
+    rendered = line(None, "", {"event": "caf\udce9 of ann@bücher.example"})
+    assert rendered.encode() == b'{"event": "caf\\udce9 of a***@b\xc3\xbccher.example"}'

@@ -1,4 +1,4 @@
-"""Valkey in the shapes that it has elsewhere than on one's own machine: behind a network, a name, or sentinels."""
+"""Valkey as in production: behind a network, a host name, or sentinels."""
 
 import contextlib
 import os
@@ -16,11 +16,11 @@ from tests.servers import Server, Valkey, free_port, wait_until
 from tests.stack import PROJECT
 
 MASTER = "mail"
-"""What the sentinels call the primary, whoever it is."""
+"""The sentinels' name of the primary."""
 
 
 class TcpValkey(Valkey):
-    """On a port as well."""
+    """A Valkey that listens on a port too."""
 
     def __init__(self, directory: Path, **settings: str) -> None:
         self.port = free_port()
@@ -29,7 +29,7 @@ class TcpValkey(Valkey):
 
 
 class CabledValkey(TcpValkey):
-    """At the other end of a cable that may fall silent."""
+    """A Valkey behind a cable that may fall silent."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
@@ -38,18 +38,18 @@ class CabledValkey(TcpValkey):
         self._laid = contextlib.ExitStack()
 
     def start(self) -> None:
-        """Lays the cable as well."""
+        """Start the server and the cable."""
         super().start()
         self._laid.enter_context(self.cable)
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
-        """Takes the cable away as well."""
+        """Stop the server and the cable."""
         self._laid.close()
         super().stop(how)
 
 
 class NamedValkey(TcpValkey):
-    """Behind a host name, which the resolver of every process may be slow to find."""
+    """A Valkey behind a host name, which may resolve slowly in every process."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
@@ -66,21 +66,21 @@ class NamedValkey(TcpValkey):
 
     @contextlib.contextmanager
     def slow_to_find(self) -> Iterator[None]:
-        """Every look-up of its name takes three seconds."""
+        """Make each look-up of its name take three seconds."""
         self._names_are_slow.touch()
         yield
         self._names_are_slow.unlink()
 
 
 class Sentinel(Server):
-    """One of those who watch a primary, and agree on putting a replica in its place."""
+    """A process that watches the primary, and agrees with others on promoting a replica."""
 
     def __init__(self, directory: Path, primary_port: int) -> None:
         self.directory, self.port, self._primary_port = directory, free_port(), primary_port
         super().__init__(directory, self._command_with_file, lambda: None)
 
     def _command_with_file(self) -> Command:
-        """Its file is its memory as well."""
+        """Return the command; the sentinel stores its state in its configuration file."""
         file = self.directory / "sentinel.conf"
         if not file.exists():
             settings = {
@@ -95,7 +95,7 @@ class Sentinel(Server):
         return Command((str(get_binary_path()), str(file), "--sentinel"), self.directory)
 
     def has_company(self) -> bool:
-        """Whether it has found the replica and the two other sentinels."""
+        """Return whether it has found the replica and the two other sentinels."""
         with redis.Redis(port=self.port, decode_responses=True) as client:
             try:
                 primary = client.sentinel_master(MASTER)
@@ -105,7 +105,7 @@ class Sentinel(Server):
 
 
 class ReplicatedValkey(TcpValkey):
-    """A primary, its replica, and three sentinels, by whom it is found."""
+    """A primary, its replica, and three sentinels that clients ask for the primary."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
@@ -114,7 +114,7 @@ class ReplicatedValkey(TcpValkey):
         self.url = ";".join(f"sentinel://127.0.0.1:{s.port}" for s in self.sentinels) + f"/0?master_name={MASTER}"
 
     def start(self) -> None:
-        """Starts all of them, and waits until they know one another."""
+        """Start all processes, and wait until they know each other."""
         super().start()
         self.replica.start()
         with self.replica.client() as client:
@@ -124,17 +124,17 @@ class ReplicatedValkey(TcpValkey):
         wait_until(lambda: all(s.has_company() for s in self.sentinels), "the sentinels to find one another")
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
-        """Stops all of them."""
+        """Stop all processes."""
         for server in (*self.sentinels, self.replica):
             server.stop(how)
         super().stop(how)
 
     def lose_primary(self) -> None:
-        """The machine with the primary is gone, and with it the sentinel that ran there."""
+        """Kill the primary and the sentinel on its machine."""
         super().stop(signal.SIGKILL)
         self.sentinels[0].stop(signal.SIGKILL)
 
     def return_primary(self) -> None:
-        """That machine is back, and takes itself for the primary until the sentinels have told it otherwise."""
+        """Start that machine again, which acts as primary until the sentinels correct it."""
         super().start()
         self.sentinels[0].start()

@@ -1,4 +1,4 @@
-"""What stands between a server and its clients and can fail alone."""
+"""A TCP proxy between a server and its clients that can fail alone."""
 
 import contextlib
 import socket
@@ -11,16 +11,15 @@ from tests.servers import free_port
 
 @dataclass(slots=True)
 class Strand:
-    """What the connections of one time share; a silent one carries nothing any more, and closes nothing."""
+    """The state that connections share until the next silence. A silent strand carries nothing and closes nothing."""
 
     silent: bool = False
 
 
 class Cable:
-    """A port of its own, and TCP from there to a server's; it can fall silent without either end hearing of it.
+    """Forward TCP from its own port to a server's, and fall silent without an error on either side.
 
-    That is what a firewall does that forgot its connections, or a machine that lost its power: what is sent is lost, and
-    no error ever comes.
+    A firewall that forgot its connections, or a machine without power, loses what is sent in this way.
     """
 
     def __init__(self, server_port: int) -> None:
@@ -37,20 +36,20 @@ class Cable:
     def __exit__(self, *_: object) -> None:
         for connection in self._sockets:
             with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits for it
+                connection.shutdown(socket.SHUT_RDWR)  # wakes the accepting thread
         for thread in self._threads:
             thread.join(5)
         for connection in self._sockets:
             connection.close()
 
     def silence(self) -> None:
-        """Whatever is connected now hears nothing any more, for ever; who connects anew is served."""
+        """Silence the present connections for ever. New connections work."""
         self._strand.silent = True
         self._strand = Strand()
 
     @contextlib.contextmanager
     def silent(self) -> Iterator[None]:
-        """The same, and so for whoever connects meanwhile: the connection is taken, and nobody answers."""
+        """Also silence connections made meanwhile: they are accepted and get no answer."""
         self._strand.silent = True
         yield
         self._strand = Strand()

@@ -1,4 +1,4 @@
-"""What a fault is, where it is known, and how several become one."""
+"""Define faults, and combine several to one."""
 
 import random
 import threading
@@ -15,21 +15,21 @@ from tests.stack import Stack
 Victim = Literal["web", "worker", "beat", "broker", "database", "mail server"]
 
 Strike = Callable[[Stack, random.Random], str | None]
-"""Lets it happen, and returns when it is over; with a remark for the table, if there is one to make."""
+"""Make it happen, and return when it is over, with an optional remark for the table."""
 
 PROCESSES = ("web", "worker", "beat")
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Something that goes wrong while people sign up."""
+    """A failure during sign-ups."""
 
     strike: Strike
     hits: frozenset[Victim]
     broker: type[Valkey] = Valkey
     processes: tuple[str, ...] = PROCESSES
     breaks_off: bool = True
-    """Whether it may end a conversation with the mail server in its middle."""
+    """Whether it may interrupt a conversation with the mail server."""
 
     @property
     def name(self) -> str:
@@ -37,24 +37,24 @@ class Fault:
 
     @property
     def spares_requests(self) -> bool:
-        """Whether every request must be answered all the same: what answers it is there."""
+        """Whether every request must still be answered, because web and database are up."""
         return not self.hits & {"web", "database"}
 
     @property
     def is_common(self) -> bool:
-        """Whether it can happen to any installation."""
+        """Whether it can happen in every installation."""
         return self.broker is Valkey and self.processes == PROCESSES
 
 
 def fault(
     *hits: Victim, broker: type[Valkey] = Valkey, processes: tuple[str, ...] = PROCESSES, breaks_off: bool = True
 ) -> Callable[[Strike], Fault]:
-    """Makes a fault of a function that lets it happen."""
+    """Make a fault from a function that causes it."""
     return lambda strike: Fault(strike, frozenset(hits), broker, processes, breaks_off)
 
 
 def together(faults: Sequence[Fault]) -> Fault:
-    """All of them: those that hit the same thing one after the other, the rest whenever the dice say."""
+    """Combine faults: those with the same victim happen one after the other, the rest at random times."""
     hits = frozenset[Victim]().union(*(fault.hits for fault in faults))
     busy = {victim: threading.Lock() for victim in hits}
 
@@ -66,8 +66,8 @@ def together(faults: Sequence[Fault]) -> Fault:
                     victims.enter_context(busy[victim])
                 fault.strike(stack, random.Random(seed))
 
-        with ThreadPoolExecutor(len(faults)) as fates:
-            struck = [fates.submit(strike, fault, rng.uniform(0, 8), rng.random()) for fault in faults]
+        with ThreadPoolExecutor(len(faults)) as pool:
+            struck = [pool.submit(strike, fault, rng.uniform(0, 8), rng.random()) for fault in faults]
         for one in struck:
             one.result()
         return " + ".join(fault.name for fault in faults)

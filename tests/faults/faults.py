@@ -1,6 +1,6 @@
-"""The faults, each as it happens to a real installation: processes die, servers vanish, forget, fill up and fall silent.
+"""The faults of real installations: processes die; servers vanish, lose data, fill up and fall silent.
 
-What dies is started again, as a supervisor would; nothing else is done by hand.
+Dead processes are started again, as by a supervisor. Nothing else is done by hand.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ TWO_OF_EACH = ("web", "worker", "worker-2", "beat", "beat-2")
 
 @fault("worker")
 def worker_killed(stack: Stack, rng: random.Random) -> None:
-    stack.sink.script.sometimes["BODY"] = (0.3, SLOW)  # so that it dies in the middle of conversations
+    stack.sink.script.sometimes["BODY"] = (0.3, SLOW)  # so that it dies during conversations
     for _ in range(3):
         time.sleep(rng.uniform(1, 4))
         stack.kill("worker")
@@ -31,7 +31,7 @@ def worker_killed(stack: Stack, rng: random.Random) -> None:
 
 @fault("worker")
 def worker_children_killed(stack: Stack, rng: random.Random) -> None:
-    """One process of the pool at a time; the worker itself lives on and replaces it."""
+    """Kill one process of the pool at a time; the worker replaces it."""
     stack.sink.script.sometimes["BODY"] = (0.3, SLOW)
     for _ in range(8):
         time.sleep(rng.uniform(0.5, 2))
@@ -60,7 +60,7 @@ def deployed_three_times(stack: Stack, rng: random.Random) -> str:
 
 
 def deploy(stack: Stack) -> float:
-    """Stops what is ours in order and starts it again, as at a release. Returns how long the worker took to stop."""
+    """Stop and start our processes in order, as in a release. Return the seconds that the worker took to stop."""
     await_payload(stack)
     seconds = stack.stop("worker")
     for name in ("beat", "web"):
@@ -71,7 +71,7 @@ def deploy(stack: Stack) -> float:
 
 
 def await_payload(stack: Stack) -> None:
-    """Waits until the mail server has just taken a mail, which it may not have answered yet; not for ever, if none comes."""
+    """Wait up to 5 s until the mail server gets a mail, which it may not have answered yet."""
     before = len(stack.sink.received)
     with contextlib.suppress(AssertionError):
         stack.wait_for(lambda: len(stack.sink.received) > before, "a mail", seconds=5)
@@ -136,7 +136,7 @@ def broker_disk_full(stack: Stack, rng: random.Random) -> None:
 
 @fault("broker", "beat")
 def beat_away_and_broker_empty(stack: Stack, rng: random.Random) -> None:
-    """The tasks are gone, and so is who would have them made again."""
+    """The tasks are lost, and beat, which would trigger the sweep, is down."""
     time.sleep(rng.uniform(2, 4))
     stack.kill("beat")
     broker_comes_back_empty.strike(stack, rng)
@@ -146,7 +146,7 @@ def beat_away_and_broker_empty(stack: Stack, rng: random.Random) -> None:
 
 @fault("broker", broker=CabledValkey)
 def broker_connections_half_open(stack: Stack, rng: random.Random) -> None:
-    """What is connected falls silent for ever; the first time, who connects anew is served, the second time only later."""
+    """Silence all connections for ever; new ones work at once, and after the second time only later."""
     assert isinstance(stack.valkey, CabledValkey)
     time.sleep(rng.uniform(2, 4))
     stack.valkey.cable.silence()
@@ -166,7 +166,7 @@ def sentinels_fail_over(stack: Stack, rng: random.Random) -> None:
 
 @fault("broker", broker=NamedValkey)
 def broker_name_slow_to_find(stack: Stack, rng: random.Random) -> None:
-    """It restarts meanwhile, for nobody asks for the name of one who is connected."""
+    """It restarts meanwhile, because a connected client does not resolve the name."""
     assert isinstance(stack.valkey, NamedValkey)
     time.sleep(rng.uniform(2, 4))
     with stack.valkey.slow_to_find():
@@ -182,7 +182,7 @@ def broker_name_slow_to_find(stack: Stack, rng: random.Random) -> None:
 @fault("database")
 def postgresql_restarted(stack: Stack, rng: random.Random) -> None:
     time.sleep(rng.uniform(3, 6))
-    stack.postgres.stop(signal.SIGQUIT)  # "immediate": no shutdown at all, and recovery at the start
+    stack.postgres.stop(signal.SIGQUIT)  # "immediate": no shutdown, and recovery at the start
     stack.postgres.start()
 
 
@@ -192,19 +192,19 @@ def postgresql_restarted(stack: Stack, rng: random.Random) -> None:
 @fault("mail server")
 def server_refuses_for_20_seconds(stack: Stack, rng: random.Random) -> None:
     stack.sink.script.always["CONNECT"] = "421 4.3.2 closed"
-    stack.sink.hang_up_on_everybody()
+    stack.sink.close_all_connections()
     time.sleep(20)
     del stack.sink.script.always["CONNECT"]
 
 
 @fault("mail server")
 def server_silent_for_20_seconds(stack: Stack, rng: random.Random) -> None:
-    """First where the answer to a mail should come, then from the beginning."""
+    """First instead of the reply to a payload, then from the connection on."""
     time.sleep(rng.uniform(1, 3))
     stack.sink.script.always["BODY"] = HANG
     time.sleep(10)
     stack.sink.script.always["CONNECT"] = HANG
-    stack.sink.hang_up_on_everybody()
+    stack.sink.close_all_connections()
     del stack.sink.script.always["BODY"]
     time.sleep(10)
     del stack.sink.script.always["CONNECT"]
@@ -245,7 +245,7 @@ def everything_again_and_again(stack: Stack, rng: random.Random) -> None:
 
 @fault(breaks_off=False)
 def no_fault(stack: Stack, rng: random.Random) -> None:
-    """What the others are compared with."""
+    """The baseline."""
 
 
 FAULTS: list[Fault] = [  # in the order of the table

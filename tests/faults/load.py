@@ -1,4 +1,4 @@
-"""What people do while something fails: sign-ups that commit, and some that do not."""
+"""The load during a fault: sign-ups that commit, and some that do not."""
 
 import contextlib
 import time
@@ -12,60 +12,60 @@ import requests
 from tests.stack import Stack
 
 AT_A_TIME = 4
-"""People."""
-TIMEOUT = 100
-"""How often somebody tries."""
+"""Concurrent people."""
+TRIES = 100
+"""The longest series of tries of one person."""
 
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """How somebody fared who tried until it worked."""
+    """The result of one person who tried until it worked."""
 
     failures: int
     slowest: float
-    """Of the requests (seconds)."""
+    """The slowest request (seconds)."""
 
 
 class Load(Protocol):
-    """Something that asks for mail."""
+    """A source of mail."""
 
     def prepare(self, stack: Stack) -> None:
-        """What is done while all is well."""
+        """Run before the fault."""
 
     def run(self, stack: Stack) -> Sequence[Visit]:
-        """What is done while something fails."""
+        """Run during the fault."""
 
 
 @dataclass(frozen=True, slots=True)
 class SignUps:
-    """So many people at the form, four at a time, for so many seconds at the least; and some who are rolled back."""
+    """`count` sign-ups by the form, four at a time, for at least `seconds`; and some that are rolled back."""
 
     count: int
     rolled_back: int = 30
     seconds: float = 20
 
     def prepare(self, stack: Stack) -> None:
-        """Those who are rolled back; and the first person, for whom the web process imports what it had no use for before."""
+        """Run the rolled-back ones, and the first sign-up, for which the web process still imports modules."""
         stack.run(ROLL_BACK, TIMES=str(self.rolled_back))
         stack.sign_up("person-0@example.com")
 
     def run(self, stack: Stack) -> list[Visit]:
-        """Everybody else, each until it has worked."""
+        """Run the other sign-ups, each until it has worked."""
         with ThreadPoolExecutor(AT_A_TIME) as people:
             return list(people.map(lambda number: self._sign_up(stack, number), range(1, self.count)))
 
     def _sign_up(self, stack: Stack, number: int) -> Visit:
-        """Who cannot know whether a request that failed was committed asks again, which brings no second mail."""
+        """Repeat a failed request, which may have been committed; that causes no second mail."""
         time.sleep(self.seconds * AT_A_TIME / self.count)
         tries: list[float] = []
-        for failures in range(TIMEOUT):
+        for failures in range(TRIES):
             began = time.monotonic()
             with contextlib.suppress(requests.RequestException):
                 stack.sign_up(f"person-{number}@example.com").raise_for_status()
                 return Visit(failures, max([*tries, time.monotonic() - began]))
             tries.append(time.monotonic() - began)
-            time.sleep(0.5)  # nobody hammers
-        return Visit(TIMEOUT, max(tries))
+            time.sleep(0.5)
+        return Visit(TRIES, max(tries))
 
 
 ROLL_BACK = """
@@ -85,15 +85,15 @@ for n in range(int(os.environ["TIMES"])):
 
 @dataclass(frozen=True, slots=True)
 class Batches:
-    """A script that asks for so many mails, in transactions of 25 of which every tenth is rolled back."""
+    """A script that enqueues mails in transactions of 25, of which every tenth is rolled back."""
 
     messages: int
 
     def prepare(self, stack: Stack) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def run(self, stack: Stack) -> list[Visit]:
-        """There are no requests."""
+        """Run the script; it makes no requests."""
         stack.run(ENQUEUE, MESSAGES=str(self.messages))
         return []
 

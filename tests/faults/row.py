@@ -1,4 +1,4 @@
-"""A row of the table: what the database committed, held against what the mail server received."""
+"""A row of the table: what the database committed, compared with what the mail server received."""
 
 import random
 import re
@@ -29,7 +29,7 @@ class Row:
     failed_requests: int
     slowest_request: float
     slowest_hook: float
-    """How long a request was kept, after its commit, by the hand-over to the broker (seconds)."""
+    """The longest time (seconds) that publishing delayed a request after its commit."""
     drained_in: float
     remark: str
 
@@ -45,8 +45,8 @@ class Row:
             f"{self.slowest_hook:>8.3f}s{self.drained_in:>8.1f}s  {self.remark}"
         ).rstrip()
 
-    def hold_against(self, fault: Fault) -> None:
-        """What must be so whatever happens, and what this fault leaves no excuse for."""
+    def check(self, fault: Fault) -> None:
+        """Check what must hold under every fault, and what must hold under this one."""
         assert (self.lost, self.rolled_back_but_sent) == (0, 0)
         assert self.copies <= self.uncertain_attempts
         if not fault.breaks_off:
@@ -56,7 +56,7 @@ class Row:
 
 
 def measure(fault: Fault, load: Load, *, name: str = "", seed: str, patience: float = 180) -> Row:
-    """Lets the fault happen to a whole installation under load, and waits until every message is settled."""
+    """Run the fault on a whole installation under load, and wait until every message is settled."""
     name = name or fault.name
     rng = random.Random(f"{seed}-{name}")
     with Sink() as sink, Stack(new_directory("faults"), sink, fault.broker) as stack:
@@ -79,11 +79,13 @@ def all_settled(stack: Stack) -> bool:
 
 
 def judge(stack: Stack, visits: Sequence[Visit], *, name: str, remark: str, drained_in: float) -> Row:
-    """Holds what the database committed against what the mail server received."""
+    """Compare what the database committed with what the mail server received."""
     committed = {row["email"] for row in stack.sql("SELECT email FROM accounts_user")}
     received = Counter(r.recipients[0] for r in stack.sink.received)
     ids = {r.recipients[0]: r.parsed["Message-ID"] for r in stack.sink.received}
-    assert all(r.parsed["Message-ID"] == ids[r.recipients[0]] for r in stack.sink.received)  # copies can be recognised
+    assert all(
+        r.parsed["Message-ID"] == ids[r.recipients[0]] for r in stack.sink.received
+    )  # so receivers recognise copies
     uncertain = stack.sql("SELECT count(*) AS n FROM mailer_deliveryattempt WHERE outcome = 'uncertain'")[0]["n"]
     return Row(
         name=name,
@@ -101,8 +103,10 @@ def judge(stack: Stack, visits: Sequence[Visit], *, name: str, remark: str, drai
 
 
 def hooks(stack: Stack) -> list[float]:
-    """For how many seconds each sign-up was kept after its commit: between two lines of the web process's log, of which
-    one is written right before the hand-over, and the other one when the view goes on."""
+    """Return the seconds of publishing in each sign-up, from two log lines of the web process.
+
+    One is written right before publishing, the other one when the view goes on.
+    """
     log = stack.log("web")
     enqueued = {int(number): moment for moment, number in ENQUEUED.findall(log)}
     signed_up = {int(number): moment for moment, number in SIGNED_UP.findall(log)}

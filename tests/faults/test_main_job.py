@@ -1,4 +1,4 @@
-"""The main job on real processes: what commits is mailed, what does not is not, and a fault in between changes nothing."""
+"""The main job on real processes: committed mail is sent, other mail is not, and a fault changes nothing."""
 
 import json
 import re
@@ -37,9 +37,7 @@ def test_from_sign_up_to_verified_by_plain_http(stack: Stack) -> None:
         assert stack.sql("SELECT email_verified_at FROM accounts_user") == [{"email_verified_at": None}]
         token = {"csrfmiddlewaretoken": browser.cookies["csrftoken"]}
         assert page.status_code == 200
-        assert (
-            "This is not the password" in browser.post(link, token, timeout=10).text
-        )  # it is not the browser of before
+        assert "This is not the password" in browser.post(link, token, timeout=10).text  # another browser
         assert browser.post(link, token | {"password": PASSWORD}, timeout=10).status_code == 200
         assert browser.post(link, token, timeout=10).status_code == 410
     assert stack.sql("SELECT email_verified_at IS NOT NULL AS verified FROM accounts_user") == [{"verified": True}]
@@ -88,7 +86,7 @@ except KeyboardInterrupt:
     assert [r.recipients for r in stack.sink.received] == [["committed@example.com"]]
 
 
-def test_what_django_sends_itself_takes_the_same_way(stack: Stack) -> None:
+def test_mail_of_django_takes_the_same_path(stack: Stack) -> None:
     stack.start("worker", "beat")
 
     stack.run("""

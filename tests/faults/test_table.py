@@ -1,11 +1,11 @@
-"""The table: committed sign-ups under one fault at a time, and what became of their mail.
+"""The table: committed sign-ups under one fault at a time, and their mail.
 
     make faults                                   # all of it, about a minute a row, with the table at its end
     make faults ARGS='-k broker' SIGN_UPS=50 SEED=7
     make faults ARGS='-k combination' COMBINATIONS=10
     make faults ARGS='-k thousand' MESSAGES=2000
 
-Every choice is the seed's; what it meets is the machine's.
+The seed makes the choices repeatable, but not the timing.
 """
 
 import os
@@ -34,7 +34,7 @@ TABLE: list[Row] = []
 
 @pytest.fixture(scope="module", autouse=True)
 def print_table() -> Iterator[None]:
-    """Shows the table when the last row is done."""
+    """Print the table after the last row."""
     yield
     print("\n".join(["", f"seed {SEED}, {SIGN_UPS} sign-ups a row", Row.HEAD, *map(str, TABLE)]))
 
@@ -42,18 +42,18 @@ def print_table() -> Iterator[None]:
 def measured(fault: Fault, *, name: str = "", load: Load | None = None, patience: float = 180) -> Row:
     row = measure(fault, load or SignUps(SIGN_UPS), name=name, seed=SEED, patience=patience)
     TABLE.append(row)
-    row.hold_against(fault)
+    row.check(fault)
     return row
 
 
 @pytest.fixture(scope="module")
 def quiet() -> Row:
-    """How it goes when nothing fails, on the machine as it is today."""
+    """The row without a fault, on this machine."""
     return measured(no_fault)
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.strike.__name__)
-def test_what_commits_is_mailed_whatever_fails(fault: Fault, quiet: Row) -> None:
+def test_committed_sign_ups_get_their_mail_under_every_fault(fault: Fault, quiet: Row) -> None:
     row = measured(fault)
     assert row.committed == SIGN_UPS
     if "broker" in fault.hits and fault.spares_requests:

@@ -1,4 +1,4 @@
-"""What the tests of the mail's path share."""
+"""Fixtures of the mailer's tests."""
 
 import os
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import redis
 from tests.servers import Valkey
 
 collect_ignore = [] if "DJANGO_SOURCE" in os.environ else ["test_djangos_own_tests.py"]
-"""Django's own tests are not among what is installed; `make conformance` downloads them."""
+"""Django's own tests are not installed with Django; `make conformance` downloads them."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Kinds of e-mail that only the tests know."""
+"""Kinds of e-mail for tests."""
 
 import dataclasses
 from datetime import datetime
@@ -11,7 +11,7 @@ from accounts.models import User
 from mailer.email import BULK, Email, Recipient, WhenUncertain
 
 TEMPLATES = Path(__file__).parent / "templates"
-"""Where the template folders of these kinds are; see the fixture `showcase_templates`."""
+"""The template folders of these kinds; see the fixture `showcase_templates`."""
 
 
 class Plain(Email):
@@ -58,14 +58,14 @@ class Raising(Plain):
 
 
 class Fleeting(Plain):
-    """Of no use from the start."""
+    """It has expired from the start."""
 
     def expires_at(self) -> datetime:
         return timezone.now()
 
 
 class Shared(Plain):
-    """To several people."""
+    """For several recipients."""
 
     copies: list[str] = dataclasses.field(default_factory=list)
     hidden: list[str] = dataclasses.field(default_factory=list)
@@ -78,7 +78,7 @@ class Shared(Plain):
 
 
 class Showcase(Email):
-    """An order, with every part that a mail can be made of."""
+    """An order with every part of the layout."""
 
     template: ClassVar = "showcase"
 

@@ -1,5 +1,4 @@
-"""An application that knows nothing of the outbox: its mail takes the same way. In a process of its own, whose settings have
-it installed."""
+"""Mail of an app that does not know the outbox, in a new process with its own settings."""
 
 import os
 import subprocess
@@ -9,7 +8,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 
 
-def test_django_allauth_mails_through_the_outbox() -> None:
+def test_mail_of_django_allauth_goes_through_the_outbox() -> None:
     scenarios = HERE / "with_allauth" / "scenarios.py"
     options = ["--ds=tests.mailer.with_allauth.settings", "-q", "-n0", "-p", "no:randomly", "-p", "no:cacheprovider"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}

@@ -1,4 +1,4 @@
-"""What `manage.py check` says about the kinds of e-mail and the transports."""
+"""The system checks of the kinds of e-mail and of the transports."""
 
 import os
 import subprocess
@@ -32,7 +32,7 @@ GOOD = {"subject.txt": "Hello\n", "body.html": "<p>Hello {{ recipient.name }}</p
 
 
 class Made(Email):
-    """What the tests below vary."""
+    """The base of the kinds below."""
 
     template: ClassVar = "email/made"
 
@@ -46,7 +46,7 @@ class Made(Email):
 
 @pytest.fixture
 def make(tmp_path: Path, settings: Settings) -> Iterator[Callable[..., type[Email]]]:
-    """A kind with these templates (None: that file is missing) and these attributes; it is forgotten after the test."""
+    """Make a kind with these templates (None: the file is missing) and attributes, for one test."""
     before = dict(email.KINDS)
     [engine] = settings.TEMPLATES
     settings.TEMPLATES = [engine | {"DIRS": [tmp_path, *engine["DIRS"]]}]
@@ -69,19 +69,19 @@ def fails(*_: Any) -> Any:
     raise ZeroDivisionError("no ratio")
 
 
-def said(kind: type[Email]) -> list[tuple[str, str]]:
+def messages_of(kind: type[Email]) -> list[tuple[str, str]]:
     return [(str(message.id), str(message.msg)) for message in kinds.check_kind(kind)]
 
 
-def test_a_good_kind_is_passed_over_in_silence(make: Callable[..., type[Email]]) -> None:
-    assert said(make()) == []
+def test_a_good_kind_has_no_messages(make: Callable[..., type[Email]]) -> None:
+    assert messages_of(make()) == []
 
 
 @pytest.mark.parametrize(
     ("files", "identifier", "says"),
     [
-        ({"subject.txt": None}, "mailer.E002", "There is no template email/made/subject.txt."),
-        ({"body.html": None}, "mailer.E002", "There is no template email/made/body.html."),
+        ({"subject.txt": None}, "mailer.E002", "The template email/made/subject.txt does not exist."),
+        ({"body.html": None}, "mailer.E002", "The template email/made/body.html does not exist."),
         ({"subject.txt": "{% if recipient.language == 'en' %}Hi{% endif %}"}, "mailer.E006", "is empty in 'th'"),
         (
             {"subject.txt": "One\ntwo\n"},
@@ -96,7 +96,7 @@ def test_a_good_kind_is_passed_over_in_silence(make: Callable[..., type[Email]])
         ({"body.html": f"<p>{'x' * 103 * 1024}</p>"}, "mailer.W003", "103 KB of HTML in 'en'; Gmail shows 102 KB"),
     ],
 )
-def test_a_fault_of_a_template_is_told_with_file_and_language(
+def test_a_fault_of_a_template_names_file_and_language(
     make: Callable[..., type[Email]], files: dict[str, str | None], identifier: str, says: str
 ) -> None:
     first = kinds.check_kind(make(files))[0]
@@ -107,8 +107,8 @@ def test_a_fault_of_a_template_is_told_with_file_and_language(
     assert first.hint
 
 
-def test_a_subject_may_end_its_line(make: Callable[..., type[Email]]) -> None:
-    assert said(make({"subject.txt": "\n\nHello\n\n"})) == []
+def test_a_subject_may_end_with_a_line_break(make: Callable[..., type[Email]]) -> None:
+    assert messages_of(make({"subject.txt": "\n\nHello\n\n"})) == []
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_a_subject_may_end_its_line(make: Callable[..., type[Email]]) -> None:
         ({"stream": Stream("news", "News"), "bcc": lambda self: [Recipient("b@example.com")]}, "mailer.E005", "'news'"),
     ],
 )
-def test_a_fault_of_a_class_is_told_with_its_line(
+def test_a_fault_of_a_class_names_its_line(
     make: Callable[..., type[Email]], attributes: dict[str, Any], identifier: str, says: str
 ) -> None:
     first = kinds.check_kind(make(**attributes))[0]
@@ -150,11 +150,11 @@ def test_each_language_is_built_and_named(make: Callable[..., type[Email]]) -> N
     assert "in 'th'" in only.msg
 
 
-def test_a_text_is_not_required_where_it_is_derived(make: Callable[..., type[Email]]) -> None:
-    assert [identifier for identifier, _ in said(make({"body.txt": None})) if identifier == "mailer.E002"] == []
+def test_a_text_template_is_optional(make: Callable[..., type[Email]]) -> None:
+    assert [identifier for identifier, _ in messages_of(make({"body.txt": None})) if identifier == "mailer.E002"] == []
 
 
-def test_a_class_that_only_others_inherit_from_is_no_kind_to_check(make: Callable[..., type[Email]]) -> None:
+def test_an_abstract_class_is_not_checked(make: Callable[..., type[Email]]) -> None:
     base = type("Shop", (Email,), {"__module__": __name__})
     assert base in email.KINDS.values()
     make(base=base, template="email/made", recipient=Made.recipient, sample=classmethod(lambda cls: cls()))
@@ -162,12 +162,19 @@ def test_a_class_that_only_others_inherit_from_is_no_kind_to_check(make: Callabl
     assert [m.obj for m in kinds.check_kinds(None) if m.obj in ("tests.Shop", "tests.Odd")] == []
 
 
+@pytest.mark.parametrize("sender", ["Shop", "Shop, Inc <shop@example.com>", "a@example.com, b@example.com"])
+def test_a_broken_sender_is_an_error(sender: str, make: Callable[..., type[Email]]) -> None:
+    found = messages_of(make(sender=lambda _: sender))
+
+    assert found[0] == ("mailer.E009", f"sender() returns {sender!r}, which is not one address.")
+
+
 # --- The database
 
 
 @pytest.mark.parametrize("where", ["sample", "template"])
 @pytest.mark.django_db
-def test_a_sample_that_asks_the_database_is_a_warning(make: Callable[..., type[Email]], where: str) -> None:
+def test_a_sample_that_queries_the_database_is_a_warning(make: Callable[..., type[Email]], where: str) -> None:
     attributes: dict[str, Any] = (
         {"sample": classmethod(lambda cls: [cls(), User.objects.count()][0])}
         if where == "sample"
@@ -178,7 +185,7 @@ def test_a_sample_that_asks_the_database_is_a_warning(make: Callable[..., type[E
 
     assert (only.id, only.level) == ("mailer.W001", django_checks.WARNING)
     assert "the sample of tests.Odd asks the database; make it of unsaved instances" in only.msg
-    assert User.objects.count() == 0  # and the connection is as it was
+    assert User.objects.count() == 0  # and the connection is unchanged
 
 
 KINDS_OF_A_PROJECT = """
@@ -198,7 +205,7 @@ class Asking(Email):
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """The project with one more app, whose kind asks the database: runs one of its commands there."""
+    """Run a command in a project with one more app, whose sample queries the database."""
     app = tmp_path / "shop"
     app.mkdir()
     (app / "__init__.py").touch()
@@ -223,7 +230,7 @@ def shop(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_migrate_works_on_an_empty_database_with_a_kind_that_asks_it(
+def test_migrate_works_on_an_empty_database_with_such_a_kind(
     shop: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
     path, _, _ = ENVIRONMENT["DATABASE_URL"].rpartition("/")
@@ -244,7 +251,7 @@ def test_a_check_works_while_the_database_is_away(shop: Callable[..., subprocess
     done = shop("check", "postgres://nobody@127.0.0.1:1/none")
 
     assert done.returncode == 0, done.stderr
-    assert "shop.Asking: (mailer.W001) It was not looked at: the sample of shop.Asking asks the database" in done.stderr
+    assert "shop.Asking: (mailer.W001) It was not checked: the sample of shop.Asking asks the database" in done.stderr
 
 
 # --- What ships
@@ -259,14 +266,14 @@ def test_every_kind_that_ships_is_without_fault() -> None:
     assert [message for kind in ours for message in kinds.check_kind(kind)] == []
 
 
-def test_the_kinds_of_some_apps_can_be_checked_alone(make: Callable[..., type[Email]]) -> None:
+def test_the_kinds_of_one_app_can_be_checked(make: Callable[..., type[Email]]) -> None:
     make(template="")
 
     assert "tests.Odd" in {message.obj for message in kinds.check_kinds(None)}
     assert kinds.check_kinds([apps.get_app_config("accounts"), apps.get_app_config("mailer")]) == []
 
 
-def test_one_check_builds_each_sample_once_a_language(make: Callable[..., type[Email]]) -> None:
+def test_a_check_builds_each_sample_once_per_language(make: Callable[..., type[Email]]) -> None:
     built = []
 
     def sample(cls: type[Email]) -> Email:
@@ -276,7 +283,7 @@ def test_one_check_builds_each_sample_once_a_language(make: Callable[..., type[E
     make(sample=classmethod(sample))
     call_command("check", "accounts")
     assert built == []
-    with suppress(SystemCheckError):  # some of the tests' own kinds have no samples
+    with suppress(SystemCheckError):  # some kinds of the tests have no samples
         call_command("check")
 
     assert len(built) == len(languages())
@@ -306,7 +313,7 @@ OUTBOX = {"BACKEND": "mailer.backend.OutboxBackend"}
         ({"default": OUTBOX, "transport": SMTP, "fallback": OUTBOX}, ["mailer.E008"]),
     ],
 )
-def test_mail_must_have_a_way_out_of_the_outbox(
+def test_the_outbox_needs_a_transport(
     settings: Settings, mailers: dict[str, dict[str, Any]], expected: list[str]
 ) -> None:
     settings.MAILERS = mailers
@@ -314,7 +321,7 @@ def test_mail_must_have_a_way_out_of_the_outbox(
     assert ids(settings_checks.check_settings(None)) == expected
 
 
-def test_a_backend_that_does_not_know_of_staging_is_named_on_a_test_system(settings: Settings) -> None:
+def test_a_backend_that_does_not_restrict_recipients_is_a_warning_on_a_test_system(settings: Settings) -> None:
     settings.MAILERS = {"transport": SMTP, "provider": PROVIDER, "files": FILES, "other": DJANGOS}
     assert settings_checks.check_settings(None) == []
 
@@ -323,3 +330,16 @@ def test_a_backend_that_does_not_know_of_staging_is_named_on_a_test_system(setti
 
     assert only.id == "mailer.W004"
     assert "MAILERS['other'] (django.core.mail.backends.smtp.EmailBackend)" in only.msg
+
+
+def test_a_transport_with_fail_silently_is_an_error(settings: Settings) -> None:
+    settings.MAILERS = {"transport": SMTP | {"OPTIONS": {"host": "127.0.0.1", "fail_silently": True}}}
+
+    assert ids(settings_checks.check_settings(None)) == ["mailer.E015"]
+
+
+@pytest.mark.parametrize("sender", ["Shop", "", "Shop, Inc <shop@example.com>"])
+def test_a_broken_default_sender_is_an_error(sender: str, settings: Settings) -> None:
+    settings.DEFAULT_FROM_EMAIL = sender
+
+    assert ids(settings_checks.check_settings(None)) == ["mailer.E011"]

@@ -46,7 +46,7 @@ def test_a_broken_option_is_named(raw: dict[str, str], complaint: str) -> None:
 
 
 @pytest.mark.parametrize("raw", [{}, {"RATE_PER_SECOND": ""}])
-def test_there_is_no_rate_unless_one_is_set(raw: dict[str, str]) -> None:
+def test_the_default_is_no_rate_limit(raw: dict[str, str]) -> None:
     assert parse(raw).rate_per_second is None
 
 

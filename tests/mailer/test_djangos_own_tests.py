@@ -1,6 +1,6 @@
-"""Django's own tests of mail, with the outbox between who sends and what arrives. `make conformance` downloads and runs them.
+"""Django's own mail tests through the outbox. `make conformance` downloads and runs them.
 
-They come with Django's source distribution, in the very version that is installed; DJANGO_SOURCE says where that lies.
+They come from the source distribution of the installed Django version, whose folder is in DJANGO_SOURCE.
 """
 
 import os
@@ -36,7 +36,7 @@ from mail import tests as of_mail  # noqa: E402
 
 
 class EmailBackend(OutboxBackend):
-    """Under the name that Django's tests expect in messages."""
+    """The name that Django's tests expect in messages."""
 
 
 def deliver_everything() -> None:
@@ -47,21 +47,21 @@ def deliver_everything() -> None:
 
 
 class TestBackend(of_backends.SharedEmailBackendTests, TestCase):
-    """What every backend of Django's does; a mail server receives it."""
+    """The tests of every Django backend, with a mail server."""
 
     backend_class = EmailBackend
 
     def setUp(self) -> None:
         super().setUp()
         self.sink = self.enterContext(Sink())
-        self.ways = {"transport": email_url(self.sink.url)}
-        self.enterContext(override_settings(MAILERS=self.ways))
+        self.mailers = {"transport": email_url(self.sink.url)}
+        self.enterContext(override_settings(MAILERS=self.mailers))
 
     def get_mailbox_content(self) -> list[Any]:
         deliver_everything()
         sources = (
             received.source.replace(b"\r\n", b"\n") for received in self.sink.received
-        )  # as their own server does
+        )  # like Django's test server
         return [of_backends.message_from_bytes(source) for source in sources]
 
     def get_smtp_envelopes(self) -> list[dict[str, Any]]:
@@ -72,9 +72,9 @@ class TestBackend(of_backends.SharedEmailBackendTests, TestCase):
         self.sink.received.clear()
 
     def test_create_from_mailers(self) -> None:
-        """Needs a way out, as the SMTP backend needs a host."""
+        """It needs a transport, as the SMTP backend needs a host."""
         custom = {"BACKEND": f"{__name__}.EmailBackend", "OPTIONS": {"transport": "transport"}}
-        with self.settings(MAILERS={**self.ways, "custom": custom}):
+        with self.settings(MAILERS={**self.mailers, "custom": custom}):
             backend = mailers["custom"]
         assert isinstance(backend, EmailBackend)
         assert backend.alias == "custom"
@@ -89,7 +89,7 @@ class TestBackend(of_backends.SharedEmailBackendTests, TestCase):
 
 
 class Stored(SimpleTestCase):
-    """Each message is stored and loaded before anything is made of it."""
+    """Store and load each message before it is built."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -107,13 +107,13 @@ class Stored(SimpleTestCase):
             return make(copy, policy=policy)
 
         self.enterContext(mock.patch.object(EmailMessage, "message", message))
-        # Addresses are the backends' affair in Django, whose tests build messages without any.
+        # In Django the backends check addresses, and the tests build messages without any.
         self.enterContext(mock.patch.object(serializer, "_check_addresses"))
 
 
 class TestMessages(Stored, of_mail.EmailMessageTestsWithMailers):
     def test_decoded_attachment_text_MIMEPart(self) -> None:  # noqa: N802
-        """Theirs asks for the very object; a stored one says the same."""
+        """Django's test compares identity; a stored part is only equal."""
         part = MIMEPart()
         part.set_content("content1")
         message = EmailMessage()
@@ -124,7 +124,7 @@ class TestMessages(Stored, of_mail.EmailMessageTestsWithMailers):
 
 @contextmanager
 def outbox_before_memory() -> Iterator[None]:
-    """Whatever is sent to Django's mailbox in memory takes the way through the outbox."""
+    """Send mail for Django's in-memory mailbox through the outbox."""
     keep, is_delivering = locmem.EmailBackend.send_messages, False
 
     def send_messages(self: Any, messages: Sequence[EmailMessage]) -> int:

@@ -1,4 +1,4 @@
-"""Any number of messages at once: all or none, in the caller's transaction, in little memory.
+"""enqueue_many: all or none, in the caller's transaction, in little memory.
 
 make bench ARGS=tests/mailer/test_enqueue_many.py        # with 100,000 of them, and what they cost
 """
@@ -44,9 +44,9 @@ def bulletins() -> Iterator[Bulletin]:
     return (Bulletin(user) for user in User.objects.iterator(chunk_size=outbox.BATCH))
 
 
-def test_all_of_them_wait_for_the_sweep_and_are_sent(user: User, smtp: Sink, broker: redis.Redis) -> None:
+def test_the_sweep_publishes_them(user: User, smtp: Sink, broker: redis.Redis) -> None:
     assert outbox.enqueue_many(mails(user, 5)) == 5
-    assert broker.keys("*") == []  # a hundred thousand tasks would stand in everybody's way
+    assert broker.keys("*") == []  # a hundred thousand tasks would block other mail
 
     assert sweep.publish_overdue() == 5
     for message in Message.objects.all():
@@ -55,7 +55,7 @@ def test_all_of_them_wait_for_the_sweep_and_are_sent(user: User, smtp: Sink, bro
     assert len({received.parsed["Message-ID"] for received in smtp.received}) == 5
 
 
-def test_a_delay_holds_for_each_of_them(user: User, broker: redis.Redis) -> None:
+def test_each_has_the_delay(user: User, broker: redis.Redis) -> None:
     outbox.enqueue_many(mails(user, 3), delay=timedelta(hours=1))
 
     assert sweep.publish_overdue() == 0
@@ -64,16 +64,16 @@ def test_a_delay_holds_for_each_of_them(user: User, broker: redis.Redis) -> None
     )
 
 
-def test_progress_is_told_by_the_batch(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_reported_by_batch(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outbox, "BATCH", 4)
-    told: list[int] = []
+    batches: list[int] = []
 
-    assert outbox.enqueue_many(mails(user, 10), progress=told.append) == 10
-    assert told == [4, 4, 2]
+    assert outbox.enqueue_many(mails(user, 10), progress=batches.append) == 10
+    assert batches == [4, 4, 2]
     assert outbox.enqueue_many([]) == 0
 
 
-def test_a_generator_that_raises_leaves_nothing_and_its_caller_can_go_on(
+def test_a_generator_that_raises_enqueues_nothing_and_the_transaction_goes_on(
     user: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox, "BATCH", 2)
@@ -91,7 +91,7 @@ def test_a_generator_that_raises_leaves_nothing_and_its_caller_can_go_on(
     assert [message.arguments["sent_by"] for message in Message.objects.all()] == ["the caller's own"]
 
 
-def test_a_mail_that_cannot_be_stored_leaves_nothing(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mail_that_cannot_be_stored_enqueues_nothing(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outbox, "BATCH", 2)
 
     with pytest.raises(TypeError, match="not saved"):
@@ -101,10 +101,10 @@ def test_a_mail_that_cannot_be_stored_leaves_nothing(user: User, monkeypatch: py
     assert not Message.objects.exists()
 
 
-def test_they_come_and_go_with_the_callers_transaction(user: User) -> None:
+def test_they_are_part_of_the_callers_transaction(user: User) -> None:
     with pytest.raises(ZeroDivisionError), transaction.atomic():
         outbox.enqueue_many(mails(user, 5))
-        assert at_once([Message.objects.count]) == ([0], [])  # nobody else sees them yet
+        assert at_once([Message.objects.count]) == ([0], [])  # other connections do not see them yet
         raise ZeroDivisionError
     assert not Message.objects.exists()
 
@@ -144,7 +144,7 @@ def test_memory_does_not_grow_with_the_number() -> None:
 
 
 @pytest.mark.bench
-def test_how_many_are_written_in_a_second() -> None:
+def test_messages_per_second() -> None:
     with connection.cursor() as cursor:
         cursor.execute(USERS, [1, READERS])
         began, cpu = time.perf_counter(), time.process_time()
@@ -155,4 +155,4 @@ def test_how_many_are_written_in_a_second() -> None:
 
     print(f"\n{READERS} readers: {READERS / took:.0f} rows a second; for each message")
     print(f"{cpu / READERS * 1e6:.0f} µs of CPU here, and {size / READERS:.0f} bytes there, indexes and all")
-    assert READERS / took > 300  # a tenth of what is meant, for busy machines; the figure above is the point
+    assert READERS / took > 300  # a tenth of the target, for busy machines; the printed figure is the point

@@ -1,4 +1,4 @@
-"""The public door: keys, delays, cancelling, sending once more."""
+"""The public API: keys, delays, cancel, retry, resend."""
 
 from datetime import timedelta
 
@@ -20,7 +20,7 @@ from tests.smtp_sink import Sink
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def test_a_key_stands_for_one_message_until_it_is_settled(user: User) -> None:
+def test_a_key_is_unique_until_its_message_is_settled(user: User) -> None:
     first = outbox.enqueue(Plain(user), key="welcome:1")
     assert outbox.enqueue(Plain(user), key="welcome:1").pk == first.pk
     assert outbox.enqueue(Plain(user), key="welcome:2").pk != first.pk
@@ -34,11 +34,11 @@ def test_a_key_stands_for_one_message_until_it_is_settled(user: User) -> None:
         assert outbox.enqueue(Plain(user), key="welcome:1").pk != first.pk
 
 
-def test_messages_without_a_key_do_not_get_in_each_others_way(user: User) -> None:
+def test_messages_without_a_key_are_independent(user: User) -> None:
     assert outbox.enqueue(Plain(user)).pk != outbox.enqueue(Plain(user)).pk
 
 
-def test_a_rollback_gives_the_key_back(user: User) -> None:
+def test_a_rollback_releases_the_key(user: User) -> None:
     with pytest.raises(ZeroDivisionError), transaction.atomic():
         outbox.enqueue(Plain(user), key="welcome:1")
         raise ZeroDivisionError
@@ -47,7 +47,7 @@ def test_a_rollback_gives_the_key_back(user: User) -> None:
     assert Message.objects.count() == 1
 
 
-def test_of_many_at_the_same_time_one_is_enqueued(user: User) -> None:
+def test_concurrent_calls_with_one_key_enqueue_one_message(user: User) -> None:
     def enqueue() -> int:
         with transaction.atomic():
             return outbox.enqueue(Plain(user), key="welcome:1").pk
@@ -59,7 +59,7 @@ def test_of_many_at_the_same_time_one_is_enqueued(user: User) -> None:
     assert Message.objects.count() == 1
 
 
-def test_a_failed_message_is_not_queued_again_beside_a_newer_one_with_its_key(user: User) -> None:
+def test_a_failed_message_is_not_retried_beside_a_newer_one_with_its_key(user: User) -> None:
     failed = outbox.enqueue(Plain(user), key="welcome:1")
     Message.objects.filter(pk=failed.pk).update(state=State.FAILED)
     outbox.enqueue(Plain(user), key="welcome:1")
@@ -67,7 +67,7 @@ def test_a_failed_message_is_not_queued_again_beside_a_newer_one_with_its_key(us
     assert outbox.retry(Message.objects.filter(pk=failed.pk), reason="again") == 0
 
 
-def test_what_a_person_queues_again_begins_anew(user: User) -> None:
+def test_a_retried_message_has_all_attempts_again(user: User) -> None:
     message = outbox.enqueue(Plain(user))
     Message.objects.update(state=State.FAILED, attempts=10, handovers=5, settled_at=timezone.now())
 
@@ -78,16 +78,7 @@ def test_what_a_person_queues_again_begins_anew(user: User) -> None:
     assert (message.attempts, message.counted_after, message.handovers, message.settled_at) == (10, 10, 0, None)
 
 
-def test_a_message_can_be_cancelled_until_it_is_claimed(user: User) -> None:
-    message = outbox.enqueue(Plain(user))
-
-    assert outbox.cancel(message, reason="changed my mind")
-    assert not outbox.cancel(message)
-    message.refresh_from_db()
-    assert (message.state, message.reason) == (State.CANCELLED, "changed my mind")
-
-
-def test_a_delay_is_time_to_take_it_back(user: User, smtp: Sink) -> None:
+def test_a_delayed_message_can_be_cancelled(user: User, smtp: Sink) -> None:
     message = outbox.enqueue(Plain(user), delay=timedelta(seconds=30))
     with time_machine.travel(timezone.now() + timedelta(seconds=25)):
         pipeline.deliver(message.pk)
@@ -99,9 +90,7 @@ def test_a_delay_is_time_to_take_it_back(user: User, smtp: Sink) -> None:
     assert smtp.received == []
 
 
-def test_a_message_that_is_due_in_weeks_waits_in_the_database_and_goes_then(
-    user: User, smtp: Sink, broker: redis.Redis
-) -> None:
+def test_a_message_due_in_weeks_waits_in_the_database(user: User, smtp: Sink, broker: redis.Redis) -> None:
     message = outbox.enqueue(Plain(user), delay=timedelta(weeks=3))
     for days in (0, 7, 20):
         with time_machine.travel(timezone.now() + timedelta(days=days)):
@@ -116,7 +105,7 @@ def test_a_message_that_is_due_in_weeks_waits_in_the_database_and_goes_then(
     assert len(smtp.received) == 1
 
 
-def test_the_same_again_is_a_message_of_its_own_that_names_the_first(user: User, smtp: Sink) -> None:
+def test_a_resent_message_is_new_and_names_the_old_one(user: User, smtp: Sink) -> None:
     first = outbox.enqueue(Plain(user, "a value"), key="welcome:1")
     pipeline.deliver(first.pk)
 
@@ -130,7 +119,7 @@ def test_the_same_again_is_a_message_of_its_own_that_names_the_first(user: User,
     assert len({received.parsed["Message-ID"] for received in smtp.received}) == 2
 
 
-def test_the_same_again_about_a_row_that_is_gone_is_refused(user: User) -> None:
+def test_a_message_about_a_deleted_row_cannot_be_resent(user: User) -> None:
     message = outbox.enqueue(Plain(user))
     user.delete()
 

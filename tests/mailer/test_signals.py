@@ -1,5 +1,7 @@
-"""Who wants to know how a message ended is told, in the transaction that ends it, and harms nobody."""
+"""message_settled is sent in the transaction that settles a message, and a failing receiver does no harm."""
 
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,13 +11,16 @@ import redis
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
+from pytest_django import Settings
 
 from accounts.models import User
-from mailer import outbox
-from mailer.delivery import pipeline, settle
+from mailer import outbox, routes
+from mailer.delivery import pipeline, settle, sweep
 from mailer.models import Message, State, Suppression
 from mailer.signals import message_settled
+from mailer.transports import transmit
 from tests.mailer.kinds import Broken, Fleeting, Plain, Receipt
+from tests.mailer.worker import deliver_now as deliver
 from tests.smtp_sink import CUT, Sink
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -25,7 +30,7 @@ Receiver = Callable[..., None]
 
 @pytest.fixture
 def listen() -> Iterator[Callable[..., None]]:
-    """Connects a receiver for the time of a test."""
+    """Connect a receiver for one test."""
     connected: list[tuple[Receiver, Any]] = []
 
     def connect(receiver: Receiver, sender: Any = None) -> None:
@@ -38,27 +43,20 @@ def listen() -> Iterator[Callable[..., None]]:
 
 
 @pytest.fixture
-def told(listen: Callable[..., None]) -> list[tuple[Any, int, str]]:
-    """Class, message and state of everything that was told so far."""
-    said: list[tuple[Any, int, str]] = []
+def signalled(listen: Callable[..., None]) -> list[tuple[Any, int, str]]:
+    """The class, message and state of each signal so far."""
+    sent: list[tuple[Any, int, str]] = []
 
     def note(sender: Any, message: Message, **_: Any) -> None:
         assert connection.in_atomic_block
         assert message.settled_at is not None
-        said.append((sender, message.pk, message.state))
+        sent.append((sender, message.pk, message.state))
 
     listen(note)
-    return said
+    return sent
 
 
-def deliver(message: Message) -> Message:
-    Message.objects.filter(pk=message.pk).update(due_at=timezone.now())
-    pipeline.deliver(message.pk)
-    message.refresh_from_db()
-    return message
-
-
-def test_each_end_is_told_once(user: User, smtp: Sink, told: list[Any]) -> None:
+def test_each_final_state_is_signalled_once(user: User, smtp: Sink, signalled: list[Any]) -> None:
     deliver(sent := outbox.enqueue(Plain(user)))
     deliver(failed := outbox.enqueue(Broken(user)))
     deliver(expired := outbox.enqueue(Fleeting(user)))
@@ -68,7 +66,7 @@ def test_each_end_is_told_once(user: User, smtp: Sink, told: list[Any]) -> None:
     User.objects.update(is_active=False)
     deliver(unwanted := outbox.enqueue(Plain(user)))
 
-    assert told == [
+    assert signalled == [
         (Plain, sent.pk, State.SENT),
         (Broken, failed.pk, State.FAILED),
         (Fleeting, expired.pk, State.EXPIRED),
@@ -78,49 +76,49 @@ def test_each_end_is_told_once(user: User, smtp: Sink, told: list[Any]) -> None:
     ]
 
 
-def test_what_a_person_decides_is_told_as_well(user: User, smtp: Sink, told: list[Any]) -> None:
+def test_decisions_of_people_are_signalled(user: User, smtp: Sink, signalled: list[Any]) -> None:
     dropped, arrived = (outbox.enqueue(Receipt(user)) for _ in range(2))
     smtp.script.always["BODY"] = CUT
     deliver(arrived)
-    assert told == []  # it is held, which is no end
+    assert signalled == []  # HELD is not settled
 
-    outbox.mark_as_delivered(Message.objects.filter(pk=arrived.pk), reason="she says so")
+    outbox.mark_as_delivered(Message.objects.filter(pk=arrived.pk), reason="the customer says so")
     outbox.cancel(dropped)
     outbox.cancel(dropped)
 
-    assert told == [(Receipt, arrived.pk, State.SENT), (Receipt, dropped.pk, State.CANCELLED)]
+    assert signalled == [(Receipt, arrived.pk, State.SENT), (Receipt, dropped.pk, State.CANCELLED)]
 
 
-def test_what_goes_on_is_not_told(user: User, smtp: Sink, told: list[Any]) -> None:
+def test_other_states_are_not_signalled(user: User, smtp: Sink, signalled: list[Any]) -> None:
     smtp.script.once["RCPT"] = deque(["451 4.7.1 later"])
     message = deliver(outbox.enqueue(Plain(user)))
-    assert (message.state, told) == (State.RETRYING, [])
+    assert (message.state, signalled) == (State.RETRYING, [])
 
     Message.objects.update(state=State.FAILED, settled_at=timezone.now())
     outbox.retry(Message.objects.all(), reason="again")
-    assert told == []
+    assert signalled == []
 
 
-def test_a_receiver_of_one_kind_hears_of_no_other(user: User, smtp: Sink, listen: Callable[..., None]) -> None:
-    heard = []
-    listen(lambda sender, message, **_: heard.append(message.kind), Receipt)
+def test_a_receiver_of_one_kind_gets_no_other(user: User, smtp: Sink, listen: Callable[..., None]) -> None:
+    kinds = []
+    listen(lambda sender, message, **_: kinds.append(message.kind), Receipt)
 
     deliver(outbox.enqueue(Plain(user)))
     deliver(outbox.enqueue(Receipt(user)))
 
-    assert heard == ["tests.Receipt"]
+    assert kinds == ["tests.Receipt"]
 
 
-def test_a_kind_that_is_gone_is_told_to_those_who_hear_of_everything(user: User, told: list[Any]) -> None:
+def test_a_deleted_kind_is_signalled_to_receivers_of_all_kinds(user: User, signalled: list[Any]) -> None:
     message = outbox.enqueue(Plain(user))
     Message.objects.update(kind="tests.GoneWithTheLastRelease")
 
     outbox.cancel(message)
 
-    assert told == [(None, message.pk, State.CANCELLED)]
+    assert signalled == [(None, message.pk, State.CANCELLED)]
 
 
-def test_what_a_receiver_writes_commits_with_the_outcome_or_not_at_all(
+def test_writes_of_a_receiver_commit_with_the_outcome_or_not_at_all(
     user: User, smtp: Sink, listen: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
@@ -160,12 +158,12 @@ def swallow_an_error_of_the_database(sender: Any, message: Message, **_: Any) ->
     try:
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1 / 0")
-    except Exception:  # noqa: S110 - the mistake that is tried here
+    except Exception:  # noqa: S110 - the mistake under test
         pass
 
 
 @pytest.mark.parametrize("receiver", [divide, break_a_constraint, swallow_an_error_of_the_database])
-def test_a_receiver_that_fails_is_logged_and_undone_and_the_outcome_stands(
+def test_a_failing_receiver_is_logged_and_rolled_back_and_the_outcome_stands(
     user: User,
     smtp: Sink,
     broker: redis.Redis,
@@ -188,30 +186,30 @@ def test_a_receiver_that_fails_is_logged_and_undone_and_the_outcome_stands(
     assert other.state == State.CANCELLED
 
 
-@pytest.fixture
-def calls(listen: Callable[..., None]) -> list[str]:
-    """The states that a receiver was told, under which the server ends the connection when it is first called."""
+@pytest.fixture(params=["cut by the server", "closed by the receiver"])
+def calls(request: pytest.FixtureRequest, listen: Callable[..., None]) -> list[str]:
+    """The states that a receiver got. It loses the connection at its first call."""
     calls: list[str] = []
 
-    def cut_once(sender: Any, message: Message, **_: Any) -> None:
+    def lose_once(sender: Any, message: Message, **_: Any) -> None:
         calls.append(message.state)
-        if len(calls) == 1:
+        if request.param == "closed by the receiver":
+            connection.close()
+        elif len(calls) == 1:
             with connection.cursor() as cursor:
                 cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
 
-    listen(cut_once)
+    listen(lose_once)
     return calls
 
 
-def test_a_receiver_under_which_the_database_goes_away_costs_no_second_mail(
-    user: User, smtp: Sink, calls: list[str]
-) -> None:
+def test_a_receiver_that_loses_the_connection_causes_no_second_mail(user: User, smtp: Sink, calls: list[str]) -> None:
     message = deliver(outbox.enqueue(Plain(user)))
 
-    assert (message.state, calls, len(smtp.received)) == (State.SENT, [State.SENT], 1)  # it is not asked once more
+    assert (message.state, calls, len(smtp.received)) == (State.SENT, [State.SENT], 1)  # one call only
 
 
-def test_a_receiver_under_which_the_database_goes_away_stops_no_end_without_an_attempt(
+def test_a_receiver_that_loses_the_connection_does_not_stop_settling_without_an_attempt(
     user: User, smtp: Sink, calls: list[str]
 ) -> None:
     message = deliver(outbox.enqueue(Fleeting(user)))
@@ -219,10 +217,45 @@ def test_a_receiver_under_which_the_database_goes_away_stops_no_end_without_an_a
     assert (message.state, calls) == (State.EXPIRED, [State.EXPIRED])
 
 
-def test_without_receivers_nothing_is_asked(user: User) -> None:
+def test_without_receivers_there_is_no_query(user: User) -> None:
     message = outbox.enqueue(Plain(user))
 
     with CaptureQueriesContext(connection) as captured:
         outbox.cancel(message)
 
     assert [query["sql"].split()[0] for query in captured.captured_queries] == ["DECLARE", "BEGIN", "UPDATE", "COMMIT"]
+
+
+def test_a_slow_receiver_does_not_block_the_sweep(
+    user: User, smtp: Sink, listen: Callable[..., None], settings: Settings
+) -> None:
+    settings.POSTCOMMIT = {"CLAIM_LEASE": "2", "SMTP_TIMEOUT": "1"}
+    entered, go = threading.Event(), threading.Event()
+
+    def slow(sender: Any, message: Message, **_: Any) -> None:
+        entered.set()
+        go.wait(20)
+
+    listen(slow)
+    message = outbox.enqueue(Plain(user))
+
+    def work() -> None:
+        try:
+            pipeline.deliver(message.pk)
+        finally:
+            transmit.close(routes.PRIMARY)
+            connection.close()
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        assert entered.wait(10)
+        time.sleep(2.2)
+        began = time.monotonic()
+        assert sweep.settle_abandoned() == 0
+        assert time.monotonic() - began < 2
+    finally:
+        go.set()
+        worker.join()
+    message.refresh_from_db()
+    assert message.state == State.SENT

@@ -1,4 +1,4 @@
-"""What a message said is erased some days after it was settled, and never before."""
+"""Stored bodies are erased some days after their messages were settled, not before."""
 
 from datetime import timedelta
 from threading import Event
@@ -11,7 +11,7 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from mailer import outbox
-from mailer.delivery import pipeline, retention, sweep
+from mailer.delivery import pipeline, retention
 from mailer.email import ReferenceGone
 from mailer.models import SETTLED, UNSETTLED, Message, Payload, State
 from tests.at_once import at_once
@@ -22,8 +22,8 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture(autouse=True)
-def _smtp(smtp: Sink) -> None:
-    """Through which everything goes here."""
+def _smtp_server(smtp: Sink) -> None:
+    """The transport of all tests here."""
 
 
 def enqueue() -> Message:
@@ -38,7 +38,7 @@ def settle(message: Message, *, days_ago: float, state: State = State.SENT) -> M
     return message
 
 
-def test_a_body_goes_days_after_the_message_was_settled_and_the_row_stays(settings: Settings) -> None:
+def test_a_body_is_erased_days_after_its_message_was_settled_and_the_row_stays(settings: Settings) -> None:
     settings.POSTCOMMIT = {"BODY_RETENTION_DAYS": "3"}
     old, recent = settle(enqueue(), days_ago=3.1), settle(enqueue(), days_ago=2.9)
 
@@ -51,7 +51,7 @@ def test_a_body_goes_days_after_the_message_was_settled_and_the_row_stays(settin
 
 
 @pytest.mark.parametrize("state", SETTLED)
-def test_it_goes_however_the_matter_ended(state: State) -> None:
+def test_a_body_is_erased_after_every_final_state(state: State) -> None:
     settle(enqueue(), days_ago=8, state=state)
     retention.purge()
 
@@ -59,7 +59,7 @@ def test_it_goes_however_the_matter_ended(state: State) -> None:
 
 
 @pytest.mark.parametrize("state", UNSETTLED)
-def test_what_may_still_be_sent_keeps_its_body_for_ever(state: State) -> None:
+def test_an_unsettled_message_keeps_its_body(state: State) -> None:
     message = enqueue()
     Message.objects.update(state=state, claimed_until=timezone.now())
     with time_machine.travel(timezone.now() + timedelta(days=1000), tick=False):
@@ -68,7 +68,7 @@ def test_what_may_still_be_sent_keeps_its_body_for_ever(state: State) -> None:
     assert Payload.objects.get() == Message.objects.get(pk=message.pk).payload
 
 
-def test_a_body_stays_for_the_last_of_its_messages() -> None:
+def test_a_body_is_kept_until_the_last_of_its_messages_is_old() -> None:
     first = settle(enqueue(), days_ago=8)
     outbox.resend(first)
     retention.purge()
@@ -79,15 +79,15 @@ def test_a_body_stays_for_the_last_of_its_messages() -> None:
     assert Payload.objects.count() == 0
 
 
-def test_a_body_whose_messages_are_purged_goes_as_well() -> None:
+def test_a_body_is_erased_with_the_last_of_its_messages() -> None:
     settle(enqueue(), days_ago=91)
 
     assert retention.purge() == 1
     assert not Payload.objects.exists()
 
 
-def test_more_than_one_batch_goes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep, "BATCH", 2)
+def test_more_than_one_batch_is_erased(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "BATCH", 2)
     for _ in range(5):
         settle(enqueue(), days_ago=8)
     retention.purge()
@@ -104,7 +104,7 @@ def test_bodies_are_erased_without_being_read() -> None:
     assert not [query["sql"] for query in queries if '"document"' in query["sql"]]
 
 
-def test_what_was_erased_is_not_sent_again_and_says_so() -> None:
+def test_an_erased_message_cannot_be_retried_or_resent() -> None:
     message = settle(enqueue(), days_ago=8, state=State.FAILED)
     retention.purge()
 
@@ -115,7 +115,7 @@ def test_what_was_erased_is_not_sent_again_and_says_so() -> None:
     assert message.state == State.FAILED
 
 
-def test_a_message_that_was_queued_again_is_sent(smtp: Sink) -> None:
+def test_a_retried_message_keeps_its_body(smtp: Sink) -> None:
     message = settle(enqueue(), days_ago=8, state=State.FAILED)
     assert outbox.retry(Message.objects.all(), reason="try again") == 1
     retention.purge()
@@ -125,8 +125,8 @@ def test_a_message_that_was_queued_again_is_sent(smtp: Sink) -> None:
 
 
 @pytest.mark.parametrize("again", ["requeue", "resend"])
-def test_whoever_comes_to_need_a_body_while_it_is_looked_at_keeps_it(again: str, smtp: Sink) -> None:
-    """The person's transaction is open while the purge looks, and commits before it is done."""
+def test_a_body_that_is_needed_during_the_purge_is_kept(again: str, smtp: Sink) -> None:
+    """A person's transaction is open when the purge begins, and commits before it ends."""
     message = settle(enqueue(), days_ago=8, state=State.FAILED)
     asked, purged = Event(), Event()
 

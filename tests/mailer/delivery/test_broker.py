@@ -1,4 +1,4 @@
-"""The hand-over, against a real broker that is there, away, frozen and back."""
+"""Publishing to a real broker that is up, down, frozen and back."""
 
 import base64
 import json
@@ -17,11 +17,12 @@ from django.utils import timezone
 from accounts.models import User
 from mailer import outbox
 from mailer.delivery import broker as publishing
-from mailer.delivery import claim, pipeline, retention, steps, sweep
+from mailer.delivery import claim, pipeline, steps, sweep
 from mailer.models import Message, Queue
 from tests.at_once import at_once
 from tests.mailer.kinds import Plain
 from tests.servers import Valkey
+from tests.smtp_sink import Sink
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -46,7 +47,7 @@ def test_nothing_is_published_before_the_commit_nor_after_a_rollback(user: User,
     assert Message.objects.count() == 1
 
 
-def test_nothing_but_the_id_passes_through_the_broker(user: User, broker: redis.Redis) -> None:
+def test_only_the_id_passes_through_the_broker(user: User, broker: redis.Redis) -> None:
     message = outbox.enqueue(Plain(user, "a secret"), delay=timedelta(seconds=5))
 
     [entry] = published(broker)
@@ -58,7 +59,7 @@ def test_nothing_but_the_id_passes_through_the_broker(user: User, broker: redis.
     assert "secret" not in everything
 
 
-def test_what_is_due_beyond_the_horizon_waits_in_the_database(user: User, broker: redis.Redis) -> None:
+def test_a_message_due_beyond_the_horizon_waits_in_the_database(user: User, broker: redis.Redis) -> None:
     message = outbox.enqueue(Plain(user), delay=timedelta(days=14))
 
     assert published(broker) == []
@@ -66,7 +67,7 @@ def test_what_is_due_beyond_the_horizon_waits_in_the_database(user: User, broker
 
 
 @pytest.mark.parametrize("how", ["refused", "frozen"])
-def test_a_broker_that_is_away_costs_a_request_little_and_the_mail_nothing(
+def test_a_broker_that_is_away_delays_requests_little_and_loses_no_mail(
     user: User,
     broker: redis.Redis,
     valkey: Valkey,
@@ -74,7 +75,7 @@ def test_a_broker_that_is_away_costs_a_request_little_and_the_mail_nothing(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    outbox.enqueue(Plain(user))  # a first publish loads code; it is not what is measured
+    outbox.enqueue(Plain(user))  # the first publish loads code, which must not be measured
 
     def enqueue_five() -> list[float]:
         took = []
@@ -99,16 +100,16 @@ def test_a_broker_that_is_away_costs_a_request_little_and_the_mail_nothing(
     assert sum("broker away" in r.getMessage() for r in caplog.records) == 1
     assert Message.objects.filter(publish_at__lte=timezone.now()).count() == 5
 
-    monkeypatch.setattr(publishing, "breaker", publishing.Breaker())
+    monkeypatch.setattr(publishing, "breaker", publishing.CircuitBreaker())
     before = len(published(broker))
     sweep.sweep()
     assert len(published(broker)) == before + 5
 
 
-def test_the_sweep_hands_over_what_is_overdue_once_per_pause(user: User, broker: redis.Redis) -> None:
+def test_the_sweep_publishes_an_overdue_message_once_per_pause(user: User, broker: redis.Redis) -> None:
     message = outbox.enqueue(Plain(user))
     broker.flushall()
-    assert sweep.publish_overdue() == 0  # it was handed over at the commit, and is not overdue yet
+    assert sweep.publish_overdue() == 0  # published at the commit, and not overdue yet
 
     Message.objects.update(publish_at=timezone.now())
     assert [sweep.publish_overdue(), sweep.publish_overdue()] == [1, 0]
@@ -116,9 +117,7 @@ def test_the_sweep_hands_over_what_is_overdue_once_per_pause(user: User, broker:
     assert [entry["read"][0] for entry in published(broker)] == [[message.pk]]
 
 
-def test_each_further_hand_over_comes_after_twice_the_pause_until_a_worker_claims_it(
-    user: User, broker: redis.Redis
-) -> None:
+def test_the_pause_between_two_tasks_doubles_until_a_worker_claims_the_message(user: User, broker: redis.Redis) -> None:
     message = outbox.enqueue(Plain(user))
     pauses = []
     for _ in range(9):
@@ -135,7 +134,7 @@ def test_each_further_hand_over_comes_after_twice_the_pause_until_a_worker_claim
     assert message.handovers == 0
 
 
-def test_a_broker_that_is_away_costs_no_hand_over(user: User, broker: redis.Redis, valkey: Valkey) -> None:
+def test_a_failed_publish_does_not_lengthen_the_pause(user: User, broker: redis.Redis, valkey: Valkey) -> None:
     outbox.enqueue(Plain(user))
     Message.objects.update(publish_at=timezone.now())
     valkey.stop()
@@ -148,39 +147,28 @@ def test_a_broker_that_is_away_costs_no_hand_over(user: User, broker: redis.Redi
     assert (message.handovers, message.publish_at <= timezone.now()) == (0, True)
 
 
-def test_the_sweep_hands_over_the_most_urgent_first(
+def test_the_sweep_publishes_the_most_urgent_first(
     user: User, broker: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for queue in ("bulk", "default", "critical"):
         outbox.enqueue(Plain(user))
         Message.objects.filter(publish_at__gt=timezone.now()).update(queue=queue, publish_at=timezone.now())
 
-    handed_over: list[str] = []
+    published: list[str] = []
 
     def publish(message: Message) -> bool:
-        handed_over.append(message.queue)
+        published.append(message.queue)
         return True
 
     monkeypatch.setattr(sweep, "publish", publish)
     assert sweep.publish_overdue() == 3
-    assert handed_over == ["critical", "default", "bulk"]
+    assert published == ["critical", "default", "bulk"]
 
 
-def test_old_settled_messages_are_purged_and_waiting_ones_are_not(user: User) -> None:
-    old, waiting, young = (outbox.enqueue(Plain(user)) for _ in range(3))
-    long_ago = timezone.now() - timedelta(days=91)
-    Message.objects.filter(pk__in=[old.pk, waiting.pk]).update(created_at=long_ago)
-    Message.objects.filter(pk=old.pk).update(state="sent", settled_at=long_ago)
-    Message.objects.filter(pk=young.pk).update(state="sent", settled_at=timezone.now())
-
-    assert retention.purge() == 1
-    assert set(Message.objects.values_list("pk", flat=True)) == {waiting.pk, young.pk}
-
-
-def test_an_outage_of_the_broker_is_told_once_and_so_is_its_end(
+def test_an_outage_of_the_broker_and_its_end_are_logged_once(
     user: User, broker: redis.Redis, valkey: Valkey, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publishing, "BREAK", 0.0)  # each one tries it again
+    monkeypatch.setattr(publishing, "BREAK", 0.0)  # each one tries again
     valkey.stop()
     try:
         for _ in range(4):
@@ -190,23 +178,23 @@ def test_an_outage_of_the_broker_is_told_once_and_so_is_its_end(
     for _ in range(3):
         outbox.enqueue(Plain(user))
 
-    told = [r.getMessage() for r in caplog.records if "'event': 'broker " in r.getMessage()]
-    assert len(told) == 2
-    assert "broker away or slow" in told[0]
-    assert "broker back" in told[1]
+    lines = [r.getMessage() for r in caplog.records if "'event': 'broker " in r.getMessage()]
+    assert len(lines) == 2
+    assert "broker away or slow" in lines[0]
+    assert "broker back" in lines[1]
 
 
-def test_a_name_server_that_does_not_answer_holds_up_nobody(
+def test_a_silent_name_server_does_not_delay_a_request(
     user: User, broker: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing bounds the look-up of a host's name but the patience of the one who asks."""
+    """Name resolution has no timeout, only the caller has one."""
     monkeypatch.setattr(publishing.broker_thread, "_thread", ThreadPoolExecutor(1))
 
     def never_answered(producer: object) -> None:
         time.sleep(2)
 
     with pytest.raises(TimeoutError):
-        publishing.broker_thread.ask(never_answered)  # the thread is busy with it from now on
+        publishing.broker_thread.ask(never_answered)  # from now on the thread is busy
     began = time.monotonic()
     for _ in range(5):
         outbox.enqueue(Plain(user))
@@ -215,8 +203,8 @@ def test_a_name_server_that_does_not_answer_holds_up_nobody(
     assert Message.objects.filter(publish_at__lte=timezone.now()).count() == 5
 
 
-def test_a_fork_has_a_thread_of_its_own(user: User, broker: redis.Redis) -> None:
-    outbox.enqueue(Plain(user))  # from now on the parent has one
+def test_a_fork_has_its_own_thread(user: User, broker: redis.Redis) -> None:
+    outbox.enqueue(Plain(user))  # now the parent has one
     child = os.fork()
     if child == 0:
         try:
@@ -228,7 +216,7 @@ def test_a_fork_has_a_thread_of_its_own(user: User, broker: redis.Redis) -> None
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def test_a_backlog_fills_the_queues_and_no_more_however_slow_the_workers_are(
+def test_a_backlog_fills_the_queues_and_no_more_with_slow_workers(
     user: User, broker: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweep, "BATCH", 20)
@@ -238,7 +226,7 @@ def test_a_backlog_fills_the_queues_and_no_more_however_slow_the_workers_are(
     ]
     Message.objects.bulk_create(rows)
     tasks = 0
-    for _ in range(60):  # sweeps; between two of them the workers take five tasks, and every pause has passed
+    for _ in range(60):  # sweeps, each after the workers took five tasks and every pause has passed
         tasks += sweep.publish_overdue()
         assert sum(publishing.queue_lengths().values()) <= 20 + 1  # type: ignore[union-attr]
         done = {entry["read"][0][0] for entry in published(broker)[:5]}
@@ -251,7 +239,7 @@ def test_a_backlog_fills_the_queues_and_no_more_however_slow_the_workers_are(
     assert tasks <= 2 * delivered
 
 
-def test_tasks_of_others_in_a_queue_slow_the_mail_down_and_do_not_stop_it(user: User, broker: redis.Redis) -> None:
+def test_foreign_tasks_in_a_queue_do_not_stop_the_mail(user: User, broker: redis.Redis) -> None:
     outbox.enqueue(Plain(user))
     outbox.enqueue(Plain(user))
     broker.delete(f"default\x06\x16{publishing.PRIORITY}")
@@ -262,7 +250,7 @@ def test_tasks_of_others_in_a_queue_slow_the_mail_down_and_do_not_stop_it(user: 
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_sweep_passes_over_what_another_one_is_at(user: User) -> None:
+def test_a_sweep_skips_rows_that_another_sweep_has_locked(user: User) -> None:
     outbox.enqueue(Plain(user))
     Message.objects.update(publish_at=timezone.now())
 
@@ -272,3 +260,23 @@ def test_a_sweep_passes_over_what_another_one_is_at(user: User) -> None:
 
     assert (numbers, failures) == ([0], [])
     assert sweep.publish_overdue() == 1
+
+
+@pytest.mark.usefixtures("broker")
+def test_a_worker_may_be_quicker_than_the_brokers_answer(
+    user: User, smtp: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = outbox.enqueue(Plain(user)), outbox.enqueue(Plain(user))
+    Message.objects.update(publish_at=timezone.now() - timedelta(seconds=1))
+    smtp.script.always["RCPT"] = "451 4.3.0 later"
+
+    def publish(message: Message) -> bool:
+        if message.pk == first.pk:
+            pipeline.deliver(message.pk)
+        return False
+
+    monkeypatch.setattr(sweep, "publish", publish)
+    sweep.publish_overdue()
+
+    second.refresh_from_db()
+    assert second.handovers == 0

@@ -1,7 +1,6 @@
-"""A mail server that is down: left alone, probed by one message at a time, and spared the rest until it answers again."""
+"""A mail server that is down is paused and probed by one message at a time until it answers."""
 
 from collections import deque
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, ClassVar
 
@@ -13,18 +12,17 @@ from pytest_django import Settings
 from accounts.models import User
 from config.environment import email_url
 from mailer import outbox
-from mailer.delivery import circuit, pipeline, steps, sweep
-from mailer.models import Message, Outcome, Queue, State, TransportState
-from tests.mailer.kinds import Plain
+from mailer.delivery import circuit, steps, sweep
+from mailer.models import Message, Outcome, Queue, State, Suppression, TransportState
+from tests.mailer.kinds import Fleeting, Plain
+from tests.mailer.worker import deliver
 from tests.smtp_sink import CUT, Sink
 
 pytestmark = pytest.mark.django_db
 
 
-def deliver(message: Message) -> Message:
-    pipeline.deliver(message.pk)
-    message.refresh_from_db()
-    return message
+def find_transport() -> steps.Transport | None:
+    return circuit.find_transport("", circuit.pauses())
 
 
 def end_pause() -> None:
@@ -32,7 +30,7 @@ def end_pause() -> None:
 
 
 def pause() -> float:
-    """For how many seconds the transport is paused from now on."""
+    """Return the seconds until the pause ends."""
     until = TransportState.objects.get().paused_until
     assert until is not None
     return (until - timezone.now()).total_seconds()
@@ -45,7 +43,7 @@ def down(smtp: Sink) -> Sink:
     return smtp
 
 
-def test_while_it_is_paused_no_message_tries_it_and_none_spends_an_attempt(user: User, down: Sink) -> None:
+def test_a_paused_transport_gets_no_message_and_costs_no_attempt(user: User, down: Sink) -> None:
     messages = [outbox.enqueue(Plain(user)) for _ in range(5)]
 
     for message in messages * 3:
@@ -53,7 +51,7 @@ def test_while_it_is_paused_no_message_tries_it_and_none_spends_an_attempt(user:
 
     assert down.connections == 1
     assert sum(m.attempts for m in messages) == 1
-    assert all(m.publish_at <= timezone.now() for m in messages)  # the sweep waits for the transport, not they
+    assert all(m.publish_at <= timezone.now() for m in messages)  # they stay overdue for the sweep
     assert {m.state for m in messages} == {State.QUEUED, State.RETRYING}
 
 
@@ -72,18 +70,18 @@ def test_pauses_grow_with_each_probe_up_to_five_minutes(user: User, down: Sink) 
     assert message.state == State.RETRYING
 
 
-def test_one_message_probes_and_the_others_wait_for_what_it_finds(user: User, down: Sink) -> None:
+def test_one_message_probes_while_the_others_wait(user: User, down: Sink) -> None:
     deliver(outbox.enqueue(Plain(user)))
     end_pause()
-    route = circuit.find_transport()
-    assert isinstance(route, steps.Transport)
-    assert route.probing
+    transport = find_transport()
+    assert transport
+    assert transport.probing
 
-    assert [circuit.enter(route), circuit.enter(route)] == [True, False]
-    assert isinstance(circuit.find_transport(), circuit.Paused)
+    assert [circuit.begin_probe(transport), circuit.begin_probe(transport)] == [True, False]
+    assert find_transport() is None
 
 
-def test_when_it_answers_again_the_backlog_is_released_at_once(user: User, down: Sink) -> None:
+def test_a_transport_that_answers_again_gets_the_backlog_at_once(user: User, down: Sink) -> None:
     messages = [outbox.enqueue(Plain(user)) for _ in range(4)]
     for message in messages:
         deliver(message)
@@ -107,13 +105,11 @@ def test_a_refusal_of_the_message_shows_that_the_server_works(user: User, down: 
     assert TransportState.objects.get().paused_until is None
 
 
-def test_the_sweep_sends_one_message_as_a_probe_and_nothing_before(
-    user: User, down: Sink, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    handed_over: list[int] = []
+def test_the_sweep_publishes_one_probe_after_the_pause(user: User, down: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
+    published: list[int] = []
 
     def publish(message: Message) -> bool:
-        handed_over.append(message.pk)
+        published.append(message.pk)
         return True
 
     monkeypatch.setattr(sweep, "publish", publish)
@@ -125,23 +121,10 @@ def test_the_sweep_sends_one_message_as_a_probe_and_nothing_before(
     assert sweep.publish_overdue() == 0
     end_pause()
     assert sweep.publish_overdue() == 1
-    assert len(handed_over) == 1
+    assert len(published) == 1
 
 
-def test_a_refused_login_pauses_the_transport_with_an_alarm_and_fails_nothing(
-    user: User, through: Callable[[str], None], caplog: pytest.LogCaptureFixture
-) -> None:
-    with Sink(user="shop", password="right") as sink:
-        through(f"smtp://shop:wrong@127.0.0.1:{sink.port}")
-        messages = [deliver(outbox.enqueue(Plain(user))) for _ in range(3)]
-
-    assert [m.attempts for m in messages] == [1, 0, 0]
-    assert [r for r in caplog.records if r.levelname == "ERROR" and "transport paused" in r.getMessage()]
-
-
-def test_the_fallback_takes_everything_while_the_first_one_is_paused(
-    user: User, sink: Sink, settings: Settings
-) -> None:
+def test_the_fallback_takes_all_mail_while_the_primary_is_paused(user: User, sink: Sink, settings: Settings) -> None:
     settings.MAILERS = {"transport": email_url("smtp://127.0.0.1:1"), "fallback": email_url(sink.url)}
     first, second = outbox.enqueue(Plain(user)), outbox.enqueue(Plain(user))
     deliver(first)
@@ -154,7 +137,7 @@ def test_the_fallback_takes_everything_while_the_first_one_is_paused(
     assert list(second.delivery_attempts.values_list("transport", flat=True)) == ["fallback"]
 
 
-def test_an_uncertain_outcome_pauses_nothing(user: User, smtp: Sink) -> None:
+def test_an_uncertain_outcome_does_not_pause_the_transport(user: User, smtp: Sink) -> None:
     smtp.script.once["BODY"] = deque([CUT])
 
     deliver(outbox.enqueue(Plain(user)))
@@ -162,22 +145,22 @@ def test_an_uncertain_outcome_pauses_nothing(user: User, smtp: Sink) -> None:
     assert not TransportState.objects.exclude(paused_until=None).exists()
 
 
-def test_a_probe_whose_worker_dies_is_followed_by_another_after_a_lease(user: User, down: Sink) -> None:
+def test_a_probe_whose_worker_died_is_repeated_after_a_lease(user: User, down: Sink) -> None:
     deliver(outbox.enqueue(Plain(user)))
     end_pause()
-    route = circuit.find_transport()
-    assert isinstance(route, steps.Transport)
-    assert circuit.enter(route)
+    transport = find_transport()
+    assert transport
+    assert circuit.begin_probe(transport)
 
     assert 59 < pause() <= 60
     TransportState.objects.update(paused_until=timezone.now() - timedelta(seconds=1))
-    again = circuit.find_transport()
-    assert isinstance(again, steps.Transport)
-    assert circuit.enter(again)
+    again = find_transport()
+    assert again
+    assert circuit.begin_probe(again)
 
 
-class Dawdling(Plain):
-    """While this one is built, another message probes the transport."""
+class SlowToBuild(Plain):
+    """Another message probes the transport while this one is built."""
 
     other: ClassVar[Message]
 
@@ -186,18 +169,18 @@ class Dawdling(Plain):
         return True
 
 
-def test_who_comes_second_does_not_probe(user: User, down: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Dawdling, "other", outbox.enqueue(Plain(user)), raising=False)
+def test_a_worker_that_comes_second_does_not_probe(user: User, down: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SlowToBuild, "other", outbox.enqueue(Plain(user)), raising=False)
     TransportState.objects.create(alias="transport", failures=1, paused_until=timezone.now())
 
-    message = deliver(outbox.enqueue(Dawdling(user)))
+    message = deliver(outbox.enqueue(SlowToBuild(user)))
 
-    assert (down.connections, Dawdling.other.attempts) == (1, 1)
+    assert (down.connections, SlowToBuild.other.attempts) == (1, 1)
     assert (message.state, message.attempts) == (State.QUEUED, 0)
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_probe_counts_once_however_often_its_outcome_is_written(
+def test_a_probe_counts_once_when_its_outcome_is_written_twice(
     user: User, down: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     TransportState.objects.create(alias="transport", failures=1, paused_until=timezone.now())
@@ -216,3 +199,28 @@ def test_a_probe_counts_once_however_often_its_outcome_is_written(
 
     assert (len(lost), message.delivery_attempts.get().outcome) == (1, Outcome.TRANSPORT_DOWN)
     assert TransportState.objects.get().failures == 2
+
+
+def one_sweep(rows: list[Message]) -> list[Message]:
+    """Run a sweep and deliver what it published."""
+    before = {row.pk: row.publish_at for row in Message.objects.waiting()}
+    assert sweep.publish_overdue() == 1
+    after = dict(Message.objects.values_list("pk", "publish_at"))
+    return [deliver(row) for row in rows if row.pk in before and after[row.pk] != before[row.pk]]
+
+
+@pytest.mark.usefixtures("broker")
+def test_messages_that_will_not_be_sent_do_not_use_up_probes(user: User, smtp: Sink, make_user: Any) -> None:
+    dead = make_user("dead@example.com")
+    Suppression.objects.create(address=dead.email, reason="gone")
+    rows = [outbox.enqueue(Plain(dead)), outbox.enqueue(Fleeting(user)), outbox.enqueue(Plain(user))]
+    for number, row in enumerate(rows):
+        Message.objects.filter(pk=row.pk).update(publish_at=timezone.now() - timedelta(seconds=10 - number))
+    TransportState.objects.create(alias="transport", failures=3, paused_until=timezone.now() - timedelta(seconds=1))
+
+    published = [row for _ in range(2) for row in one_sweep(rows)]
+
+    assert published == [rows[0], rows[2]]
+    assert rows[0].state == State.SUPPRESSED
+    assert rows[2].state == State.SENT
+    assert not circuit.pauses()

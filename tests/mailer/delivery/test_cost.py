@@ -1,4 +1,4 @@
-"""What the guarding of a message costs the database."""
+"""The number of statements that a delivery costs."""
 
 import pytest
 from django.db import connection

@@ -1,4 +1,4 @@
-"""History grows and nothing gets slower: no statement of the mail's path reads the whole table.
+"""A growing table slows nothing down: no statement of a delivery reads the whole table.
 
 make bench ARGS=tests/mailer/delivery/test_many_rows.py          # with a million rows, and how long a sweep takes
 """
@@ -27,13 +27,13 @@ pytestmark = [pytest.mark.bench, pytest.mark.django_db(transaction=True), pytest
 
 ROWS = int(os.environ.get("ROWS", "20000"))
 
-HISTORY = """
+SETTLED_ROWS = """
 INSERT INTO mailer_message (kind, arguments, user_id, recipient, subject, message_id_header, queue, key, state, reason,
     attempts, counted_after, created_at, due_at, publish_at, handovers, settled_at)
 SELECT 'tests.Plain', jsonb_build_object('account', %(user)s), %(user)s, 'person-' || n || '@example.com', 'Test',
     '<old-' || n || '@example.com>', (ARRAY['critical', 'default', 'bulk'])[n %% 3 + 1], '', 'sent', '',
     1, 0, moment, moment, moment, 0, moment
-FROM (SELECT n, now() - n * interval '6 seconds' AS moment FROM generate_series(1, %(rows)s) AS n) AS history
+FROM (SELECT n, now() - n * interval '6 seconds' AS moment FROM generate_series(1, %(rows)s) AS n) AS many_settled
 """
 ATTEMPTS = """
 INSERT INTO mailer_deliveryattempt (message_id, number, transport, worker, started_at, finished_at, outcome, code, response)
@@ -42,10 +42,10 @@ SELECT id, 1, 'transport', 'worker', created_at, created_at, 'accepted', '250', 
 
 
 @pytest.fixture
-def history(user: User, broker: redis.Redis) -> None:
+def many_settled(user: User, broker: redis.Redis) -> None:
     """Many settled messages with their attempts, and a thousand that are due."""
     with connection.cursor() as cursor:
-        cursor.execute(HISTORY, {"user": user.pk, "rows": ROWS})
+        cursor.execute(SETTLED_ROWS, {"user": user.pk, "rows": ROWS})
         cursor.execute(ATTEMPTS)
         for number in range(1000):
             outbox.enqueue(Plain(user, str(number)))
@@ -56,7 +56,7 @@ def history(user: User, broker: redis.Redis) -> None:
 
 @contextmanager
 def plans() -> Iterator[list[tuple[str, str, list[str]]]]:
-    """The statements that run inside, each with PostgreSQL's plan for it, and the tables that it reads from end to end."""
+    """Collect the statements that run inside, each with PostgreSQL's plan and the tables that it reads completely."""
     seen: list[tuple[str, str, list[str]]] = []
 
     def explain(execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
@@ -78,7 +78,7 @@ def _read_whole(node: dict[str, Any]) -> Iterator[str]:
         yield from _read_whole(below)
 
 
-def test_no_statement_of_the_mails_path_reads_the_whole_table(history: None, user: User, smtp: Sink) -> None:
+def test_no_statement_of_the_mails_path_reads_the_whole_table(many_settled: None, user: User, smtp: Sink) -> None:
     message = Message.objects.waiting().latest("pk")
     abandoned = Message.objects.waiting().earliest("pk")
     Message.objects.filter(pk=abandoned.pk).update(state="sending", claimed_until=timezone.now(), attempts=1)
@@ -96,7 +96,7 @@ def test_no_statement_of_the_mails_path_reads_the_whole_table(history: None, use
         assert not {"mailer_message", "mailer_deliveryattempt"} & set(read_whole), f"{sql}\n{plan}"
 
 
-def test_a_sweep_is_quick_however_long_the_history(history: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_is_quick_in_a_large_table(many_settled: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "BATCH", 1000)
     monkeypatch.setattr(sweep, "publish", lambda message: True)  # the database's part
     took = []
@@ -111,4 +111,4 @@ def test_a_sweep_is_quick_however_long_the_history(history: None, monkeypatch: p
     print(
         f"\n{ROWS} settled rows, 1000 due: a sweep takes {median:.1f} ms (median of 9; {min(took):.1f}-{max(took):.1f})"
     )
-    assert median < 250  # five times what is meant, for busy machines; the figure above is the point
+    assert median < 250  # five times the target, for busy machines; the printed figure is the point

@@ -1,5 +1,6 @@
 """One message through the pipeline, against a real PostgreSQL and a real SMTP conversation."""
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -16,27 +17,22 @@ from pytest_django import Settings
 from accounts.models import User
 from config.environment import email_url
 from mailer import outbox
-from mailer.delivery import claim, pipeline, steps, sweep
+from mailer.delivery import claim, pipeline, sweep
 from mailer.delivery.settle import settle
 from mailer.models import Message, Outcome, State, Suppression, TransportState
 from mailer.outcomes import Accepted, OutcomeUnknown, PermanentRefusal, TransientRefusal
 from tests.mailer.kinds import Broken, Fleeting, Plain, Raising, Receipt
+from tests.mailer.worker import deliver, deliver_now, make_due, prepare, take
 from tests.smtp_sink import CUT, HANG, SLOW, Phase, Sink
 
 pytestmark = pytest.mark.django_db
-
-
-def deliver(message: Message) -> Message:
-    pipeline.deliver(message.pk)
-    message.refresh_from_db()
-    return message
 
 
 def outcomes(message: Message) -> list[str]:
     return list(message.delivery_attempts.values_list("outcome", flat=True))
 
 
-def test_a_mail_is_sent_once_with_both_parts_and_its_attempt_is_on_record(user: User, smtp: Sink) -> None:
+def test_a_mail_is_sent_once_with_both_parts_and_its_attempt_is_recorded(user: User, smtp: Sink) -> None:
     message = deliver(outbox.enqueue(Plain(user)))
     pipeline.deliver(message.pk)
 
@@ -63,7 +59,7 @@ def test_one_connection_serves_many_messages(user: User, smtp: Sink) -> None:
     assert smtp.connections == 1
 
 
-def test_a_connection_that_the_server_closed_meanwhile_costs_nothing(user: User, smtp: Sink) -> None:
+def test_a_connection_that_the_server_closed_costs_no_attempt(user: User, smtp: Sink) -> None:
     deliver(outbox.enqueue(Plain(user)))
     smtp.script.once["MAIL"] = deque([CUT])
 
@@ -73,7 +69,7 @@ def test_a_connection_that_the_server_closed_meanwhile_costs_nothing(user: User,
     assert smtp.connections == 2
 
 
-def test_what_is_not_due_yet_waits(user: User, smtp: Sink) -> None:
+def test_a_message_that_is_not_due_waits(user: User, smtp: Sink) -> None:
     message = deliver(outbox.enqueue(Plain(user), delay=timedelta(seconds=30)))
 
     assert (message.state, smtp.received) == (State.QUEUED, [])
@@ -100,7 +96,7 @@ def test_what_is_not_due_yet_waits(user: User, smtp: Sink) -> None:
         ("BODY", CUT, State.RETRYING, Outcome.UNCERTAIN, "the payload was sent, then"),
     ],
 )
-def test_each_answer_in_each_phase_ends_in_a_clear_state(
+def test_each_answer_in_each_phase_has_its_state(
     user: User, smtp: Sink, phase: Phase, reply: str, state: State, outcome: Outcome, reason: str
 ) -> None:
     smtp.script.always[phase] = reply
@@ -113,7 +109,7 @@ def test_each_answer_in_each_phase_ends_in_a_clear_state(
     assert (message.settled_at is not None) == (state is State.FAILED)
 
 
-def test_a_refusal_for_now_is_tried_again_with_growing_pauses_until_the_limit(user: User, smtp: Sink) -> None:
+def test_a_refusal_for_now_is_retried_with_growing_pauses_until_the_limit(user: User, smtp: Sink) -> None:
     smtp.script.always["RCPT"] = "451 4.3.0 later"
     message = outbox.enqueue(Plain(user))
     pauses = []
@@ -130,7 +126,7 @@ def test_a_refusal_for_now_is_tried_again_with_growing_pauses_until_the_limit(us
     assert outcomes(message) == [Outcome.REFUSED_FOR_NOW] * 10
 
 
-def test_a_refused_login_is_the_configurations_fault_and_the_mail_waits(
+def test_a_refused_login_is_logged_as_misconfiguration_and_the_mail_waits(
     user: User, through: Callable[[str], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     with Sink(user="shop", password="right") as sink:
@@ -140,7 +136,8 @@ def test_a_refused_login_is_the_configurations_fault_and_the_mail_waits(
         TransportState.objects.update(paused_until=timezone.now())
         assert (message.state, outcomes(message)) == (State.RETRYING, [Outcome.TRANSPORT_DOWN])
         assert "535" in message.reason
-        assert any(r.levelname == "ERROR" and "configuration needs a person" in r.getMessage() for r in caplog.records)
+        errors = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
+        assert ["transport paused" in errors[0], "configuration needs a person" in errors[1]] == [True, True]
         assert "wrong" not in caplog.text
 
         assert deliver(message).state == State.SENT
@@ -170,7 +167,7 @@ def test_a_silent_server_after_the_payload_leaves_the_outcome_uncertain(
     assert (message.state, outcomes(message)) == (State.RETRYING, [Outcome.UNCERTAIN])
 
 
-def test_nobody_listens_at_the_servers_address(user: User, through: Callable[[str], None]) -> None:
+def test_a_server_that_does_not_listen_is_down(user: User, through: Callable[[str], None]) -> None:
     through("smtp://127.0.0.1:1")
 
     message = deliver(outbox.enqueue(Plain(user)))
@@ -179,22 +176,8 @@ def test_nobody_listens_at_the_servers_address(user: User, through: Callable[[st
     assert "Connection refused" in message.reason
 
 
-def test_another_transport_takes_over_at_once_when_the_first_one_is_down(
-    user: User, sink: Sink, settings: Settings
-) -> None:
-    settings.MAILERS = {"transport": email_url("smtp://127.0.0.1:1"), "fallback": email_url(sink.url)}
-    message = deliver(outbox.enqueue(Plain(user)))
-    assert message.due_at <= timezone.now()
-
-    assert deliver(message).state == State.SENT
-    assert list(message.delivery_attempts.values_list("transport", "outcome")) == [
-        ("transport", Outcome.TRANSPORT_DOWN),
-        ("fallback", Outcome.ACCEPTED),
-    ]
-
-
 @pytest.mark.parametrize(("phase", "reply"), [("BODY", CUT), ("RCPT", "451 4.3.0 later")])
-def test_another_transport_never_takes_over_what_the_first_one_may_accept(
+def test_the_fallback_never_gets_a_mail_that_the_primary_may_have_accepted(
     user: User, sink: Sink, settings: Settings, phase: Phase, reply: str
 ) -> None:
     sink.script.once[phase] = deque([reply])
@@ -208,9 +191,7 @@ def test_another_transport_never_takes_over_what_the_first_one_may_accept(
 
 
 @pytest.mark.parametrize("url", ["smtp://me:p%C3%A4ss@127.0.0.1:{port}", "smtp://smtp..example.com"])
-def test_a_configuration_that_cannot_work_is_not_the_messages_fault(
-    user: User, through: Callable[[str], None], url: str
-) -> None:
+def test_a_broken_configuration_fails_no_message(user: User, through: Callable[[str], None], url: str) -> None:
     with Sink(user="me", password="pass") as sink:
         through(url.format(port=sink.port))
         message = deliver(outbox.enqueue(Plain(user)))
@@ -219,7 +200,7 @@ def test_a_configuration_that_cannot_work_is_not_the_messages_fault(
 
 
 @pytest.mark.parametrize("reply", ["250 queued as \0", "250 queued as " + "x" * 9000])
-def test_an_odd_reply_to_the_payload_does_not_lose_track_of_it(user: User, smtp: Sink, reply: str) -> None:
+def test_an_odd_reply_to_the_payload_is_recorded(user: User, smtp: Sink, reply: str) -> None:
     smtp.script.once["BODY"] = deque([reply])
 
     message = deliver(outbox.enqueue(Plain(user)))
@@ -229,7 +210,7 @@ def test_an_odd_reply_to_the_payload_does_not_lose_track_of_it(user: User, smtp:
 
 
 @pytest.mark.parametrize("subject", ["x" * 2000, "a\0b", "line\r\nBcc: eve@example.com"])
-def test_an_odd_subject_stops_nothing(
+def test_an_odd_subject_does_not_stop_the_mail(
     user: User, smtp: Sink, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subject: str
 ) -> None:
     for name, text in (("subject.txt", subject), ("body.txt", "text"), ("body.html", "<p>html</p>")):
@@ -244,7 +225,7 @@ def test_an_odd_subject_stops_nothing(
     assert smtp.received[0].parsed["Bcc"] is None
 
 
-def test_an_address_that_does_not_exist_is_suppressed_and_not_written_to_again(user: User, smtp: Sink) -> None:
+def test_an_unknown_address_is_suppressed_and_gets_no_more_mail(user: User, smtp: Sink) -> None:
     smtp.script.once["RCPT"] = deque(["550 5.1.1 <ann@example.com>: no such user"])
 
     first = deliver(outbox.enqueue(Plain(user)))
@@ -257,7 +238,7 @@ def test_an_address_that_does_not_exist_is_suppressed_and_not_written_to_again(u
     assert smtp.received == []
 
 
-def test_a_mail_whose_copy_would_do_harm_is_held_for_a_person(user: User, smtp: Sink) -> None:
+def test_an_uncertain_mail_whose_copy_would_do_harm_is_held(user: User, smtp: Sink) -> None:
     smtp.script.once["BODY"] = deque([CUT])
     message = deliver(outbox.enqueue(Receipt(user)))
     assert (message.state, outcomes(message)) == (State.HELD, [Outcome.UNCERTAIN])
@@ -268,7 +249,7 @@ def test_a_mail_whose_copy_would_do_harm_is_held_for_a_person(user: User, smtp: 
     assert [r.parsed["Message-ID"] for r in smtp.received] == [message.message_id_header] * 2
 
 
-def test_a_person_can_say_that_a_held_mail_did_arrive(user: User, smtp: Sink) -> None:
+def test_a_held_mail_can_be_marked_as_delivered(user: User, smtp: Sink) -> None:
     smtp.script.once["BODY"] = deque([CUT])
     message = deliver(outbox.enqueue(Receipt(user)))
 
@@ -288,7 +269,7 @@ def test_a_person_can_say_that_a_held_mail_did_arrive(user: User, smtp: Sink) ->
         (Raising, "could not be built: ZeroDivisionError"),
     ],
 )
-def test_a_mail_that_cannot_be_built_fails_alone_and_is_sent_after_the_mend(
+def test_a_mail_that_cannot_be_built_fails_alone_and_can_be_retried(
     user: User, smtp: Sink, kind: type[Plain], reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken, other = outbox.enqueue(kind(user)), outbox.enqueue(Plain(user))
@@ -306,7 +287,7 @@ def test_a_mail_that_cannot_be_built_fails_alone_and_is_sent_after_the_mend(
 
 
 @pytest.mark.parametrize("error", [OperationalError, InterfaceError])
-def test_a_database_that_is_away_while_it_is_built_is_not_the_messages_fault(
+def test_a_database_that_is_away_while_a_mail_is_built_fails_no_message(
     user: User, smtp: Sink, error: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def ask(mail: Plain) -> dict[str, Any]:
@@ -322,7 +303,7 @@ def test_a_database_that_is_away_while_it_is_built_is_not_the_messages_fault(
     assert (message.state, message.attempts) == (State.QUEUED, 0)
 
 
-def test_what_is_no_longer_wanted_is_cancelled_and_says_so(user: User, smtp: Sink) -> None:
+def test_a_mail_that_is_no_longer_wanted_is_cancelled(user: User, smtp: Sink) -> None:
     message = outbox.enqueue(Plain(user))
     User.objects.update(is_active=False)
 
@@ -330,7 +311,7 @@ def test_what_is_no_longer_wanted_is_cancelled_and_says_so(user: User, smtp: Sin
     assert message.reason == "no longer wanted when it was due"
 
 
-def test_a_row_that_is_gone_cancels_the_mail_about_it(user: User, smtp: Sink) -> None:
+def test_a_mail_about_a_deleted_row_is_cancelled(user: User, smtp: Sink) -> None:
     message = outbox.enqueue(Plain(user))
     pk = user.pk
     user.delete()
@@ -344,18 +325,16 @@ def test_nothing_is_sent_after_its_deadline(user: User, smtp: Sink) -> None:
     assert smtp.received == []
 
 
-def test_an_older_worker_leaves_a_kind_that_it_does_not_know_to_a_newer_one(user: User, smtp: Sink) -> None:
+def test_a_worker_skips_a_kind_that_only_newer_code_knows(user: User, smtp: Sink) -> None:
     message = outbox.enqueue(Plain(user))
     Message.objects.update(kind="accounts.FromTomorrow")
 
     assert deliver(message).state == State.QUEUED
 
 
-def test_a_claim_that_outlived_its_lease_is_settled_as_uncertain_and_sent_again(user: User, smtp: Sink) -> None:
+def test_an_abandoned_claim_is_settled_as_uncertain_and_retried(user: User, smtp: Sink) -> None:
     message = outbox.enqueue(Plain(user))
-    prepared = pipeline.prepare(message)
-    assert isinstance(prepared, steps.Ready)
-    assert claim.take(message, prepared)
+    take(message)
     assert sweep.settle_abandoned() == 0
 
     Message.objects.update(claimed_until=timezone.now() - timedelta(seconds=1))
@@ -367,13 +346,11 @@ def test_a_claim_that_outlived_its_lease_is_settled_as_uncertain_and_sent_again(
     assert deliver(message).state == State.SENT
 
 
-@pytest.mark.django_db(transaction=True)  # as a sweep, which has no transaction around it
-def test_an_abandoned_kind_that_is_not_known_here_keeps_nobody_else_waiting(user: User) -> None:
+@pytest.mark.django_db(transaction=True)  # a sweep has no outer transaction
+def test_an_abandoned_message_of_an_unknown_kind_does_not_block_others(user: User) -> None:
     messages = [outbox.enqueue(Plain(user)) for _ in range(2)]
     for message in messages:
-        prepared = pipeline.prepare(message)
-        assert isinstance(prepared, steps.Ready)
-        assert claim.take(message, prepared)
+        take(message)
     Message.objects.update(claimed_until=timezone.now() - timedelta(seconds=1))
     Message.objects.filter(pk=messages[0].pk).update(kind="accounts.FromTomorrow")
 
@@ -383,18 +360,17 @@ def test_an_abandoned_kind_that_is_not_known_here_keeps_nobody_else_waiting(user
     assert known.state == State.RETRYING
 
 
-def test_suppression_does_not_care_for_capitals(user: User, smtp: Sink) -> None:
+def test_suppression_ignores_case(user: User, smtp: Sink) -> None:
     Suppression.objects.create(address="ann@example.com", reason="550")
     User.objects.update(email="Ann@Example.com")
 
     assert deliver(outbox.enqueue(Plain(User.objects.get()))).state == State.SUPPRESSED
 
 
-def test_only_one_of_two_workers_gets_the_claim(user: User) -> None:
+def test_one_of_two_workers_gets_the_claim(user: User) -> None:
     message = outbox.enqueue(Plain(user))
     mine, theirs = Message.objects.get(pk=message.pk), Message.objects.get(pk=message.pk)
-    prepared = pipeline.prepare(message)
-    assert isinstance(prepared, steps.Ready)
+    prepared = prepare(message)
 
     assert [claim.take(mine, prepared), claim.take(theirs, prepared)] == [True, False]
 
@@ -402,27 +378,25 @@ def test_only_one_of_two_workers_gets_the_claim(user: User) -> None:
 def test_a_worker_that_was_overtaken_does_not_claim(user: User, smtp: Sink) -> None:
     message = outbox.enqueue(Plain(user))
     slow = Message.objects.get(pk=message.pk)
-    prepared = pipeline.prepare(slow)
-    assert isinstance(prepared, steps.Ready)
+    prepared = prepare(slow)
 
     smtp.script.once["CONNECT"] = deque(["421 4.3.2 later"])
     assert deliver(message).state == State.RETRYING
-    assert message.due_at <= timezone.now()  # but its attempts have moved on
+    assert message.due_at <= timezone.now()  # but it has another attempt by now
 
     assert not claim.take(slow, prepared)
     assert outcomes(message) == [Outcome.TRANSPORT_DOWN]
 
 
-def test_what_is_not_due_cannot_be_claimed(user: User) -> None:
+def test_a_message_that_is_not_due_cannot_be_claimed(user: User) -> None:
     message = outbox.enqueue(Plain(user), delay=timedelta(minutes=1))
-    prepared = pipeline.prepare(message)
-    assert isinstance(prepared, steps.Ready)
+    prepared = prepare(message)
 
     assert not claim.take(message, prepared)
 
 
 class Overtaking(Plain):
-    """Another worker comes and goes while this one asks whether it is wanted, and has another answer."""
+    """A second worker delivers it while the first one asks whether it is wanted."""
 
     is_overtaken: ClassVar = False
 
@@ -443,24 +417,17 @@ def test_a_worker_that_was_overtaken_does_not_settle(user: User, smtp: Sink) -> 
 
 
 def claimed_and_abandoned(user: User) -> Message:
-    """A message whose worker claimed it and was not heard of for longer than its lease."""
+    """Return a message whose lease has run out and whose claim was settled by the sweep."""
     message = outbox.enqueue(Plain(user))
-    prepared = pipeline.prepare(message)
-    assert isinstance(prepared, steps.Ready)
-    assert claim.take(message, prepared)
+    take(message)
     Message.objects.filter(pk=message.pk).update(claimed_until=timezone.now() - timedelta(seconds=1))
     assert sweep.settle_abandoned() == 1
     return message
 
 
-def make_due(message: Message) -> Message:
-    Message.objects.filter(pk=message.pk).update(due_at=timezone.now())
-    return message
-
-
 def test_a_worker_that_comes_back_late_does_not_overwrite_a_newer_outcome(user: User, smtp: Sink) -> None:
     late = claimed_and_abandoned(user)
-    assert deliver(make_due(Message.objects.get(pk=late.pk))).state == State.SENT
+    assert deliver_now(Message.objects.get(pk=late.pk)).state == State.SENT
 
     settle(late, PermanentRefusal("550", "no"))
 
@@ -469,33 +436,29 @@ def test_a_worker_that_comes_back_late_does_not_overwrite_a_newer_outcome(user: 
     assert outcomes(message) == [Outcome.REFUSED_FOR_GOOD, Outcome.ACCEPTED]
 
 
-@pytest.mark.parametrize("meanwhile", ["nothing", "given up", "queued again", "tried again and refused"])
-def test_a_late_acceptance_ends_the_matter(user: User, smtp: Sink, meanwhile: str) -> None:
+@pytest.mark.parametrize("meanwhile", ["nothing", "failed", "retried by a person", "retried and refused"])
+def test_a_late_acceptance_settles_the_message(user: User, smtp: Sink, meanwhile: str) -> None:
     late = claimed_and_abandoned(user)
-    if meanwhile == "tried again and refused":
+    if meanwhile == "retried and refused":
         smtp.script.once["RCPT"] = deque(["451 4.3.0 later"])
-        assert deliver(make_due(Message.objects.get(pk=late.pk))).state == State.RETRYING
+        assert deliver_now(Message.objects.get(pk=late.pk)).state == State.RETRYING
     elif meanwhile != "nothing":
         Message.objects.filter(pk=late.pk).update(state=State.FAILED)
-    if meanwhile == "queued again":
+    if meanwhile == "retried by a person":
         outbox.retry(Message.objects.filter(pk=late.pk), reason="again")
 
     settle(late, Accepted("250", "ok"))
 
     message = Message.objects.get(pk=late.pk)
     assert (message.state, outcomes(message)[0]) == (State.SENT, Outcome.ACCEPTED)
-    assert deliver(make_due(message)).state == State.SENT
+    assert deliver_now(message).state == State.SENT
     assert smtp.received == []
 
 
-def test_a_late_acceptance_stops_the_copy_that_is_under_way_from_being_followed_by_another(
-    user: User, smtp: Sink
-) -> None:
+def test_after_a_late_acceptance_a_refused_copy_is_not_retried(user: User, smtp: Sink) -> None:
     late = claimed_and_abandoned(user)
     second = Message.objects.get(pk=make_due(late).pk)
-    prepared = pipeline.prepare(second)
-    assert isinstance(prepared, steps.Ready)
-    assert claim.take(second, prepared)
+    take(second)
 
     settle(late, Accepted("250", "ok"))
     assert Message.objects.get(pk=late.pk).state == State.SENDING
@@ -506,7 +469,7 @@ def test_a_late_acceptance_stops_the_copy_that_is_under_way_from_being_followed_
     assert "an earlier attempt was accepted after all" in message.reason
 
 
-def test_a_sweep_that_comes_late_does_not_overwrite_what_the_server_said(user: User, smtp: Sink) -> None:
+def test_a_late_sweep_does_not_overwrite_the_servers_answer(user: User, smtp: Sink) -> None:
     message = outbox.enqueue(Plain(user))
     stale = deliver(message)
     assert stale.state == State.SENT
@@ -516,7 +479,7 @@ def test_a_sweep_that_comes_late_does_not_overwrite_what_the_server_said(user: U
     assert (message.state, outcomes(message)) == (State.SENT, [Outcome.ACCEPTED])
 
 
-def test_cancelling_works_until_the_mail_is_on_its_way(user: User, smtp: Sink) -> None:
+def test_a_mail_can_be_cancelled_until_it_is_sent(user: User, smtp: Sink) -> None:
     waiting, gone = outbox.enqueue(Plain(user)), deliver(outbox.enqueue(Plain(user)))
 
     assert outbox.cancel(waiting)
@@ -524,7 +487,41 @@ def test_cancelling_works_until_the_mail_is_on_its_way(user: User, smtp: Sink) -
     assert deliver(waiting).state == State.CANCELLED
 
 
-def test_outside_of_smtp_tests_mail_lands_in_djangos_outbox(user: User) -> None:
+def test_without_a_mail_server_tests_find_mail_in_djangos_outbox(user: User) -> None:
     deliver(outbox.enqueue(Plain(user)))
 
     assert [m.to for m in mail.outbox] == [["Ann <ann@example.com>"]]
+
+
+def test_a_worker_skips_a_field_that_only_newer_code_knows(user: User, smtp: Sink) -> None:
+    message = outbox.enqueue(Plain(user))
+    Message.objects.update(arguments={"account": user.pk, "sent_by": "x", "new_field": 1})
+
+    assert deliver(message).state == State.QUEUED
+    assert smtp.received == []
+
+
+def test_a_message_that_the_backend_did_not_send_fails(user: User, smtp: Sink, settings: Settings) -> None:
+    settings.MAILERS["transport"]["OPTIONS"]["fail_silently"] = True
+    smtp.script.always["MAIL"] = "451 4.3.0 later"
+
+    message = deliver(outbox.enqueue(Plain(user)))
+
+    assert message.state == State.FAILED
+    assert "did not send it" in message.reason
+
+
+def test_a_lone_surrogate_in_an_error_is_replaced(
+    user: User, smtp: Sink, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL, "mailer.delivery")  # a parallel run of pytest cannot transfer such a line
+
+    def fail(mail: Plain) -> dict[str, Any]:
+        raise LookupError("no file caf\udce9.pdf")  # a name as os.listdir() returns it
+
+    monkeypatch.setattr(Raising, "context", fail)
+
+    message = deliver(outbox.enqueue(Raising(user)))
+
+    assert message.state == State.FAILED
+    assert "no file caf?.pdf" in message.reason

@@ -1,4 +1,4 @@
-"""POSTCOMMIT_RATE_PER_SECOND: a transport gets no more than it is meant to get, the most urgent first."""
+"""POSTCOMMIT_RATE_PER_SECOND: all workers share the rate limit, and the most urgent messages go first."""
 
 import time
 from datetime import timedelta
@@ -22,8 +22,8 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture
-def handed_over(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The queues of the messages that the sweep hands over, without a broker to take them."""
+def published(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The queues of the messages that the sweep publishes, without a broker."""
     queues: list[str] = []
 
     def publish(message: Message) -> bool:
@@ -57,12 +57,12 @@ def test_workers_share_the_rate(user: User, smtp: Sink, settings: Settings) -> N
     assert 1.1 <= took < 3
 
 
-def test_without_a_rate_nobody_waits(user: User, smtp: Sink) -> None:
+def test_without_a_rate_limit_no_worker_waits(user: User, smtp: Sink) -> None:
     assert rate.book_slot("transport", timedelta(0)) == 0.0
     assert rate.book_slot("transport", timedelta(0)) == 0.0
 
 
-def test_time_that_nobody_used_is_not_saved_up(user: User, settings: Settings) -> None:
+def test_unused_slots_are_not_saved_up(user: User, settings: Settings) -> None:
     settings.POSTCOMMIT = {"RATE_PER_SECOND": "10"}
     rate.book_slot("transport", timedelta(0))
     time.sleep(0.5)
@@ -72,7 +72,7 @@ def test_time_that_nobody_used_is_not_saved_up(user: User, settings: Settings) -
     assert [round(wait, 1) for wait in waits if wait is not None] == [0.0, 0.1, 0.2, 0.3]
 
 
-def test_whose_turn_is_too_far_away_is_left_to_the_sweep(user: User, smtp: Sink, settings: Settings) -> None:
+def test_a_message_with_a_distant_slot_is_left_to_the_sweep(user: User, smtp: Sink, settings: Settings) -> None:
     settings.POSTCOMMIT = {"RATE_PER_SECOND": "0.1"}
     first, second = enqueue(user, 2)
 
@@ -84,7 +84,7 @@ def test_whose_turn_is_too_far_away_is_left_to_the_sweep(user: User, smtp: Sink,
     assert second.publish_at <= timezone.now()
 
 
-def test_critical_messages_find_a_slot_where_others_do_not(user: User, settings: Settings) -> None:
+def test_critical_messages_may_book_slots_further_ahead(user: User, settings: Settings) -> None:
     settings.POSTCOMMIT = {"RATE_PER_SECOND": "0.14"}  # one in seven seconds
     rate.book_slot("transport", timedelta(0))
 
@@ -92,19 +92,19 @@ def test_critical_messages_find_a_slot_where_others_do_not(user: User, settings:
     assert rate.book_slot("transport", rate.LONGEST_WAIT[Queue.CRITICAL]) is not None
 
 
-def test_the_sweep_hands_over_what_can_go_soon_the_most_urgent_first(
-    user: User, settings: Settings, handed_over: list[str], broker: redis.Redis
+def test_the_sweep_publishes_what_can_be_sent_soon_the_most_urgent_first(
+    user: User, settings: Settings, published: list[str], broker: redis.Redis
 ) -> None:
-    settings.POSTCOMMIT = {"RATE_PER_SECOND": "2"}  # twenty in the ten seconds that a sweep looks ahead
+    settings.POSTCOMMIT = {"RATE_PER_SECOND": "2"}  # twenty in the ten seconds ahead
     for queue in (Queue.BULK, Queue.DEFAULT, Queue.CRITICAL):
         enqueue(user, 15, queue)
     broker.flushall()
 
     assert sweep.publish_overdue() == 21
-    assert handed_over == ["critical"] * 15 + ["default"] * 5 + ["bulk"]
+    assert published == ["critical"] * 15 + ["default"] * 5 + ["bulk"]
 
 
-def test_draining_by_hand_waits_for_each_turn(user: User, smtp: Sink, settings: Settings) -> None:
+def test_deliver_due_waits_for_each_slot(user: User, smtp: Sink, settings: Settings) -> None:
     settings.POSTCOMMIT = {"RATE_PER_SECOND": "4"}
     enqueue(user, 4)
     began = time.monotonic()

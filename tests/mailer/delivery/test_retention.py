@@ -1,4 +1,4 @@
-"""How long settled messages are kept: as their kind says, under all the names that it had, or as the settings say."""
+"""The retention of settled messages: that of their kind, under all its names, or that of the settings."""
 
 from datetime import timedelta
 from threading import Event
@@ -11,7 +11,7 @@ from pytest_django import Settings
 
 from accounts.models import User
 from mailer import outbox
-from mailer.delivery import retention, sweep
+from mailer.delivery import retention
 from mailer.models import Message, State
 from tests.at_once import at_once
 from tests.mailer.kinds import Plain
@@ -20,14 +20,14 @@ pytestmark = pytest.mark.django_db
 
 
 class Newsflash(Plain):
-    """Nobody asks about it a week later."""
+    """Kept for a week."""
 
     retention: ClassVar = timedelta(days=7)
     aliases: ClassVar = ("tests.BreakingNews", "shop.Newsflash")
 
 
 class Weather(Newsflash):
-    """Its names are its own, and for how long it is kept is inherited."""
+    """It inherits the retention, not the names."""
 
 
 class Invoice(Plain):
@@ -38,14 +38,14 @@ class Invoice(Plain):
 
 
 def settled(user: User, kind: type[Plain], days: int, *, name: str = "", state: State = State.SENT) -> int:
-    """A message that was settled so many days ago."""
+    """Enqueue a message that was settled `days` ago. Return its primary key."""
     message = outbox.enqueue(kind(user))
     moment = timezone.now() - timedelta(days=days)
     Message.objects.filter(pk=message.pk).update(kind=name or kind.kind, state=state, settled_at=moment)
     return message.pk
 
 
-def test_each_kind_is_kept_for_as_long_as_it_says(user: User, settings: Settings) -> None:
+def test_each_kind_has_its_own_retention(user: User, settings: Settings) -> None:
     settings.POSTCOMMIT = settings.POSTCOMMIT | {"RETENTION_DAYS": "30"}
     kept = {
         settled(user, Newsflash, 6),
@@ -73,21 +73,21 @@ def test_each_kind_is_kept_for_as_long_as_it_says(user: User, settings: Settings
 
 
 @pytest.mark.parametrize("state", [State.SENT, State.FAILED, State.CANCELLED, State.EXPIRED, State.SUPPRESSED])
-def test_every_end_counts(user: User, state: State) -> None:
+def test_every_final_state_is_purged(user: User, state: State) -> None:
     settled(user, Newsflash, 8, state=state)
 
     assert retention.purge() == 1
 
 
-def test_what_is_not_settled_stays_however_old_it_is(user: User) -> None:
+def test_an_old_unsettled_message_is_kept(user: User) -> None:
     message = outbox.enqueue(Newsflash(user))
     Message.objects.filter(pk=message.pk).update(created_at=timezone.now() - timedelta(days=999), state=State.HELD)
 
     assert retention.purge() == 0
 
 
-def test_more_than_one_batch_goes(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep, "BATCH", 2)
+def test_more_than_one_batch_is_purged(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "BATCH", 2)
     for _ in range(5):
         settled(user, Newsflash, 8)
 
@@ -95,8 +95,8 @@ def test_more_than_one_batch_goes(user: User, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.django_db(transaction=True)
-def test_what_a_person_queues_again_while_the_purge_looks_stays(user: User) -> None:
-    """Her transaction is open when the purge comes to the row, and commits a moment later."""
+def test_a_message_that_is_retried_during_the_purge_is_kept(user: User) -> None:
+    """A person's transaction is open when the purge reaches the row, and commits a moment later."""
     pk = settled(user, Newsflash, 8, state=State.FAILED)
     asked, purged = Event(), Event()
 

@@ -35,7 +35,7 @@ def test_pauses_double_up_to_the_maximum_and_half_of_each_is_random(number: int,
         (1, timedelta(hours=2), timedelta(hours=1), GiveUp),
     ],
 )
-def test_attempts_and_deadline_end_it(
+def test_attempts_and_deadline_are_limits(
     spent: int, retry_after: timedelta | None, expires_in: timedelta | None, expected: type
 ) -> None:
     decision = decide(
@@ -50,7 +50,7 @@ def test_attempts_and_deadline_end_it(
     assert isinstance(decision, expected)
 
 
-def test_a_long_pause_is_no_reason_to_give_up_while_time_is_left() -> None:
+def test_a_long_pause_is_shortened_before_the_deadline() -> None:
     decision = decide(now=NOW, number=20, spent=1, policy=POLICY, expires_at=NOW + timedelta(minutes=29))
 
     assert decision == Retry(NOW + timedelta(seconds=10) + (timedelta(minutes=29) - timedelta(seconds=10)) / 2)

@@ -1,9 +1,8 @@
-"""Workers, sweeps and people in any order: each may come in between any two statements of the others, workers die or come
-back late, the broker loses tasks, the mail server does as it likes; and after every statement all that is promised holds.
+"""Workers, sweeps and people interleave at any two statements, workers die or come back late, the broker loses tasks, the mail
+server answers anything; after every statement all promises are checked.
 
-The product's own functions run, on the real PostgreSQL, each in a greenlet that stops before every statement and every
-transaction. What they meet is a model: a mail server that knows who really got what, a broker that takes tasks or does not,
-and a clock that stands still until the test moves it on, for Python and PostgreSQL alike.
+The product's functions run on a real PostgreSQL, each in a greenlet that stops before every statement and transaction. The
+mail server, the broker and the clock (of Python and PostgreSQL) are models: the server knows who really got each mail.
 
     EXAMPLES=2000 .venv/bin/python -m pytest tests/mailer/delivery/test_state_machine.py        # a long run; 25 otherwise
 """
@@ -57,15 +56,15 @@ STEPS = 60
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
-    pytest.mark.timeout(0),  # a failure is worth the minutes that hypothesis takes to make it small
-    pytest.mark.filterwarnings("ignore:.*was deleted while still open:ResourceWarning"),  # by those who died
+    pytest.mark.timeout(0),  # hypothesis takes minutes to shrink a failure
+    pytest.mark.filterwarnings("ignore:.*was deleted while still open:ResourceWarning"),  # by killed actors
 ]
 
 ANN, BOB, CID, DEE = "ann@example.com", "bob@example.com", "cid@example.com", "dee@example.com"
 
 
 class Notice(Shared):
-    """To several people, and perhaps of no use after a while."""
+    """For several recipients, with or without a deadline."""
 
     lifetime: float | None = None
 
@@ -80,8 +79,8 @@ class Certificate(Notice):
 
 
 @dataclass(frozen=True)
-class Letter:
-    """What somebody enqueues."""
+class Request:
+    """The arguments of one call of `enqueue`."""
 
     kind: type[Notice]
     to: str
@@ -114,45 +113,45 @@ ENDINGS: dict[str, Outcome] = {
 
 @dataclass(frozen=True)
 class Server:
-    """How the mail server treats a message: it may refuse some of the recipients, and then answers the payload."""
+    """The answers of the mail server to one message: it may refuse some recipients, and then answers the payload."""
 
     refuses: Mapping[str, str] = field(default_factory=dict)
     ending: str = "taken"
 
     def receive(self, offered: Collection[str]) -> tuple[Outcome, frozenset[str]]:
-        """What it answers, and who gets the message."""
-        nobody: frozenset[str] = frozenset()
+        """Return the answer, and the recipients that get the message."""
+        none: frozenset[str] = frozenset()
         refused = {r: REFUSALS[self.refuses[r]] for r in offered if r in self.refuses}
         taken = tuple(r for r in offered if r not in refused)
         match ENDINGS[self.ending]:
             case TransportDown() as down:
-                return down, nobody
+                return down, none
             case _ if not taken:
-                return _all_refused(refused), nobody
+                return _all_refused(refused), none
             case Accepted() as accepted:
                 return replace(accepted, recipients=taken, refused=refused), frozenset(taken)
             case OutcomeUnknown() as unknown:
-                return unknown, frozenset(taken) if self.ending == "taken, then cut" else nobody
+                return unknown, frozenset(taken) if self.ending == "taken, then cut" else none
             case refusal:
-                return refusal, nobody
+                return refusal, none
 
 
 def _all_refused(refused: Mapping[str, TransientRefusal | PermanentRefusal]) -> Outcome:
-    """As mailer.transports.smtp has it: a mixture is worth another attempt."""
+    """As in mailer.transports.smtp: mixed refusals are worth another attempt."""
     mildest = min(refused.values(), key=lambda refusal: refusal.code)
     for_good = {r: refusal for r, refusal in refused.items() if isinstance(refusal, PermanentRefusal)}
     return mildest if len(refused) == 1 else replace(mildest, refused=for_good)
 
 
-# Everybody at work.
+# Actors.
 
 
 class Actor(greenlet):  # type: ignore[misc]
-    """Somebody who runs a function of the product's, and stops wherever somebody else may come in between."""
+    """Run a function of the product, and stop wherever another actor may interleave."""
 
 
 def stop() -> None:
-    """Lets others act before whoever is at work goes on; while a transaction is open, nobody sees what it does anyway."""
+    """Let other actors run first, except inside a transaction, whose effects they could not see."""
     me = getcurrent()
     if isinstance(me, Actor) and not connection.in_atomic_block:
         assert me.parent is not None
@@ -160,19 +159,19 @@ def stop() -> None:
 
 
 class StoppingAtomic(transaction.Atomic):
-    """In the place of Django's."""
+    """Replaces Django's."""
 
     def __enter__(self) -> None:
         stop()
         super().__enter__()
 
 
-# What must hold.
+# What is checked.
 
 
 @dataclass
 class Attempt:
-    """What really happened in an attempt, and what the record says about it so far."""
+    """What really happened in an attempt, and what is recorded about it so far."""
 
     worker: Actor
     offered: frozenset[str]
@@ -184,7 +183,7 @@ class Attempt:
     was_uncertain: bool = False
 
     def may_be_recorded_as(self) -> set[Recorded]:
-        """What the server said; uncertain as well, once the worker was silent for longer than its lease."""
+        """Return what the server said, and uncertain once the lease has run out."""
         said = {_recorded(self.outcome)} if self.outcome else set()
         return said | {Recorded.UNCERTAIN} if self.lease_ends < timezone.now() else said
 
@@ -214,8 +213,8 @@ def _recorded(outcome: Outcome) -> Recorded:
 SPENT = (Recorded.REFUSED_FOR_NOW, Recorded.PARTLY_ACCEPTED, Recorded.UNCERTAIN)
 
 
-class Story:
-    """What really happened to a message, against which its row is held after every statement."""
+class Trace:
+    """What really happened to a message. Its row is compared with this after every statement."""
 
     def __init__(self, row: Message) -> None:
         self.row = row
@@ -223,41 +222,41 @@ class Story:
         self.recipients = frozenset({row.recipient, *row.arguments["copies"]})
         self.attempts: list[Attempt] = []
         self.decided: set[str] = set()
-        """What people decided about it, by the names of the functions."""
-        self.passed_over: frozenset[str] = frozenset()
+        """The names of the functions that people called for it."""
+        self.skipped: frozenset[str] = frozenset()
         """Recipients who were suppressed when it was transmitted to the others."""
         self.acknowledged: frozenset[str] = frozenset()
-        """Recipients of whom it is on record that they got it."""
+        """Recipients that got it according to the record."""
 
     def begin(self, worker: Actor, offered: frozenset[str]) -> Attempt:
-        """A worker has claimed it, and is about to transmit it."""
+        """Begin an attempt: a worker has claimed it and is about to transmit it."""
         now = timezone.now()
         assert self.row.state in WAITING
         assert self.row.due_at <= now + claim.EARLY
-        assert not offered & self.acknowledged, "it is on record that they got it"
-        self.passed_over |= self.recipients - offered - self.row.answers.keys()
+        assert not offered & self.acknowledged, "they got it according to the record"
+        self.skipped |= self.recipients - offered - self.row.answers.keys()
         attempt = Attempt(worker, offered, self.row.counted_after, now + options().claim_lease)
         self.attempts.append(attempt)
         return attempt
 
-    def go_on(self, row: Message) -> None:
-        """The row as it is now, after one statement or one transaction of somebody's."""
+    def update(self, row: Message) -> None:
+        """Check the row after one statement or transaction of an actor."""
         before, self.row = State(self.row.state), row
-        self._moved_as_the_table_says(before)
-        self._attempts_are_on_record(list(row.delivery_attempts.all()))
-        self._answers_are_true_and_not_forgotten()
-        self._copies_have_a_reason()
-        self._limit_is_kept()
-        self._state_is_true(before)
-        self._somebody_will_come()
+        self._check_transition(before)
+        self._check_attempts(list(row.delivery_attempts.all()))
+        self._check_answers()
+        self._check_copies()
+        self._check_limit()
+        self._check_state(before)
+        self._check_sweep_will_publish()
 
-    def _moved_as_the_table_says(self, before: State) -> None:
+    def _check_transition(self, before: State) -> None:
         now = State(self.row.state)
         assert now == before or before in SOURCES[now], f"{before} → {now}"
         assert (now in SETTLED) == (self.row.settled_at is not None)
 
-    def _attempts_are_on_record(self, rows: list[DeliveryAttempt]) -> None:
-        """A claim ends when its worker says so, or time does; with the table of states, that makes one at a time."""
+    def _check_attempts(self, rows: list[DeliveryAttempt]) -> None:
+        """A claim ends when its worker settles it or its lease ends, so there is one at a time."""
         assert self.row.attempts == len(self.attempts)
         assert [row.number for row in rows] == list(range(1, len(self.attempts) + 1))
         sending = self.row.state == State.SENDING
@@ -270,7 +269,7 @@ class Story:
             attempt.recorded = Recorded(row.outcome)
             attempt.was_uncertain |= attempt.recorded == Recorded.UNCERTAIN
 
-    def _answers_are_true_and_not_forgotten(self) -> None:
+    def _check_answers(self) -> None:
         answers = self.row.answers
         noted = [frozenset(r for r in answers if answers[r] == ACCEPTED)]
         noted += [attempt.offered for attempt in self.attempts if attempt.recorded == Recorded.ACCEPTED]
@@ -281,10 +280,10 @@ class Story:
     def got_it(self) -> frozenset[str]:
         return frozenset().union(*(attempt.got_it for attempt in self.attempts))
 
-    def _copies_have_a_reason(self) -> None:
-        """The earlier attempt was uncertain, and a copy does no harm; or a person asked for another one after it.
+    def _check_copies(self) -> None:
+        """A copy follows an uncertain attempt if it does no harm, or the decision of a person.
 
-        Hence nobody gets more copies than one, and one for each uncertain attempt, and one for each decision.
+        So a recipient gets at most one mail, one for each uncertain attempt, and one for each decision.
         """
         for (number, one), (_, other) in combinations(enumerate(self.attempts, 1), 2):
             if one.got_it & other.got_it:
@@ -293,13 +292,13 @@ class Story:
     def _spent(self) -> int:
         return sum(attempt.recorded in SPENT for attempt in self.attempts[self.row.counted_after :])
 
-    def _limit_is_kept(self) -> None:
+    def _check_limit(self) -> None:
         assert self._spent() <= options().max_attempts
 
-    def _state_is_true(self, before: State) -> None:
-        row, wanted = self.row, self.recipients - self.passed_over
+    def _check_state(self, before: State) -> None:
+        row, wanted = self.row, self.recipients - self.skipped
         if wanted <= self.acknowledged:
-            assert row.state in (State.SENT, State.SENDING, State.CANCELLED), "everybody got it"
+            assert row.state in (State.SENT, State.SENDING, State.CANCELLED), "all recipients got it"
         if row.state == before:
             return
         match State(row.state):
@@ -316,19 +315,19 @@ class Story:
                 assert row.expires_at
                 assert row.expires_at <= timezone.now()
             case State.SUPPRESSED:
-                assert wanted - row.answers.keys(), "nobody was left to be suppressed"
+                assert wanted - row.answers.keys(), "no recipient was left to be suppressed"
             case State.CANCELLED:
                 assert "cancel_all" in self.decided
 
-    def _somebody_will_come(self) -> None:
-        """The sweep, as often as it may have handed the message over before."""
+    def _check_sweep_will_publish(self) -> None:
+        """The sweep publishes it in time, however often it has done so before."""
         if self.row.state in WAITING:
             longest_pause = max(options().backoff_max, options().republish_after)
             in_time = self.row.due_at + options().republish_after
             assert self.row.publish_at <= max(in_time, timezone.now() + longest_pause)
 
 
-# What may come to pass.
+# Events.
 
 WORKERS, SWEEPS, OPERATORS = ("worker 1", "worker 2", "worker 3"), ("sweep 1", "sweep 2"), ("operator 1", "operator 2")
 DECISIONS: dict[str, tuple[State, ...]] = {
@@ -336,8 +335,8 @@ DECISIONS: dict[str, tuple[State, ...]] = {
     "mark_as_delivered": (State.HELD,),
     "cancel_all": (State.HELD, State.RETRYING),
 }
-LETTERS = st.builds(
-    Letter,
+REQUESTS = st.builds(
+    Request,
     kind=st.sampled_from([Notice, Certificate]),
     to=st.sampled_from([ANN, BOB]),
     copies=st.sampled_from([(CID,), (), (CID, DEE)]),
@@ -351,15 +350,15 @@ SERVERS = st.builds(
     st.sampled_from([*ENDINGS, "taken", "taken, then cut", "taken, then cut"]),
 )
 WHICH = st.integers(0, 1)
-"""Of the messages that come into question."""
+"""The index of one of the possible messages."""
 TO_THE_END = 99
 STOPS = st.sampled_from([*[TO_THE_END] * 5, 1, 2, 3, 4, 5, 6])
-"""How often somebody stops and goes on before it is another one's turn."""
+"""The number of stops before the turn of the next actor."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """Something that may come to pass: a method of AnyOrder, and its arguments."""
+    """An event: a method of AnyOrder, and its arguments."""
 
     what: str
     how: Mapping[str, Any]
@@ -375,7 +374,7 @@ def turn(name: str, weight: int, /, **how: st.SearchStrategy[Any]) -> list[st.Se
 TURNS = st.sampled_from(
     [
         *turn("works", 8, who=st.sampled_from(WORKERS), which=WHICH, stops=STOPS, server=SERVERS),
-        *turn("goes_on", 4, which=WHICH, stops=STOPS, server=SERVERS),
+        *turn("resumes", 4, which=WHICH, stops=STOPS, server=SERVERS),
         *turn(
             "time_passes",
             3,
@@ -391,7 +390,7 @@ TURNS = st.sampled_from(
             what=st.sampled_from(["settle_abandoned", "publish_overdue"]),
             stops=STOPS,
         ),
-        *turn("enqueues", 2, letter=LETTERS, commits=st.booleans()),
+        *turn("enqueues", 2, request=REQUESTS, commits=st.booleans()),
         *turn("sends_another", 1, which=WHICH),
         *turn("lifts_suppressions", 1),
         *turn("dies", 1, which=WHICH),
@@ -400,20 +399,20 @@ TURNS = st.sampled_from(
 
 
 class AnyOrder(RuleBasedStateMachine):
-    """Those who are at something go on with it when it is their turn; the others begin with what comes."""
+    """At its turn a busy actor resumes its work; an idle one begins with the event."""
 
     def __init__(self) -> None:
         super().__init__()
         for model in (Message, Suppression, TransportState):
             model.objects.all().delete()
-        self.stories: list[Story] = []
+        self.traces: list[Trace] = []
         self.busy: dict[str, Actor] = {}
         self.tasks: list[int] = []
         self.broker_is_up, self.server = True, Server()
         self._written = self._broken = False
         self._stack = ExitStack()
         self._clock = self._stack.enter_context(time_machine.travel(datetime(2026, 1, 1, tzinfo=UTC), tick=False))
-        self._let_pass(0)
+        self._shift_clock(0)
         self._stack.enter_context(connection.execute_wrapper(self._stop_and_execute))
         patch = self._stack.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(transaction, "Atomic", StoppingAtomic)
@@ -422,65 +421,65 @@ class AnyOrder(RuleBasedStateMachine):
         patch.setattr(sweep, "publish", self._publish)
         patch.setattr(sweep, "queue_lengths", lambda: dict.fromkeys(Queue, 0) if self.broker_is_up else None)
 
-    @initialize(letters=st.lists(LETTERS, min_size=1, max_size=2))
-    def somebody_has_enqueued(self, letters: list[Letter]) -> None:
-        for letter in letters:
-            self.enqueues(letter, commits=True)
+    @initialize(requests=st.lists(REQUESTS, min_size=1, max_size=2))
+    def begin_with_requests(self, requests: list[Request]) -> None:
+        for request in requests:
+            self.enqueues(request, commits=True)
 
     @rule(turn=TURNS)
-    def then(self, turn: Turn) -> None:
+    def take_turn(self, turn: Turn) -> None:
         getattr(self, turn.what)(**turn.how)
 
-    def enqueues(self, letter: Letter, commits: bool) -> None:
+    def enqueues(self, request: Request, commits: bool) -> None:
         if len(self._those(*UNSETTLED)) >= 2:
             return
-        there, tasks = len(self.stories), list(self.tasks)
-        namesakes = [story.row.pk for story in self._those(*UNSETTLED) if story.row.key == letter.key != ""]
+        there, tasks = len(self.traces), list(self.tasks)
+        namesakes = [trace.row.pk for trace in self._those(*UNSETTLED) if trace.row.key == request.key != ""]
         with transaction.atomic():
-            message = letter.enqueue()
+            message = request.enqueue()
             transaction.set_rollback(not commits)
-        self._look()
+        self._check_rows()
         if commits and not namesakes:
-            assert len(self.stories) == there + 1
+            assert len(self.traces) == there + 1
         else:
-            assert (len(self.stories), self.tasks) == (there, tasks)
+            assert (len(self.traces), self.tasks) == (there, tasks)
             assert not namesakes or namesakes == [message.pk]
 
     def works(self, who: str, which: int, stops: int, server: Server) -> None:
-        """A message is taken when it is due, whether the broker lost its task or has handed it out before."""
+        """Deliver a due message, whether the broker lost its task or delivers it again."""
         self.server = server
-        if story := self._pick(which, *WAITING):
+        if trace := self._pick(which, *WAITING):
             if who not in self.busy:
-                self._let_pass(max((story.row.due_at - timezone.now()).total_seconds(), 0))
-            self._go_on(who, stops, pipeline.deliver, story.row.pk)
+                self._shift_clock(max((trace.row.due_at - timezone.now()).total_seconds(), 0))
+            self._resume(who, stops, pipeline.deliver, trace.row.pk)
         elif who in self.busy:
-            self._go_on(who, stops)
+            self._resume(who, stops)
 
-    def goes_on(self, which: int, stops: int, server: Server) -> None:
+    def resumes(self, which: int, stops: int, server: Server) -> None:
         if not self.busy:
             return
         self.server = server
-        self._go_on(list(self.busy)[which % len(self.busy)], stops)
+        self._resume(list(self.busy)[which % len(self.busy)], stops)
 
     def sweeps(self, who: str, what: str, stops: int) -> None:
-        self._go_on(who, stops, getattr(sweep, what))
+        self._resume(who, stops, getattr(sweep, what))
 
     def decides(self, who: str, which: int, stops: int) -> None:
-        possible = [(what, story) for what, states in DECISIONS.items() for story in self._those(*states)]
+        possible = [(what, trace) for what, states in DECISIONS.items() for trace in self._those(*states)]
         if possible:
-            self._go_on(who, stops, self._decide, *possible[which % len(possible)])
+            self._resume(who, stops, self._decide, *possible[which % len(possible)])
 
-    def _decide(self, what: str, story: Story) -> None:
-        story.decided.add(what)
-        getattr(outbox, what)(Message.objects.filter(pk=story.row.pk), reason="an operator")
+    def _decide(self, what: str, trace: Trace) -> None:
+        trace.decided.add(what)
+        getattr(outbox, what)(Message.objects.filter(pk=trace.row.pk), reason="an operator")
 
     def sends_another(self, which: int) -> None:
-        story = self._pick(which, *SETTLED)
-        if len(self._those(*UNSETTLED)) >= 2 or not story:
+        trace = self._pick(which, *SETTLED)
+        if len(self._those(*UNSETTLED)) >= 2 or not trace:
             return
-        message = outbox.resend(story.row)
-        assert message.message_id_header != story.row.message_id_header
-        self._look()
+        message = outbox.resend(trace.row)
+        assert message.message_id_header != trace.row.message_id_header
+        self._check_rows()
 
     def lifts_suppressions(self) -> None:
         Suppression.objects.all().delete()
@@ -491,91 +490,91 @@ class AnyOrder(RuleBasedStateMachine):
         self.busy.pop(list(self.busy)[which % len(self.busy)]).throw()
 
     def time_passes(self, seconds: float, sweeps: bool, broker_is_up: bool) -> None:
-        self._let_pass(seconds)
+        self._shift_clock(seconds)
         self.broker_is_up = broker_is_up
         if sweeps:
-            self._go_on("beat", TO_THE_END, sweep.sweep)
+            self._resume("beat", TO_THE_END, sweep.sweep)
 
     def teardown(self) -> None:
         try:
             if not self._broken:
-                self._all_comes_to_rest()
+                self._check_all_settles()
         finally:
-            self._everybody_dies()
+            self._kill_all()
             self._stack.close()
 
-    def _all_comes_to_rest(self) -> None:
-        """Nobody is left, the broker comes back empty, and the server takes everything: nothing stays on its way."""
-        self._everybody_dies()
+    def _check_all_settles(self) -> None:
+        """All actors die, the broker comes back empty, the server accepts everything: every message is settled."""
+        self._kill_all()
         self.tasks.clear()
         self.broker_is_up, self.server = True, Server()
         for _ in range(10):
-            self._let_pass(4000)
-            self._go_on("beat", TO_THE_END, sweep.sweep)
+            self._shift_clock(4000)
+            self._resume("beat", TO_THE_END, sweep.sweep)
             while self.tasks:
-                self._go_on("worker 1", TO_THE_END, pipeline.deliver, self.tasks.pop())
+                self._resume("worker 1", TO_THE_END, pipeline.deliver, self.tasks.pop())
             if not self._those(*WAITING, State.SENDING):
                 break
         assert not self._those(*WAITING, State.SENDING)
-        self._let_pass((options().retention_days + 1) * 86400)
+        self._shift_clock((options().retention_days + 1) * 86400)
         assert retention.purge() == len(self._those(*SETTLED))
         assert Message.objects.count() == len(self._those(State.HELD))
 
-    def _everybody_dies(self) -> None:
+    def _kill_all(self) -> None:
         for actor in self.busy.values():
             actor.throw()
         self.busy.clear()
 
-    def _those(self, *states: State) -> list[Story]:
-        return [story for story in self.stories if story.row.state in states]
+    def _those(self, *states: State) -> list[Trace]:
+        return [trace for trace in self.traces if trace.row.state in states]
 
-    def _any_for_sweeps(self) -> bool:
+    def _is_sweep_needed(self) -> bool:
         now = timezone.now()
-        return any(story.attempts[-1].lease_ends < now for story in self._those(State.SENDING)) or any(
-            story.row.publish_at <= now for story in self._those(*WAITING)
+        return any(trace.attempts[-1].lease_ends < now for trace in self._those(State.SENDING)) or any(
+            trace.row.publish_at <= now for trace in self._those(*WAITING)
         )
 
-    def _pick(self, which: int, *states: State) -> Story | None:
+    def _pick(self, which: int, *states: State) -> Trace | None:
         those = self._those(*states)
         return those[which % len(those)] if those else None
 
-    def _go_on(self, who: str, stops: int, *work: Any) -> None:
-        """Whoever this is goes on, or begins with this work."""
+    def _resume(self, who: str, stops: int, *work: Any) -> None:
+        """Resume this actor, or let it begin this work."""
         if who not in self.busy:
             self.busy[who] = Actor(lambda: work[0](*work[1:]))
         actor = self.busy[who]
         for _ in range(stops):
             actor.switch()
-            self._look()
+            self._check_rows()
             if actor.dead:
                 del self.busy[who]
-                self._look_at_attempts_of(actor)
+                self._check_attempts_of(actor)
                 return
 
-    def _look(self) -> None:
-        """At every row after every statement that changed any."""
+    def _check_rows(self) -> None:
+        """Check every row after every statement that changed one."""
         if not self._written:
             return
         self._written, self._broken = False, True
         rows = list(Message.objects.order_by("pk").prefetch_related("delivery_attempts"))
-        self.stories += [Story(row) for row in rows[len(self.stories) :]]
-        for story, row in zip(self.stories, rows, strict=True):
-            story.go_on(row)
+        self.traces += [Trace(row) for row in rows[len(self.traces) :]]
+        for trace, row in zip(self.traces, rows, strict=True):
+            trace.update(row)
         keys = Counter(row.key for row in rows if row.key and row.state in UNSETTLED)
         assert set(keys.values()) <= {1}
         self._broken = False
 
-    def _look_at_attempts_of(self, worker: Actor) -> None:
-        for attempt in (attempt for story in self.stories for attempt in story.attempts if attempt.worker is worker):
+    def _check_attempts_of(self, worker: Actor) -> None:
+        for attempt in (attempt for trace in self.traces for attempt in trace.attempts if attempt.worker is worker):
             assert attempt.outcome
-            assert attempt.recorded == _recorded(attempt.outcome), "what the server said was not written down"
+            assert attempt.recorded == _recorded(attempt.outcome), "the server's answer was not recorded"
 
-    def _let_pass(self, seconds: float) -> None:
+    def _shift_clock(self, seconds: float) -> None:
         self._clock.shift(seconds)
         with connection.cursor() as cursor:
             cursor.execute("SELECT set_config('clock.now', %s, false)", [timezone.now().isoformat()])
 
-    # What the product meets.
+    # What the product calls.
 
     def _stop_and_execute(self, execute: Callable[..., Any], sql: str, *args: Any) -> Any:
         stop()
@@ -585,9 +584,9 @@ class AnyOrder(RuleBasedStateMachine):
     def _transmit(self, mail: EmailMessage, alias: str, *, exclude: Collection[str]) -> Outcome:
         worker, header = getcurrent(), mail.extra_headers["Message-ID"]
         assert isinstance(worker, Actor)
-        [story] = [story for story in self.stories if story.row.message_id_header == header]
+        [trace] = [trace for trace in self.traces if trace.row.message_id_header == header]
         offered = [r for r in map(addresses.as_transmitted, mail.recipients()) if r not in exclude]
-        attempt = story.begin(worker, frozenset(offered))
+        attempt = trace.begin(worker, frozenset(offered))
         stop()
         attempt.outcome, attempt.got_it = self.server.receive(offered)
         return attempt.outcome
@@ -600,7 +599,7 @@ class AnyOrder(RuleBasedStateMachine):
 
 @pytest.fixture
 def still_clock(transactional_db: None) -> Iterator[None]:
-    """Hides PostgreSQL's clock, on this connection, behind one that stands still until it is set."""
+    """Replace PostgreSQL's clock on this connection by one that stands still until it is set."""
     with connection.cursor() as cursor:
         cursor.execute("CREATE SCHEMA clock")
         for function in ("now", "statement_timestamp"):
@@ -616,14 +615,14 @@ def still_clock(transactional_db: None) -> Iterator[None]:
 
 @pytest.fixture
 def quiet() -> Iterator[None]:
-    """Without the log, which takes a third of the time."""
+    """Disable the log, which takes a third of the time."""
     logging.disable()
     yield
     logging.disable(logging.NOTSET)
 
 
 @pytest.mark.usefixtures("still_clock", "quiet")
-def test_what_is_promised_holds_whoever_comes_in_between(settings: Settings) -> None:
+def test_promises_hold_in_any_order_of_events(settings: Settings) -> None:
     settings.POSTCOMMIT = {"MAX_ATTEMPTS": "3"}
     for address in (ANN, BOB):
         User.objects.create_user(address)

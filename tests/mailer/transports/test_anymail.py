@@ -21,7 +21,7 @@ Answer = tuple[int, dict[str, str], object] | None
 
 @pytest.fixture
 def provider(settings: Settings) -> Iterator[Callable[[Answer], Outcome]]:
-    """Sends a message to a provider that gives this answer; None hangs up without one."""
+    """Send a message to a provider that gives this answer; None closes the connection without one."""
     answers: list[Answer] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -85,11 +85,11 @@ def test_a_provider_that_hangs_up_may_have_accepted(provider: Callable[[Answer],
     assert isinstance(provider(None), OutcomeUnknown)
 
 
-def test_an_answer_that_nobody_understands_may_mean_acceptance(provider: Callable[[Answer], Outcome]) -> None:
+def test_an_unreadable_answer_may_mean_acceptance(provider: Callable[[Answer], Outcome]) -> None:
     assert isinstance(provider((200, {}, ["surprise"])), OutcomeUnknown)
 
 
-def test_a_provider_that_cannot_be_reached_has_certainly_not_accepted(settings: Settings) -> None:
+def test_a_provider_that_cannot_be_reached_has_not_accepted(settings: Settings) -> None:
     options = {"server_token": "t", "api_url": "http://127.0.0.1:1/"}
     settings.MAILERS = {"transport": {"BACKEND": "anymail.backends.postmark.EmailBackend", "OPTIONS": options}}
 

@@ -1,4 +1,4 @@
-"""DKIM: what leaves by SMTP is signed, and another implementation, Perl's Mail::DKIM, agrees."""
+"""Mail sent by SMTP is signed, and another implementation, Perl's Mail::DKIM, verifies it."""
 
 import base64
 import subprocess
@@ -27,7 +27,7 @@ from tests.smtp_sink import Sink
 
 @dataclass(frozen=True)
 class KeyFile:
-    """A private key as OpenSSL writes it, and the record that goes with it."""
+    """A private key written by OpenSSL, with its DNS record."""
 
     path: Path
     record: str
@@ -39,7 +39,7 @@ def openssl(*arguments: str) -> bytes:
 
 @pytest.fixture(scope="session")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, KeyFile]:
-    """One of each kind; the selector is the name."""
+    """Make one key of each kind; its name is the selector."""
     folder = tmp_path_factory.mktemp("dkim")
     made = {
         "pkcs8": ("genpkey", "-algorithm", "rsa", "-pkeyopt", "rsa_keygen_bits:2048"),
@@ -77,7 +77,7 @@ def record(file: Path) -> str:
 
 @dataclass
 class Installation:
-    """Configures the keys, and asks Mail::DKIM about what was sent."""
+    """Configure the keys, and verify messages with Mail::DKIM."""
 
     settings: Settings
     keys: Mapping[str, KeyFile]
@@ -123,7 +123,7 @@ STREAM = {
 
 
 @pytest.mark.parametrize("name", ["pkcs8", "pkcs1", "windows", "ed", "dknewkey"])
-def test_a_signature_verifies_elsewhere(name: str, installation: Installation, smtp: Sink) -> None:
+def test_another_implementation_verifies_the_signature(name: str, installation: Installation, smtp: Sink) -> None:
     installation.use(name)
 
     assert installation.verify(sent(smtp, text())) == {name: "pass"}
@@ -145,7 +145,7 @@ def test_without_a_key_nothing_is_signed(installation: Installation, smtp: Sink)
 
 @pytest.mark.parametrize("message", NASTY.values(), ids=NASTY.keys())
 @pytest.mark.parametrize("without", [(), ("8BITMIME", "SMTPUTF8")], ids=["8BITMIME", "7bit"])
-def test_what_is_signed_is_what_arrives(
+def test_the_signature_of_every_message_verifies_on_arrival(
     message: EmailMessage, without: tuple[str, ...], installation: Installation, through: Callable[[str], None]
 ) -> None:
     installation.use("ed")
@@ -155,16 +155,14 @@ def test_what_is_signed_is_what_arrives(
         assert installation.verify(sent(sink, message)) == {"ed": "pass"}
 
 
-def test_what_is_signed_goes_in_7bit_so_that_no_relay_needs_to_encode_it(
-    installation: Installation, smtp: Sink
-) -> None:
+def test_a_signed_message_is_7bit_so_that_no_relay_encodes_it(installation: Installation, smtp: Sink) -> None:
     """RFC 6376, 5.3."""
     installation.use("ed")
 
     assert sent(smtp, text()).isascii()
 
 
-def test_headers_in_utf8_are_signed_as_they_leave(installation: Installation, smtp: Sink) -> None:
+def test_headers_in_utf8_are_signed(installation: Installation, smtp: Sink) -> None:
     installation.use("pkcs8", "ed")
     message = EmailMessage("Grüße", "Hallo", "Jörg <jörg@example.com>", ["jürgen@bücher.example"])
 
@@ -194,7 +192,7 @@ def test_headers_in_utf8_are_signed_as_they_leave(installation: Installation, sm
     ],
 )
 @pytest.mark.parametrize("name", ["pkcs8", "ed"])
-def test_a_change_on_the_way_breaks_it(
+def test_a_change_in_transit_breaks_the_signature(
     name: str, pattern: bytes, replacement: bytes, installation: Installation, smtp: Sink
 ) -> None:
     installation.use(name)
@@ -210,7 +208,7 @@ def test_a_change_on_the_way_breaks_it(
     ("pattern", "replacement"),
     [(b"Subject: Hello", b"SUBJECT:   Hello  "), (b"Ann\r\n", b"Ann  \r\n\r\n\r\n"), (b"Hello, ", b"Hello,\t ")],
 )
-def test_white_space_on_the_way_does_not(
+def test_changed_white_space_does_not_break_the_signature(
     pattern: bytes, replacement: bytes, installation: Installation, smtp: Sink
 ) -> None:
     """Both halves of relaxed/relaxed (RFC 6376, 3.4)."""
@@ -233,7 +231,7 @@ def test_white_space_on_the_way_does_not(
         ("us@example.com, me@other.example", False),
     ],
 )
-def test_only_its_own_domain_is_signed_for(author: str, is_signed: bool, installation: Installation) -> None:
+def test_only_mail_of_the_own_domain_is_signed(author: str, is_signed: bool, installation: Installation) -> None:
     installation.use("ed")
     signer = dkim.signer()
     assert signer
@@ -242,14 +240,14 @@ def test_only_its_own_domain_is_signed_for(author: str, is_signed: bool, install
     assert signer.signs(EmailMessage("H", "x", author, ["ann@example.com"])) == is_signed
 
 
-def test_a_mail_of_another_domain_goes_unsigned(installation: Installation, smtp: Sink) -> None:
+def test_mail_of_another_domain_is_sent_unsigned(installation: Installation, smtp: Sink) -> None:
     installation.use("ed")
 
     assert signatures(sent(smtp, EmailMessage("H", "Grüße", "us@other.example", ["ann@example.com"]))) == 0
     assert "BODY=8BITMIME" in smtp.received[0].mail_options
 
 
-def test_the_domain_may_be_another_one_than_the_senders_default(installation: Installation, smtp: Sink) -> None:
+def test_the_domain_may_differ_from_default_from_email(installation: Installation, smtp: Sink) -> None:
     installation.use("ed", domain="bücher.example")
     installation.domain = "xn--bcher-kva.example"
 
@@ -276,9 +274,7 @@ def test_many_threads_sign_with_the_same_keys(installation: Installation) -> Non
             assert dkimpy.DKIM(source).verify(index, dnsfunc=lambda name, timeout: records[name.decode()])
 
 
-def test_a_message_that_cannot_be_signed_is_its_own_fault_and_is_not_quoted(
-    installation: Installation, smtp: Sink
-) -> None:
+def test_a_message_that_cannot_be_signed_fails_and_is_not_quoted(installation: Installation, smtp: Sink) -> None:
     installation.use("ed")
 
     outcome = transmit.transmit(text(headers={"No Name For A Header": "s3cret"}))
@@ -292,18 +288,18 @@ def test_a_message_that_cannot_be_signed_is_its_own_fault_and_is_not_quoted(
     ("name", "reason"),
     [
         ("absent", "cannot be read: No such file or directory"),
-        ("nothing", "is no Ed25519 key, which has 32 octets"),
+        ("nothing", "is not an Ed25519 key, which has 32 bytes"),
         ("noise", "is neither PEM nor base64, or it is damaged"),
-        ("short", "has 1023 bits; receivers want 1024 at the least, and 2048 are better (RFC 8301)"),
-        ("tiny", "has 512 bits; receivers want 1024 at the least, and 2048 are better (RFC 8301)"),
-        ("locked", "is encrypted; a process that nobody types a password for needs it in plain"),
-        ("public", "is a PUBLIC KEY, and no private RSA or Ed25519 key"),
-        ("ec", "is no private RSA or Ed25519 key, or it is damaged"),
-        ("truncated", "is no private RSA or Ed25519 key, or it is damaged"),
+        ("short", "has 1023 bits; receivers want at least 1024, and 2048 are better (RFC 8301)"),
+        ("tiny", "has 512 bits; receivers want at least 1024, and 2048 are better (RFC 8301)"),
+        ("locked", "is encrypted; decrypt it, because a server process has no password for it"),
+        ("public", "is a PUBLIC KEY, not a private RSA or Ed25519 key"),
+        ("ec", "is not a private RSA or Ed25519 key, or it is damaged"),
+        ("truncated", "is not a private RSA or Ed25519 key, or it is damaged"),
         ("flipped", "is damaged: what it signs does not verify"),
     ],
 )
-def test_a_key_that_cannot_sign_is_named_and_not_quoted(
+def test_the_error_about_an_unusable_key_names_its_path_and_quotes_nothing(
     name: str, reason: str, settings: Settings, keys: dict[str, KeyFile]
 ) -> None:
     path = keys["pkcs8"].path.with_name(name)
@@ -329,7 +325,7 @@ def test_a_key_that_cannot_sign_is_named_and_not_quoted(
         ({"DKIM_KEYS": "s:{ed}", "DKIM_DOMAIN": "example..com"}, "POSTCOMMIT_DKIM_DOMAIN must be a domain"),
     ],
 )
-def test_a_broken_configuration_is_named(
+def test_the_error_names_a_broken_setting(
     raw: dict[str, str], complaint: str, settings: Settings, keys: dict[str, KeyFile]
 ) -> None:
     paths = {name: key.path for name, key in keys.items()}
@@ -341,7 +337,7 @@ def test_a_broken_configuration_is_named(
     assert complaint in str(caught.value)
 
 
-def test_a_missing_key_is_named_by_check(settings: Settings) -> None:
+def test_check_names_a_missing_key(settings: Settings) -> None:
     settings.POSTCOMMIT = {"DKIM_KEYS": "s1:/no/such/key"}
 
     [found] = check_settings(None)
@@ -351,7 +347,7 @@ def test_a_missing_key_is_named_by_check(settings: Settings) -> None:
     )
 
 
-def test_a_key_does_not_show_itself(installation: Installation) -> None:
+def test_the_repr_of_a_signer_shows_no_key(installation: Installation) -> None:
     installation.use("ed", "pkcs8")
 
     signer = dkim.signer()
@@ -366,7 +362,7 @@ BODIES = st.text(st.sampled_from("é. \t\r\nxก=-") | st.characters(codec="utf-
 
 @given(body=BODIES, subject=st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Zl", "Zp"]), max_size=200))
 @hypothesis_settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-def test_any_text_verifies(body: str, subject: str, keys: dict[str, KeyFile], tmp_path: Path) -> None:
+def test_the_signature_of_any_text_verifies(body: str, subject: str, keys: dict[str, KeyFile], tmp_path: Path) -> None:
     key = dkim.parse_key("ed", keys["ed"].path.read_bytes())
     message = EmailMessage(subject, body, "us@example.com", ["ann@example.com"])
 
@@ -374,3 +370,14 @@ def test_any_text_verifies(body: str, subject: str, keys: dict[str, KeyFile], tm
 
     records = {"ed._domainkey.example.com": keys["ed"].record}
     assert mail_dkim.verify(source, records, tmp_path) == {"ed": "pass"}
+
+
+@pytest.mark.parametrize(
+    "value", ["-----BEGIN PRIVATE KEY-----\nMC4CAQ", "bm90IGEga2V5IGF0IGFsbCBub3QgYSBrZXkgYXQgYWxsIQ=="]
+)
+def test_a_key_instead_of_its_path_is_not_quoted(value: str, settings: Settings) -> None:
+    settings.POSTCOMMIT = {"DKIM_KEYS": (f"s1:{value}",)}
+
+    with pytest.raises(ImproperlyConfigured, match="POSTCOMMIT_DKIM_KEYS must be selector:path") as caught:
+        dkim.signer()
+    assert value[:8] not in str(caught.value)

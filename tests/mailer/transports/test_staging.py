@@ -1,4 +1,4 @@
-"""A test system writes to nobody but its own people, whatever a message says."""
+"""A test system sends only to its allowed recipients, whatever a message contains."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,11 +18,11 @@ from accounts.models import User
 from mailer import outbox
 from mailer.checks.settings import _transport
 from mailer.conf import options, parse
-from mailer.delivery import pipeline
 from mailer.models import ACCEPTED, Message, State, Suppression
 from mailer.outcomes import Accepted, PermanentRefusal
 from mailer.transports import staging, transmit
 from tests.mailer.kinds import Plain, Shared
+from tests.mailer.worker import deliver
 from tests.smtp_sink import Sink
 
 CUSTOMER, COLLEAGUE, QA = "customer@elsewhere.example", "dev@ours.example", "qa@redirect.example"
@@ -38,7 +38,7 @@ def on_staging(settings: Settings) -> Callable[..., None]:
 
 @pytest.fixture(autouse=True)
 def provider(settings: Settings) -> None:
-    """A provider's API that keeps what it would send, beside the mail server of the tests that ask for one."""
+    """A provider's API that stores the calls that it would send."""
     settings.MAILERS = {"provider": {"BACKEND": "anymail.backends.test.EmailBackend"}}
 
 
@@ -82,14 +82,14 @@ def intercepted(message: EmailMessage) -> list[str]:
         ({"SUBJECT_PREFIX": "[a]\nBcc: customer@elsewhere.example"}, "POSTCOMMIT_SUBJECT_PREFIX must be one line"),
     ],
 )
-def test_a_value_that_would_not_protect_is_refused_at_start(raw: dict[str, str], complaint: str) -> None:
+def test_a_broken_value_is_an_error_at_start(raw: dict[str, str], complaint: str) -> None:
     with pytest.raises(ImproperlyConfigured) as caught:
         parse(raw)
 
     assert complaint in str(caught.value)
 
 
-def test_values_are_kept_as_recipients_are_compared() -> None:
+def test_values_are_normalized_like_recipients() -> None:
     parsed = parse(
         {"REDIRECT_ALL_TO": "QA@Bücher.example", "ALLOWED_RECIPIENTS": " Dev@Ours.example, BÜCHER.example ,"}
     )
@@ -99,7 +99,7 @@ def test_values_are_kept_as_recipients_are_compared() -> None:
     assert parsed.allowed_recipients == ("dev@ours.example", "xn--bcher-kva.example")
 
 
-def test_recipients_that_a_provider_would_add_by_itself_are_an_error(on_staging: Callable[..., None]) -> None:
+def test_send_defaults_that_add_recipients_are_an_error(on_staging: Callable[..., None]) -> None:
     on_staging(redirect=QA)
 
     assert [e.id for e in _transport("transport", SimpleNamespace(send_defaults={"bcc": [CUSTOMER]}))] == [
@@ -149,18 +149,16 @@ def test_recipients_that_a_provider_would_add_by_itself_are_an_error(on_staging:
         ("@ours.example", False),
     ],
 )
-def test_an_entry_is_allowed_if_it_can_be_read_in_one_way_only(
-    on_staging: Callable[..., None], recipient: str, allowed: bool
-) -> None:
+def test_only_an_unambiguous_entry_is_allowed(on_staging: Callable[..., None], recipient: str, allowed: bool) -> None:
     on_staging(allowed=f"{COLLEAGUE},bücher.example,kin@ours.example")
 
     assert staging.is_allowed(recipient) is allowed
 
 
-# --- What becomes of a message
+# --- Restricting a message
 
 
-def test_without_the_three_variables_nothing_changes() -> None:
+def test_without_the_settings_nothing_changes() -> None:
     message = message_to(
         f"A <{CUSTOMER}>", "broken, entry", bcc=(COLLEAGUE,), extra_headers={"Resent-To": "x@y.example"}
     )
@@ -171,7 +169,7 @@ def test_without_the_three_variables_nothing_changes() -> None:
     assert vars(message) == before
 
 
-def test_everybody_but_the_allowed_becomes_the_redirect_target_once(on_staging: Callable[..., None]) -> None:
+def test_other_recipients_are_replaced_by_one_redirect_target(on_staging: Callable[..., None]) -> None:
     on_staging(redirect=QA, allowed=COLLEAGUE, prefix="[staging]")
     message = message_to(
         CUSTOMER,
@@ -189,7 +187,7 @@ def test_everybody_but_the_allowed_becomes_the_redirect_target_once(on_staging: 
     assert vars(message) == once
 
 
-def test_a_list_alone_keeps_the_others_out(on_staging: Callable[..., None]) -> None:
+def test_without_a_redirect_target_other_recipients_are_removed(on_staging: Callable[..., None]) -> None:
     on_staging(allowed="ours.example")
 
     assert intercepted(message_to(CUSTOMER, cc=(COLLEAGUE,))) == [COLLEAGUE]
@@ -197,7 +195,7 @@ def test_a_list_alone_keeps_the_others_out(on_staging: Callable[..., None]) -> N
         staging.intercept(message_to(CUSTOMER))
 
 
-def test_an_allowed_entry_is_spelt_as_it_was_compared(on_staging: Callable[..., None]) -> None:
+def test_an_allowed_entry_is_normalized(on_staging: Callable[..., None]) -> None:
     on_staging(allowed="straße.example")
 
     assert intercepted(message_to("Jörg <Dev@Straße.example>")) == ["Jörg <Dev@strasse.example>"]
@@ -210,7 +208,7 @@ def test_an_allowed_entry_is_spelt_as_it_was_compared(on_staging: Callable[..., 
         *("Disposition-Notification-To", "Return-Receipt-To", "X-Confirm-Reading-To"),
     ],
 )
-def test_header_fields_that_name_people_go(on_staging: Callable[..., None], name: str) -> None:
+def test_header_fields_that_name_recipients_are_removed(on_staging: Callable[..., None], name: str) -> None:
     on_staging(redirect=QA)
     message = message_to(COLLEAGUE, extra_headers={name: CUSTOMER, "X-Order": "7"})
 
@@ -231,7 +229,7 @@ def test_header_fields_that_name_people_go(on_staging: Callable[..., None], name
         {"merge_headers": {COLLEAGUE: {"X-MC-BccAddress": CUSTOMER}}},
     ],
 )
-def test_what_may_name_recipients_unseen_holds_the_message_back(
+def test_a_message_with_hidden_recipients_is_held_back(
     on_staging: Callable[..., None], attributes: dict[str, Any]
 ) -> None:
     on_staging(redirect=QA, allowed="ours.example")
@@ -240,7 +238,7 @@ def test_what_may_name_recipients_unseen_holds_the_message_back(
         staging.intercept(message_to(COLLEAGUE, **attributes))
 
 
-def test_merge_data_follow_those_who_get_the_message(on_staging: Callable[..., None]) -> None:
+def test_merge_data_are_restricted_to_the_recipients(on_staging: Callable[..., None]) -> None:
     on_staging(redirect=QA, allowed=COLLEAGUE)
     merge = {
         "Customer@elsewhere.example": {"name": "C"},
@@ -254,7 +252,7 @@ def test_merge_data_follow_those_who_get_the_message(on_staging: Callable[..., N
     assert message.merge_data == {COLLEAGUE: {"name": "D"}, QA: {"name": "C"}}  # type: ignore[attr-defined]
 
 
-def test_a_class_that_makes_up_its_recipients_is_held_back(on_staging: Callable[..., None]) -> None:
+def test_a_class_that_computes_its_recipients_is_held_back(on_staging: Callable[..., None]) -> None:
     on_staging(redirect=QA)
 
     class Stubborn(EmailMessage):
@@ -265,7 +263,7 @@ def test_a_class_that_makes_up_its_recipients_is_held_back(on_staging: Callable[
         staging.intercept(Stubborn("Hello", "text", None, [QA]))
 
 
-def test_a_class_that_makes_its_mime_itself_cannot_steer_a_provider_either(on_staging: Callable[..., None]) -> None:
+def test_provider_headers_of_a_class_that_makes_its_mime_are_held_back(on_staging: Callable[..., None]) -> None:
     on_staging(redirect=QA)
 
     class Signed(EmailMessage):
@@ -313,7 +311,7 @@ ARE_OURS = {"ours.example", "redirect.example", "xn--bcher-kva.example"}
 
 
 def is_ours(recipient: str, redirect: str, allowed: str) -> bool:
-    """Said once more and differently: what a server reads in RCPT TO."""
+    """An independent check of an address as a server reads it in RCPT TO."""
     ours = {redirect, *(a.encode("idna").decode() if "@" not in a else a for a in allowed.split(","))} - {""}
     ours = {a.replace("bücher", "xn--bcher-kva") for a in ours}
     local, _, domain = recipient.lower().rpartition("@")
@@ -322,7 +320,7 @@ def is_ours(recipient: str, redirect: str, allowed: str) -> bool:
 
 @hypothesis_settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(configurations, entries, entries, entries, headers)
-def test_whatever_the_message_only_our_own_people_are_named_to_the_server(
+def test_no_message_names_a_customer_to_the_server(
     smtp: Sink,
     on_staging: Callable[..., None],
     configuration: tuple[str, str],
@@ -333,12 +331,12 @@ def test_whatever_the_message_only_our_own_people_are_named_to_the_server(
 ) -> None:
     on_staging(*configuration)
 
-    for way in "outbox", "past it":
+    for path in "outbox", "transport":
         message = message_to(*to, cc=tuple(cc), bcc=tuple(bcc), extra_headers=dict(extra))
-        if way == "outbox":
+        if path == "outbox":
             transmit.transmit(message, "transport", exclude={COLLEAGUE} if len(cc) > 1 else ())
         else:
-            with suppress(ValueError):  # Django's word for an address or a header that cannot be sent
+            with suppress(ValueError):  # Django refuses an address or a header that cannot be sent
                 message.send(using="transport")
 
     assert [r for received in smtp.received for r in received.recipients if not is_ours(r, *configuration)] == []
@@ -347,7 +345,7 @@ def test_whatever_the_message_only_our_own_people_are_named_to_the_server(
 
 @hypothesis_settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(configurations, entries, entries, entries)
-def test_whatever_the_message_only_our_own_people_are_named_to_a_provider(
+def test_no_message_names_a_customer_to_a_provider(
     on_staging: Callable[..., None], configuration: tuple[str, str], to: list[str], cc: list[str], bcc: list[str]
 ) -> None:
     on_staging(*configuration)
@@ -364,14 +362,8 @@ def test_whatever_the_message_only_our_own_people_are_named_to_a_provider(
 # --- The row
 
 
-def deliver(message: Message) -> Message:
-    pipeline.deliver(message.pk)
-    message.refresh_from_db()
-    return message
-
-
 @pytest.mark.django_db
-def test_the_row_goes_on_being_about_its_own_recipient(user: User, smtp: Sink, on_staging: Callable[..., None]) -> None:
+def test_the_row_names_the_original_recipient(user: User, smtp: Sink, on_staging: Callable[..., None]) -> None:
     on_staging(redirect=QA, prefix="[staging]")
 
     message = deliver(outbox.enqueue(Shared(user, copies=["bob@example.com"], hidden=["cid@example.com"])))
@@ -386,7 +378,7 @@ def test_the_row_goes_on_being_about_its_own_recipient(user: User, smtp: Sink, o
 
 
 @pytest.mark.django_db
-def test_nobody_on_the_list_ends_in_a_state_that_says_so(
+def test_a_message_without_allowed_recipients_is_suppressed(
     user: User, smtp: Sink, on_staging: Callable[..., None]
 ) -> None:
     on_staging(allowed="ours.example")
@@ -399,7 +391,7 @@ def test_nobody_on_the_list_ends_in_a_state_that_says_so(
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("copies", [[], [COLLEAGUE]])
-def test_a_bounce_of_the_redirect_target_suppresses_nobody(
+def test_a_bounce_of_the_redirect_target_does_not_suppress_the_recipient(
     user: User, smtp: Sink, on_staging: Callable[..., None], copies: list[str]
 ) -> None:
     on_staging(redirect=QA, allowed="ours.example")
@@ -413,7 +405,7 @@ def test_a_bounce_of_the_redirect_target_suppresses_nobody(
 
 
 @pytest.mark.django_db
-def test_a_bounce_of_an_allowed_copy_does_not_suppress_the_recipient_who_was_kept_out(
+def test_a_bounce_of_an_allowed_copy_does_not_suppress_the_removed_recipient(
     user: User, smtp: Sink, on_staging: Callable[..., None]
 ) -> None:
     on_staging(allowed="ours.example")
@@ -425,7 +417,7 @@ def test_a_bounce_of_an_allowed_copy_does_not_suppress_the_recipient_who_was_kep
 
 
 @pytest.mark.django_db
-def test_a_bounce_of_the_last_one_left_does_not_suppress_the_one_who_has_it(user: User, smtp: Sink) -> None:
+def test_a_bounce_of_the_last_recipient_does_not_suppress_the_first(user: User, smtp: Sink) -> None:
     message = outbox.enqueue(Shared(user, copies=["bob@example.com"]))
     Message.objects.update(answers={user.email: ACCEPTED})
     smtp.script.to = {"bob@example.com": "550 5.1.1 no such user"}
@@ -447,7 +439,7 @@ def test_a_suppressed_customer_stays_suppressed_as_in_production(
 
 
 @pytest.mark.django_db
-def test_rows_of_production_that_were_half_accepted_reach_nobody_from_a_copy_of_its_database(
+def test_a_copied_production_row_with_answers_reaches_no_customer(
     user: User, smtp: Sink, on_staging: Callable[..., None]
 ) -> None:
     message = outbox.enqueue(Shared(user, copies=["bob@example.com"]))
@@ -461,7 +453,7 @@ def test_rows_of_production_that_were_half_accepted_reach_nobody_from_a_copy_of_
     assert {recipient for received in smtp.received for recipient in received.recipients} == {QA}
 
 
-def test_the_transport_itself_lets_nobody_past(smtp: Sink, on_staging: Callable[..., None]) -> None:
+def test_the_transport_restricts_mail_without_the_outbox(smtp: Sink, on_staging: Callable[..., None]) -> None:
     on_staging(redirect=QA)
     assert isinstance(transmit.transmit(message_to(CUSTOMER)), Accepted)
     assert smtp.received[0].recipients == [QA]
@@ -472,6 +464,6 @@ def test_the_transport_itself_lets_nobody_past(smtp: Sink, on_staging: Callable[
     assert len(smtp.received) == 1
 
 
-def test_the_options_that_are_not_set_make_no_test_system() -> None:
+def test_without_the_settings_it_is_no_test_system() -> None:
     assert options().redirect_all_to == ""
     assert not staging.is_test_system()
