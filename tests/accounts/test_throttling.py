@@ -260,7 +260,7 @@ def test_without_redis_only_the_first_request_waits(valkey: Valkey, how: str) ->
             valkey.start()
 
     assert waited[0] < throttling.TIMEOUT + 0.15
-    assert sorted(waited[1:])[5] < 0.05
+    assert sorted(waited[1:])[5] < throttling.TIMEOUT  # the others do not wait for Redis, even on a busy machine
 
 
 @pytest.mark.django_db
