@@ -1,7 +1,7 @@
-"""HTML with a <style> element → HTML with style attributes, which is what many mail clients want.
+"""Inline CSS: turn <style> elements into style attributes, which many mail clients need.
 
-Two engines do the same: css_inline, in a tenth of a millisecond, and premailer, against which the tests hold it.
-POSTCOMMIT_INLINER chooses. Neither opens a connection or a file, whatever the HTML asks for.
+POSTCOMMIT_INLINER chooses the engine: css_inline, which is fast, or premailer; the tests compare the two. Neither opens a
+connection or a file, even if the HTML refers to one.
 """
 
 import logging
@@ -15,35 +15,35 @@ from premailer import Premailer
 
 from mailer.conf import options
 
-# cssutils complains about every modern property, and every mail client is free to ignore those.
+# cssutils warns about every modern property; mail clients ignore what they do not know.
 cssutils.log.setLevel(logging.CRITICAL)
 
 KEPT_STYLE = re.compile(r'<style data-inline="no">(.*?)</style>', re.DOTALL)
-PLACE = '<!--"kept style"-->'  # a comment, which both engines leave where it is; escaped text never looks like one
+PLACEHOLDER = '<!--"kept style"-->'  # both engines keep comments in place, and escaped text cannot look like one
 
 
 def inline_css(html: str) -> str:
-    """Returns the document with its CSS in style attributes; media queries stay in a <style> element.
+    """Return the document with its CSS in style attributes; media queries stay in a <style> element.
 
-    A `<style data-inline="no">` is kept as it is: what the engines would drop, such as selectors that match nothing yet.
+    A `<style data-inline="no">` stays unchanged; the engines would drop selectors that match nothing.
     """
     kept = KEPT_STYLE.findall(html)
-    inlined = ENGINES[options().inliner](KEPT_STYLE.sub(PLACE, html))
+    inlined = ENGINES[options().inliner](KEPT_STYLE.sub(PLACEHOLDER, html))
     for css in kept:
-        inlined = inlined.replace(PLACE, f"<style>{css}</style>", 1)
-    # Both make <html> and <body> where they are missing, but no doctype, without which clients fall into quirks mode.
+        inlined = inlined.replace(PLACEHOLDER, f"<style>{css}</style>", 1)
+    # Both engines add a missing <html> and <body>, but no doctype; without it, clients use quirks mode.
     return inlined if inlined[:9].lower() == "<!doctype" else f"<!DOCTYPE html>\n{inlined}"
 
 
 _css_inline = css_inline.CSSInliner(
     load_remote_stylesheets=False,
-    keep_link_tags=True,  # as premailer does; a <link> for Outlook's sake is none of our business
+    keep_link_tags=True,  # as premailer does
     keep_at_rules=True,
 )
 
 
 class OfflinePremailer(Premailer):  # type: ignore[misc]  # premailer has no types
-    """Premailer that opens no file and no connection, whatever the CSS asks for."""
+    """Premailer that opens no file and no connection, even if the CSS refers to one."""
 
     def _parse_css_string(self, css_body: str, validate: bool = True) -> cssutils.css.CSSStyleSheet:
         return _parse(css_body, validate)
@@ -55,7 +55,7 @@ def _parse(css: str, validate: bool) -> cssutils.css.CSSStyleSheet:
 
 
 def _fetch_nothing(url: str) -> tuple[None, bytes]:
-    """cssutils follows @import over HTTP and into file:// by default; what a mail needs stands in its template."""
+    """Ignore @import, which cssutils follows to http:// and file:// by default."""
     return None, b""
 
 
@@ -63,11 +63,11 @@ _one_at_a_time = Lock()
 
 
 def _premailer(html: str) -> str:
-    with _one_at_a_time:  # a worker may have threads, and cssutils is not made for them (premailer's issue 65)
+    with _one_at_a_time:  # cssutils is not thread-safe (premailer's issue 65), and a worker may have threads
         document: str = OfflinePremailer(
             allow_network=False,
-            disable_validation=True,  # validation would drop rgb() and other CSS that is younger than cssutils
-            strip_important=False,  # it would also strip it from media queries, which then lose to the inlined rules
+            disable_validation=True,  # validation would drop CSS that cssutils does not know, such as rgb()
+            strip_important=False,  # media queries need !important to override the inlined rules
             cssutils_logging_level=logging.CRITICAL,
         ).transform(html, pretty_print=False)
     return document

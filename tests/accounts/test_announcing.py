@@ -108,7 +108,7 @@ def test_who_leaves_while_it_waits_gets_nothing(smtp: Sink) -> None:
     message = Message.objects.get()
     assert (message.state, message.reason) == (
         State.SUPPRESSED,
-        "the address is suppressed: its reader left the stream 'news'",
+        "the address is suppressed: unsubscribed from the stream 'news'",
     )
     assert smtp.received == []
 

@@ -251,14 +251,14 @@ def test_news_are_left_from_the_mail_and_from_the_profile(enter: Callable[[], Pe
     ann.stack.wait_for(header, "the news", seconds=30)
     link = header().strip("<>")
     another = enter()  # her mail program's browser, which knows nothing of her
-    another.visit(link, "Leave these e-mails?")
-    another.submit("You have left")
+    another.visit(link, "Unsubscribe from these e-mails?")
+    another.submit("You are unsubscribed")
     another.page.reload()  # as a reader's browser would, asking whether to send it again
-    another.submit("Welcome back", button="main form .button[name=return]")
+    another.submit("You are subscribed again", button="main form .button[name=return]")
     assert requests.post(link, {"List-Unsubscribe": "One-Click"}, timeout=10).status_code == 200
 
     ann.visit("/accounts/profile/", "Your profile")
     ann.submit(button="main form[action$='/profile/streams/'] .button[name=return]")
     ann.submit(button="main form[action$='/profile/streams/'] .button")
-    another.visit(link, "You have left")
+    another.visit(link, "You are unsubscribed")
     another.visit(f"{link[:-9]}/", "We do not recognise this link")
