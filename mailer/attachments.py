@@ -1,4 +1,4 @@
-"""Files that go with an e-mail: from storage or from memory, beside the text or inside it (an image by its `cid:`)."""
+"""Attachments and inline images (`cid:`), from a storage or from memory."""
 
 import mimetypes
 from collections.abc import Iterable, Iterator
@@ -16,15 +16,15 @@ from django.core.mail import EmailMessage
 from mailer.conf import options
 
 CHUNK = 64 * 1024
-"""Bytes that are read at once, so that a file that is far too large is given up early."""
+"""Bytes to read at once: reading stops early if a file is too large."""
 
 LONGEST_PARAMETER = 40
-"""Characters of a content type's parameter's name; Python tries for ever to fold one that is longer than a line."""
+"""Characters of the name of a content type's parameter; Python loops forever folding one that is longer than a line."""
 UNKNOWN_TYPE = "application/octet-stream"
 
 NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 MISTAKES = (ImproperlyConfigured, SuspiciousOperation, AttributeError, LookupError, NameError, TypeError, ValueError)
-"""What is raised about the question that a storage was asked; asking again would not help."""
+"""Errors of a storage that are permanent: a retry would not help."""
 
 
 class TooLarge(ValueError):
@@ -32,30 +32,30 @@ class TooLarge(ValueError):
 
 
 class StorageAway(Exception):
-    """The storage did not answer, which says nothing about the message: it is built another time."""
+    """The storage is unavailable; the message is built again later."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file in one of Django's storages (settings.STORAGES); it is opened when the mail is built."""
+    """A file in one of Django's storages (settings.STORAGES), opened when the mail is built."""
 
     path: str
     storage: str = "default"
 
     def open(self) -> IO[bytes]:
-        """Raises FileNotFoundError, one of MISTAKES, or StorageAway for anything else that keeps the file from being read."""
+        """Open the file. Raises FileNotFoundError, one of MISTAKES, or StorageAway for all other errors."""
         try:
             with _storage_may_be_away(self.storage):
                 return storages[self.storage].open(self.path, "rb")
         except NO_FILE:
-            raise FileNotFoundError(f"there is no file {self.path!r} in the storage {self.storage!r}") from None
+            raise FileNotFoundError(f"no file {self.path!r} in the storage {self.storage!r}") from None
 
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """One file. The content type is guessed from the name unless it is given (`text/calendar; method=REQUEST`).
+    """One file. Its content type (`text/calendar; method=REQUEST`) is guessed from the name by default.
 
-    With a `content_id`, it is an image inside the HTML: `<img src="cid:logo" alt="…">` shows the one with `content_id="logo"`.
+    A file with a `content_id` is an inline image: `<img src="cid:logo" alt="…">` shows that with `content_id="logo"`.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Attachment:
 
 
 def attach(message: EmailMessage, attachments: Iterable[Attachment]) -> None:
-    """Reads the files and adds them to the message, in their order. Raises TooLarge, FileNotFoundError and StorageAway."""
+    """Read the files and add them to the message, in order. Raises TooLarge, FileNotFoundError and StorageAway."""
     left = options().max_message_size
     for attachment in attachments:
         content = _read(attachment, left)
@@ -92,7 +92,7 @@ def _content_type(attachment: Attachment) -> Any:
     guessed = attachment.content_type or mimetypes.guess_type(attachment.name)[0] or UNKNOWN_TYPE
     header = policy.default.header_factory("Content-Type", guessed)
     has_long_parameter = any(len(name) > LONGEST_PARAMETER for name in header.params)
-    # The encoding of a message is not free (RFC 2046, 5.2.1).
+    # RFC 2046, 5.2.1 restricts the encoding of message and multipart.
     if header.defects or has_long_parameter or header.maintype in ("message", "multipart"):
         return _content_type(replace(attachment, content_type=UNKNOWN_TYPE))
     return header
@@ -128,5 +128,5 @@ def _storage_may_be_away(storage: str) -> Iterator[None]:
         yield
     except (*NO_FILE, *MISTAKES):
         raise
-    except Exception as error:  # each storage's library has exceptions of its own, and few of them are OSErrors
+    except Exception as error:  # each storage library raises its own exceptions, and few of them are OSErrors
         raise StorageAway(f"the storage {storage!r}: {type(error).__name__}") from error

@@ -1,10 +1,11 @@
-"""What a kind of e-mail is.
+"""The base class of every kind of e-mail.
 
-A kind is a subclass of `Email`. Its annotated fields say what it is about: model instances, which are stored as their
-primary keys and loaded afresh in the worker, or plain JSON values.
+A kind is a subclass of `Email`. Its annotated fields are JSON values, or model instances, which are stored as their primary
+keys and loaded from the database in the worker.
 
     class VerifyAddress(Email):
         template = "email/verify_address"
+        queue = CRITICAL
         verification: EmailVerification
 """
 
@@ -27,12 +28,12 @@ from mailer.models import Queue
 
 
 class WhenUncertain(StrEnum):
-    """What to do when the payload was handed over and the server's answer was never seen."""
+    """What to do when the message was transmitted but the server's answer was lost."""
 
     RESEND = "resend"
-    """Send again, with the same Message-ID: a copy is better than none (a verification link)."""
+    """Send again with the same Message-ID: a duplicate is better than no mail (a verification link)."""
     HOLD = "hold"
-    """Wait for a person: a copy would be worse than a delay (a receipt)."""
+    """Wait for an operator: a duplicate is worse than a delay (a receipt)."""
 
 
 CRITICAL, DEFAULT, BULK = Queue.CRITICAL, Queue.DEFAULT, Queue.BULK
@@ -40,16 +41,16 @@ RESEND, HOLD = WhenUncertain.RESEND, WhenUncertain.HOLD
 
 
 class ReferenceGone(Exception):
-    """A row that the e-mail is about exists no more."""
+    """A row that the e-mail needs does not exist any more."""
 
 
 class UnknownKind(LookupError):
-    """No class of this name is defined here; newer code may know it."""
+    """This release does not define a class of this name; a newer one may."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recipient:
-    """One person: the address, the name to show beside it, the language and time zone to write in (None: the site's)."""
+    """A recipient: address, name, and the language and time zone of the mail (None: the site's)."""
 
     address: str
     name: str = ""
@@ -59,10 +60,10 @@ class Recipient:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """Mail that a reader can leave while she goes on getting the rest. Its messages bear a link and a button for that.
+    """A group of mails that recipients can unsubscribe from, with a link and the button of their mail client.
 
-    The name is stored, and stands in headers: letters, digits and hyphens, 50 at the most. The label is what readers see;
-    use gettext_lazy.
+    The name is stored and appears in headers: at most 50 letters, digits and hyphens. Recipients see the label; use
+    gettext_lazy.
     """
 
     name: str
@@ -70,37 +71,37 @@ class Stream:
 
     def __post_init__(self) -> None:
         if not STREAM_NAME.fullmatch(self.name):
-            raise ValueError(f"the stream {self.name!r} needs a name of letters, digits and hyphens, 50 at the most")
+            raise ValueError(f"the stream {self.name!r} needs a name of at most 50 letters, digits and hyphens")
 
 
 STREAM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,49}")
 
 KINDS: dict[str, type["Email"]] = {}
-"""Every kind by the name that rows bear, former names too."""
+"""Every kind by its stored name and by its former names."""
 
 
 @dataclass_transform(frozen_default=True)
 class Email:
-    """One kind of e-mail. An instance is one such mail, not yet built.
+    """A kind of e-mail. An instance is one mail that is not built yet.
 
-    Each annotated field that is not a ClassVar becomes an argument of the constructor, as in a dataclass. Rows outlive a
-    release: give a new field a default, and do not rename or remove one while rows of the kind wait.
+    Annotated fields become arguments of the constructor, as in a dataclass, unless they are ClassVars. Stored rows outlive a
+    release: give a new field a default, and do not rename or remove a field while messages of the kind wait.
     """
 
     template: ClassVar[str]
-    """The folder of `subject.txt`, `body.html` and, unless the text is to be derived from that, `body.txt`."""
-    queue: ClassVar[Queue] = Queue.DEFAULT
-    """CRITICAL goes first, BULK last."""
-    when_uncertain: ClassVar[WhenUncertain] = WhenUncertain.RESEND
-    """What follows when nobody knows whether it was accepted."""
+    """The folder of `subject.txt`, `body.html` and optionally `body.txt`, which is otherwise made from the HTML."""
+    queue: ClassVar[Queue] = DEFAULT
+    """CRITICAL is sent first, BULK last."""
+    when_uncertain: ClassVar[WhenUncertain] = RESEND
+    """What to do when it is unknown whether the server accepted the mail."""
     stream: ClassVar[Stream | None] = None
-    """What the reader may leave without losing the rest; None for what she has to get, such as a receipt."""
+    """The stream that recipients can unsubscribe from; None for mail that they must get, such as a receipt."""
     retention: ClassVar[timedelta | None] = None
-    """How long its settled messages are kept; None: as POSTCOMMIT_RETENTION_DAYS says."""
+    """How long its settled messages are kept; None: POSTCOMMIT_RETENTION_DAYS."""
     kind: ClassVar[str]
-    """The name under which it is stored: `<top-level package>.<class>`, unless it is set."""
+    """The name that rows store; by default `<top-level package>.<class>`."""
     aliases: ClassVar[tuple[str, ...]] = ()
-    """Names that it had before it was renamed or moved; rows that bear them are found."""
+    """Former names of a class that was renamed or moved, which existing rows still hold."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -110,76 +111,78 @@ class Email:
                 raise TypeError(f"{cls.__name__}.{field.name}: Email uses this name itself; give the field another one")
         if "kind" not in cls.__dict__:
             cls.kind = f"{cls.__module__.partition('.')[0]}.{cls.__name__}"
-        if isinstance(cls.aliases, str):  # which would be taken letter by letter
+        if isinstance(cls.aliases, str):  # its letters would become aliases
             raise TypeError(f"{cls.__name__}.aliases is a str; write a tuple, as in ({cls.aliases!r},)")
         for name in cls.names():
-            cls._hold_against_others(name)
+            cls._check_unique(name)
         KINDS.update(dict.fromkeys(cls.names(), cls))
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
-        """What rows of this kind may bear: its name and its former ones, which a subclass does not inherit."""
+        """Return the name and the former names of this kind; a subclass does not inherit them."""
         return (cls.kind, *cls.__dict__.get("aliases", ()))
 
     @classmethod
-    def _hold_against_others(cls, name: str) -> None:
+    def _check_unique(cls, name: str) -> None:
         other = KINDS.get(name, cls)
         if other.__qualname__ != cls.__qualname__ or other.__module__ != cls.__module__:
-            raise TypeError(f"{name!r} is the kind of both {other!r} and {cls!r}; give one of them a `kind` of its own")
+            raise TypeError(
+                f"{name!r} is the kind of both {other!r} and {cls!r}; set a different `kind` on one of them"
+            )
 
     def recipient(self) -> Recipient:
-        """Whom to write to. Called when the e-mail is enqueued and again when it is built."""
-        raise NotImplementedError(f"{type(self).__name__} does not say who receives it")
+        """Return the recipient. Called when the e-mail is enqueued and again when it is built."""
+        raise NotImplementedError(f"{type(self).__name__} does not define recipient()")
 
     def cc(self) -> Sequence[Recipient]:
-        """Who gets a copy, and may be seen to. In the language of `recipient`."""
+        """Return the recipients of a copy, visible to all. The language is that of `recipient`."""
         return ()
 
     def bcc(self) -> Sequence[Recipient]:
-        """Who gets a copy that nobody else knows of."""
+        """Return the recipients of a hidden copy."""
         return ()
 
     def sender(self) -> str:
-        """Who it is from, as `Name <address>`. A server may insist on an address of yours."""
+        """Return the sender as `Name <address>`. Servers may accept only addresses that belong to you."""
         return settings.DEFAULT_FROM_EMAIL
 
     def reply_to(self) -> Sequence[str]:
-        """Where answers go, each as `Name <address>`; to the sender if it is empty."""
+        """Return the addresses for replies, each as `Name <address>`; empty: the sender."""
         return ()
 
     def headers(self) -> Mapping[str, str]:
-        """More header fields. Those that the mailer writes itself, such as Message-ID, cannot be among them."""
+        """Return more header fields, except those that the mailer writes itself, such as Message-ID."""
         return {}
 
     def attachments(self) -> Iterable[Attachment]:
-        """Files and inline images; made when the mail is built."""
+        """Return files and inline images. Called when the mail is built."""
         return ()
 
     def user(self) -> Any:
-        """The user whom the mail is about, if there is one; the admin shows it, and finds the mail by its address."""
+        """Return the user that the mail is about, or None. The admin shows the user and finds the mail by their address."""
         return None
 
     def context(self) -> Mapping[str, Any]:
-        """What the templates see beside `recipient`, `site_name`, `site_url` and the fields themselves."""
+        """Return more variables for the templates, besides `recipient`, `site_name`, `site_url` and the fields."""
         return {}
 
     def is_wanted(self) -> bool:
-        """Whether the mail still makes sense; asked immediately before it is built. False cancels it."""
+        """Return whether the mail should still be sent. Called just before it is built; False cancels it."""
         return True
 
     def expires_at(self) -> datetime | None:
-        """The moment from which on the mail would be of no use; asked when it is enqueued."""
+        """Return the time after which the mail is useless, or None. Called when it is enqueued."""
         return None
 
     @classmethod
     def sample(cls) -> Self:
-        """An instance with made-up, unsaved data, from which `manage.py check`, previews and tests build every kind."""
+        """Return an instance with made-up, unsaved data. `manage.py check`, previews and tests build it."""
         raise NotImplementedError(f"{cls.__name__} has no sample data")
 
     def arguments(self) -> dict[str, Any]:
-        """The fields as JSON: a model instance as its primary key, everything else as it is.
+        """Return the fields as JSON values, a model instance as its primary key.
 
-        Raises TypeError, naming the field, for an unsaved instance or a value that JSON cannot hold.
+        Raises TypeError, which names the field, for an unsaved instance or a value that JSON cannot hold.
         """
         return {field.name: self._argument(field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
 
@@ -200,16 +203,16 @@ class Email:
 
     @classmethod
     def load(cls, arguments: Mapping[str, Any]) -> Self:
-        """The instance that `arguments()` described, its rows loaded afresh.
+        """Create the instance from its `arguments()`, with rows loaded from the database.
 
-        Raises ReferenceGone, and UnknownKind for fields that only newer code knows.
+        Raises ReferenceGone for a deleted row, and UnknownKind for a field that only newer code knows.
         """
         if unknown := arguments.keys() - {field.name for field in dataclasses.fields(cls)}:  # type: ignore[arg-type]
             raise UnknownKind(f"{cls.kind} has no field {min(unknown)!r} in this release")
-        return cls(**{name: cls._loaded(name, value) for name, value in arguments.items()})
+        return cls(**{name: cls._load_field(name, value) for name, value in arguments.items()})
 
     @classmethod
-    def _loaded(cls, name: str, value: Any) -> Any:
+    def _load_field(cls, name: str, value: Any) -> Any:
         model = _models_of(cls).get(name)
         if model is None or value is None:
             return value
@@ -224,7 +227,7 @@ RESERVED = frozenset({*vars(Email), *inspect.get_annotations(Email)})
 
 
 def _models_of(kind: type[Email]) -> dict[str, type[Model]]:
-    """Those fields of a kind that are model instances."""
+    """Return the models of those fields of a kind that hold model instances."""
     return {
         name: model
         for name, hint in get_type_hints(kind).items()
@@ -234,12 +237,12 @@ def _models_of(kind: type[Email]) -> dict[str, type[Model]]:
 
 
 def kinds() -> list[type[Email]]:
-    """Every kind once, by name."""
+    """Return every kind once, sorted by name."""
     return [kind for name, kind in sorted(KINDS.items()) if kind.kind == name]
 
 
 def find(kind: str) -> type[Email]:
-    """The class of a stored kind. Raises UnknownKind."""
+    """Return the class of a stored kind. Raises UnknownKind."""
     try:
         return KINDS[kind]
     except KeyError:

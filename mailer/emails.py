@@ -1,4 +1,4 @@
-"""The e-mail that operators send to themselves."""
+"""The test e-mail for operators."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -10,9 +10,9 @@ from mailer.email import CRITICAL, Email, Recipient
 
 
 class TestEmail(Email):
-    """Shows that sending works, through the same outbox, queue, worker and transport as every other mail."""
+    """Shows that sending works: it takes the same outbox, queue, worker and transport as every other mail."""
 
-    __test__ = False  # pytest, this is no test
+    __test__ = False  # not a test class for pytest
 
     template: ClassVar = "email/test"
     queue: ClassVar = CRITICAL

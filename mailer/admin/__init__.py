@@ -1,3 +1,3 @@
-"""Pages for operators inside the Django admin: one module a page."""
+"""The pages for operators in Django's admin, one module for each page."""
 
 from mailer.admin import message, suppression, transport  # noqa: F401 - importing registers them

@@ -1,9 +1,9 @@
-"""Messages with their delivery attempts, read-only, and what an operator can decide about them."""
+"""Messages and their delivery attempts: read-only, with the actions that an operator can take."""
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
-from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
+from django.template.defaultfilters import pluralize
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.html import format_html_join
@@ -27,7 +27,7 @@ class AttemptInline(ReadOnly, admin.TabularInline):
 
     @admin.display(description="took")
     def took(self, attempt: DeliveryAttempt) -> str:
-        return "under way" if attempt.milliseconds is None else f"{attempt.milliseconds} ms"
+        return "in progress" if attempt.milliseconds is None else f"{attempt.milliseconds} ms"
 
 
 @admin.register(Message)
@@ -37,8 +37,8 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):
     search_fields = ("recipient__exact", "user__email__exact", "message_id_header__exact", "subject")
     search_help_text = "The whole address of recipient or user, the Message-ID, or a part of the subject."
     date_hierarchy = "created_at"
-    show_full_result_count = False  # a count of a million rows for a number that nobody reads
-    actions = ["send_again", "drop", "mark_as_delivered", "resend"]
+    show_full_result_count = False  # it would count all rows of the table
+    actions = ["retry", "cancel", "mark_as_delivered", "resend"]
     inlines = [AttemptInline]
     readonly_fields = ["resent_as"]
     fieldsets = [
@@ -76,35 +76,39 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):
     def short_reason(self, message: Message) -> str:
         return message.reason if len(message.reason) <= 80 else message.reason[:79] + "…"
 
-    @admin.action(description="Send held or failed messages again", permissions=["decide"])
-    def send_again(self, request: HttpRequest, queryset: MessageQuerySet) -> None:
-        self._tell(request, queryset, outbox.retry(queryset, reason=_by(request, "sent again")), "queued again")
+    # The messages are counted before they change: afterwards the filter of the list may not match them.
 
-    @admin.action(description="Drop waiting or held messages", permissions=["decide"])
-    def drop(self, request: HttpRequest, queryset: MessageQuerySet) -> None:
-        self._tell(request, queryset, outbox.cancel_all(queryset, reason=_by(request, "dropped")), "dropped")
+    @admin.action(description="Retry held or failed messages", permissions=["decide"])
+    def retry(self, request: HttpRequest, queryset: MessageQuerySet) -> None:
+        total, done = queryset.count(), outbox.retry(queryset, reason=_by(request, "retried"))
+        self._report(request, total, done, "queued again")
 
-    @admin.action(description="Held messages did arrive", permissions=["decide"])
+    @admin.action(description="Cancel waiting or held messages", permissions=["decide"])
+    def cancel(self, request: HttpRequest, queryset: MessageQuerySet) -> None:
+        total, done = queryset.count(), outbox.cancel_all(queryset, reason=_by(request, "cancelled"))
+        self._report(request, total, done, "cancelled")
+
+    @admin.action(description="Mark held messages as delivered", permissions=["decide"])
     def mark_as_delivered(self, request: HttpRequest, queryset: MessageQuerySet) -> None:
-        done = outbox.mark_as_delivered(queryset, reason=_by(request, "arrival confirmed"))
-        self._tell(request, queryset, done, "marked as arrived")
+        total, done = queryset.count(), outbox.mark_as_delivered(queryset, reason=_by(request, "marked as delivered"))
+        self._report(request, total, done, "marked as delivered")
 
     def has_decide_permission(self, request: HttpRequest) -> bool:
-        """Who may change messages may take these decisions, though the form itself stays read-only."""
+        """Require the permission to change messages, although the form itself is read-only."""
         return request.user.has_perm("mailer.change_message")
 
-    @admin.action(description="Send settled messages once more, as new ones", permissions=["decide"])
+    @admin.action(description="Resend settled messages as new messages", permissions=["decide"])
     def resend(self, request: HttpRequest, queryset: MessageQuerySet) -> None:
-        """For the customer who deleted her receipt: the old message keeps its story, the new one has a link to it."""
-        done = 0
+        """Enqueue a copy of each settled message, for example for a customer who deleted their receipt."""
+        total, done = queryset.count(), 0
         for message in queryset.filter(state__in=SETTLED):
             try:
                 outbox.resend(message)
             except (ReferenceGone, UnknownKind, ValueError) as error:
-                self.message_user(request, f"Message {message.pk} cannot be made again: {error}.", messages.ERROR)
+                self.message_user(request, f"Message {message.pk} cannot be resent: {error}.", messages.ERROR)
             else:
                 done += 1
-        self._tell(request, queryset, done, "enqueued as new messages")
+        self._report(request, total, done, "resent")
 
     def get_urls(self) -> list[URLPattern]:
         test_page = self.admin_site.admin_view(self.send_test_page)
@@ -115,12 +119,11 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):
             raise PermissionDenied
         return send_test_page(request, self.admin_site)
 
-    def _tell(self, request: HttpRequest, queryset: QuerySet[Message], done: int, what: str) -> None:
+    def _report(self, request: HttpRequest, total: int, done: int, action: str) -> None:
         level = messages.SUCCESS if done else messages.WARNING
-        left = queryset.count() - done
-        rest = f"; {left} could not be, because of the state that they are in" if left else ""
-        self.message_user(request, f"{done} {what}{rest}.", level)
+        skipped = f"; {total - done} skipped because of their state" if total > done else ""
+        self.message_user(request, f"{done} message{pluralize(done)} {action}{skipped}.", level)
 
 
-def _by(request: HttpRequest, what: str) -> str:
-    return f"{what} by {request.user.get_username()}"
+def _by(request: HttpRequest, action: str) -> str:
+    return f"{action} by {request.user.get_username()}"

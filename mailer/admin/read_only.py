@@ -1,4 +1,4 @@
-"""Rows that people may look at and not edit."""
+"""Admin pages that show rows but cannot edit them."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from django.http import HttpRequest
 
 
 class ReadOnly:
-    """The state machine owns these rows: nobody adds, edits or deletes one by hand."""
+    """Forbid to add, change or delete rows by hand: only the state machine may."""
 
     def has_add_permission(self, request: HttpRequest, *args: Any) -> bool:
         return False

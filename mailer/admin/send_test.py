@@ -12,15 +12,15 @@ from mailer.models import Message
 
 
 class TestEmailForm(forms.Form):
-    """Where to send a test e-mail."""
+    """Ask for the address of a test e-mail."""
 
-    __test__ = False  # pytest, this is no test
+    __test__ = False  # not a test class for pytest
 
     address = forms.EmailField(label="Send to", max_length=254, widget=forms.EmailInput(attrs={"class": "vTextField"}))
 
 
 def send_test_page(request: HttpRequest, site: AdminSite) -> HttpResponse:
-    """Asks for an address, enqueues the e-mail, and redirects to its message."""
+    """Ask for an address, enqueue the test e-mail and redirect to its message."""
     sent_by = request.user.get_username()
     form = TestEmailForm(request.POST or None, initial={"address": sent_by})
     if form.is_valid():

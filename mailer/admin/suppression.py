@@ -1,4 +1,4 @@
-"""Addresses that get no mail, or none of one stream."""
+"""Addresses that get no mail at all, or no mail of one stream."""
 
 from django.contrib import admin
 from django.utils.timesince import timesince
@@ -8,7 +8,7 @@ from mailer.models import Suppression
 
 @admin.register(Suppression)
 class SuppressionAdmin(admin.ModelAdmin):
-    """Deleting a row lets the address be written to again. A row with a stream keeps off the mail of that stream alone."""
+    """To write to an address again, delete its row. A row with a stream stops the mail of that stream only."""
 
     list_display = ("address", "stream", "reason", "since")
     list_filter = ("stream",)

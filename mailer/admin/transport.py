@@ -1,4 +1,4 @@
-"""Transports that failed, and the button that probes them now."""
+"""Transports that failed, and the action that probes them now."""
 
 from django.contrib import admin
 from django.db.models import QuerySet
@@ -11,7 +11,7 @@ from mailer.models import TransportState
 
 @admin.register(TransportState)
 class TransportStateAdmin(ReadOnly, admin.ModelAdmin):
-    """Transports that failed at least once."""
+    """Show the transports that failed at least once."""
 
     list_display = ("alias", "paused_until", "failures", "reason")
     actions = ["probe_now"]
@@ -19,8 +19,8 @@ class TransportStateAdmin(ReadOnly, admin.ModelAdmin):
     @admin.action(description="Probe now instead of at the end of the pause", permissions=["decide"])
     def probe_now(self, request: HttpRequest, queryset: QuerySet[TransportState]) -> None:
         queryset.exclude(paused_until=None).update(paused_until=timezone.now())
-        self.message_user(request, "The next sweep sends one message to find out.")
+        self.message_user(request, "The next sweep sends one message as a probe.")
 
     def has_decide_permission(self, request: HttpRequest) -> bool:
-        """As for messages."""
+        """Require the permission to change messages."""
         return request.user.has_perm("mailer.change_message")

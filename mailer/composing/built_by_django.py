@@ -1,4 +1,4 @@
-"""A message that Django built, as a kind of e-mail: it takes the same way as all the others."""
+"""A message that Django built, as a kind of e-mail."""
 
 from collections.abc import Mapping
 from email.utils import parseaddr
@@ -13,16 +13,16 @@ from mailer.models import Payload
 
 
 class DjangoMail(Email):
-    """What `send_mail()`, Django itself or somebody else's app handed over, ready but for its Message-ID."""
+    """A message from `send_mail()`, from Django or from another app: complete except for its Message-ID."""
 
     kind: ClassVar = "mailer.DjangoMail"
-    template: ClassVar = ""  # it brings its own words
+    template: ClassVar = ""  # the message has its own text
 
     payload: Payload
 
     @cached_property
     def built(self) -> EmailMessage:
-        """The message, equal to the one that was handed over. Raises UnknownKind for one that a newer release wrote."""
+        """Restore the original message. Raises UnknownKind if a newer release stored it."""
         return payloads.load(bytes(self.payload.document))
 
     def recipient(self) -> Recipient:
@@ -33,9 +33,7 @@ class DjangoMail(Email):
         try:
             return super().load(arguments)
         except ReferenceGone:
-            raise ReferenceGone(
-                "its body was erased, as it is POSTCOMMIT_BODY_RETENTION_DAYS after a message is settled"
-            ) from None
+            raise ReferenceGone("its body was erased POSTCOMMIT_BODY_RETENTION_DAYS after it was settled") from None
 
     @classmethod
     def sample(cls) -> Self:

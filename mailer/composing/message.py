@@ -1,4 +1,4 @@
-"""An e-mail → the message that is transmitted: bodies, files, and the header fields that a good message bears."""
+"""Build the message of an e-mail: bodies, files and header fields."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,71 +17,69 @@ from mailer.email import Email, Recipient, Stream
 from mailer.recipients import subscriptions
 
 LONGEST_NAME = 100
-"""Characters of a name that stand beside an address; more of them are a joke, or an attack on a parser."""
-OURS = frozenset(
+"""Characters; longer names beside an address are cut."""
+RESERVED_HEADERS = frozenset(
     {
         *("from", "sender", "to", "cc", "bcc", "reply-to", "subject", "date", "message-id", "auto-submitted"),
         *("mime-version", "content-type", "content-transfer-encoding", "x-entity-ref-id"),
         *("list-unsubscribe", "list-unsubscribe-post", "list-id", "feedback-id", "dkim-signature"),
     }
 )
-"""Header fields that `Email.headers` cannot set."""
+"""Header fields that `Email.headers` must not set."""
 
 LONGEST_LIST_ID = 255
 """Characters (RFC 2919, 3)."""
 SENDER_ID = range(5, 16)
-"""How many characters Gmail lets the last field of a Feedback-ID have."""
+"""The lengths that Gmail accepts for the last field of a Feedback-ID."""
 
 
-class OnOneLine(str):
+class Unfolded(str):
     """The value of a header field that is not folded.
 
-    Python folds a long word by turning it into encoded-words (RFC 2047), which have no place in a structured field: Gmail
-    shows no button for a List-Unsubscribe that is written like that. A line may have 998 characters (RFC 5322, 2.1.1).
+    Python folds a long word into encoded-words (RFC 2047), which structured fields must not contain: Gmail shows no button
+    for such a List-Unsubscribe. A line may have 998 characters (RFC 5322, 2.1.1).
     """
 
     name: str
 
-    def __new__(cls, name: str, value: str) -> "OnOneLine":
+    def __new__(cls, name: str, value: str) -> "Unfolded":
         self = super().__new__(cls, value)
         self.name = name
         return self
 
     def __getnewargs__(self) -> tuple[str, str]:  # type: ignore[override]
-        return self.name, str(self)  # without which a message could not be copied
+        return self.name, str(self)  # needed to copy a message
 
     def fold(self, *, policy: Policy) -> str:
-        """The whole field; the e-mail package calls it."""
+        """Return the whole field. Called by Python's email package."""
         return f"{self.name}: {self}{policy.linesep}"
 
 
 def build(mail: Email, message_id: str, *, language: str = "") -> EmailMessage:
-    """The message, ready to be transmitted; `message_id` is its RFC 5322 Message-ID. Previews choose the `language`, which
-    is else the recipient's.
+    """Build the message that is transmitted, with this Message-ID (RFC 5322). `language` overrides the recipient's.
 
-    Whatever a template, a file or the e-mail's own code raises comes out as it is; StorageAway is no fault of the mail's.
+    Raises what a template, a file or the e-mail's own code raises. StorageAway is temporary: build the message later.
     """
     if isinstance(mail, DjangoMail):
-        return _with_message_id(mail.built, message_id)
+        return _set_message_id(mail.built, message_id)
     recipient = replace(mail.recipient(), language=language) if language else mail.recipient()
     unsubscribe_url = _unsubscribe_url(mail, recipient)
     content = render(mail, recipient, unsubscribe_url=unsubscribe_url)
     return assemble(mail, recipient, content, message_id=message_id, unsubscribe_url=unsubscribe_url)
 
 
-def _with_message_id(message: EmailMessage, message_id: str) -> EmailMessage:
-    """In the place where it would have stood, had the message been sent at once."""
-    named = {name: message_id for name in message.extra_headers if name.lower() == "message-id"}
-    message.extra_headers = (
-        (message.extra_headers | named) if named else {"Message-ID": message_id, **message.extra_headers}
-    )
+def _set_message_id(message: EmailMessage, message_id: str) -> EmailMessage:
+    """Set the Message-ID at the position where Django would have written it."""
+    existing = {name: message_id for name in message.extra_headers if name.lower() == "message-id"}
+    first = {} if existing else {"Message-ID": message_id}
+    message.extra_headers = first | message.extra_headers | existing
     return message
 
 
 def assemble(
     mail: Email, recipient: Recipient, content: Content, *, message_id: str, unsubscribe_url: str = ""
 ) -> EmailMultiAlternatives:
-    """The multipart message of a content that is rendered. Raises as `build` does."""
+    """Build the multipart message from rendered content. Raises as `build` does."""
     message = EmailMultiAlternatives(
         subject=content.subject,
         body=content.text,
@@ -90,7 +88,7 @@ def assemble(
         cc=[_mailbox(each) for each in mail.cc()],
         bcc=[_mailbox(each) for each in mail.bcc()],
         reply_to=mail.reply_to(),
-        headers={**_headers(message_id), **_stream_headers(mail, unsubscribe_url), **_own_headers(mail)},
+        headers={**_headers(message_id), **_stream_headers(mail, unsubscribe_url), **_custom_headers(mail)},
     )
     message.attach_alternative(content.html, "text/html")
     attach(message, mail.attachments())
@@ -100,8 +98,8 @@ def assemble(
 def _headers(message_id: str) -> dict[str, str]:
     return {
         "Message-ID": message_id,
-        "Auto-Submitted": "auto-generated",  # RFC 3834: no out-of-office reply, please
-        "X-Entity-Ref-ID": message_id.strip("<>").partition("@")[0],  # or Gmail folds mails with one subject into one
+        "Auto-Submitted": "auto-generated",  # RFC 3834: prevents out-of-office replies
+        "X-Entity-Ref-ID": message_id.strip("<>").partition("@")[0],  # prevents Gmail from grouping equal subjects
     }
 
 
@@ -115,28 +113,28 @@ def _stream_headers(mail: Email, unsubscribe_url: str) -> dict[str, str]:
         "List-Unsubscribe": f"<{unsubscribe_url}>",  # RFC 2369
         "List-Unsubscribe-Post": "List-Unsubscribe=One-Click",  # RFC 8058
         "List-ID": list_id if len(list_id) <= LONGEST_LIST_ID + len("<>") else "",
-        # Under which Gmail counts complaints: the broadest last, no field twice, and nothing that is one reader's.
+        # Gmail counts complaints by these fields: the broadest last, each once, none specific to a recipient.
         "Feedback-ID": f"{mail.kind.replace(':', '.')}:{stream.name}:{_sender_id(domain)}",
     }
-    return {name: OnOneLine(name, value) for name, value in headers.items() if value}
+    return {name: Unfolded(name, value) for name, value in headers.items() if value}
 
 
 def _sender_id(domain: str) -> str:
-    """The domain, or what it begins with and a digest, where Gmail would take it for too long or too short."""
+    """Return the domain, or its beginning and a digest if Gmail does not accept its length."""
     if len(domain) in SENDER_ID:
         return domain
     return f"{domain[:8]}-{blake2b(domain.encode(), digest_size=3).hexdigest()}"
 
 
-def _own_headers(mail: Email) -> Mapping[str, str]:
+def _custom_headers(mail: Email) -> Mapping[str, str]:
     headers = mail.headers()
     for name, value in headers.items():
-        if name.lower() in OURS:
+        if name.lower() in RESERVED_HEADERS:
             raise ValueError(f"{mail.kind}.headers() sets {name}, which the mailer writes itself")
         if not name.isascii() or not name.isprintable() or ":" in name or " " in name or not name:
-            raise ValueError(f"{mail.kind}.headers() sets {name!r}, which is no name of a header field")
+            raise ValueError(f"{mail.kind}.headers() sets {name!r}, which is not a valid name of a header field")
         if "\n" in str(value) or "\r" in str(value):
-            raise ValueError(f"{mail.kind}.headers() sets {name} to a value of several lines; write one")
+            raise ValueError(f"{mail.kind}.headers() sets {name} to a value of several lines; use one line")
     return {name: str(value) for name, value in headers.items()}
 
 
@@ -145,18 +143,16 @@ def _unsubscribe_url(mail: Email, recipient: Recipient) -> str:
     if stream is None:
         return ""
     if mail.cc() or mail.bcc():
-        raise ValueError(
-            f"{mail.kind} belongs to the stream {stream.name!r}, so each reader needs a message of her own"
-        )
+        raise ValueError(f"{mail.kind} is in the stream {stream.name!r}: send a separate message instead of cc and bcc")
     return subscriptions.unsubscribe_url(recipient.address, stream)
 
 
 def _mailbox(recipient: Recipient) -> str:
-    """The recipient as `Name <address>`, or the bare address: no name may cost anybody a mail."""
+    """Format the recipient as `Name <address>`, or as the bare address if the name is not valid."""
     name = one_line(recipient.name)[:LONGEST_NAME]
     try:
         mailbox = str(Address(name, addr_spec=recipient.address))
-    except NonASCIILocalPartDefect:  # an error in Python's eyes; there are servers that take it (RFC 6531)
+    except NonASCIILocalPartDefect:  # Python rejects it, but some servers accept it (RFC 6531)
         [parsed] = AddressHeader.value_parser(recipient.address).all_mailboxes
         return str(Address(name, parsed.local_part, parsed.domain))
     return recipient.address if AddressHeader.value_parser(mailbox).all_defects else mailbox

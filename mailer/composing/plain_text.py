@@ -1,7 +1,7 @@
-"""The HTML of a mail → its plain text, for a kind of e-mail that brings no `body.txt`.
+"""Convert the HTML of a mail to plain text, for a kind of e-mail without `body.txt`.
 
-inscriptis lays out paragraphs and lists. What it does not do, or not well enough for a letter, is written into the tree
-before: links, pictures, headings, quotes, tables whose columns are right in every script, and no layout tables.
+inscriptis lays out paragraphs and lists. The rest is converted in the tree before: links, images, headings, quotes, data
+tables (with columns aligned in every script) and layout tables.
 """
 
 import re
@@ -18,14 +18,13 @@ from lxml import etree
 from lxml.html import HtmlElement, document_fromstring
 
 WIDTH = 72
-"""Where lines are wrapped, in columns of a terminal; 78 is what RFC 5322 recommends, and answers add `> ` in front."""
+"""Lines are wrapped here, in terminal columns: RFC 5322 recommends at most 78, and replies add `> `."""
 
-FINISHED = "\ue000"  # private use: begins a line that must stay as it is
+FINISHED = "\ue000"  # private use: marks the start of a line that must not change
 NARROWEST = 16
-"""The columns that a column of a table is given at the least."""
-
+"""The minimum width of a wrapped table column."""
 UNBROKEN = 100_000
-"""A width that nothing reaches."""
+"""A width that no line reaches."""
 
 BLANKS = re.compile(r"[\t\n\f\r \xa0\u2007]+")
 HIDDEN = re.compile(r"(?:^|;)\s*(?:display\s*:\s*none|visibility\s*:\s*hidden)", re.IGNORECASE)
@@ -43,60 +42,54 @@ CSS = STRICT_CSS_PROFILE | {
 
 
 def plain_text(html: str) -> str:
-    """Returns the text of a document whose CSS is inlined: only then can be seen what is hidden. It ends with a line break.
+    """Return the text of a document, with a line break at the end. Its CSS must be inlined, to know what is hidden.
 
-    A link becomes `label <https://…>`, or two lines where it stands alone; no target is lost, and none is said twice.
-    What bears `data-text="no"` is left out, as is what is hidden.
+    A link becomes `label <https://…>`, or two lines if it is alone in its block; each target appears once. Hidden elements
+    and those with `data-text="no"` are left out.
     """
     body = document_fromstring(html.replace(FINISHED, "")).find("body")
     if body is None:
         return "\n"
-    for prepare in (
-        _drop_what_is_hidden,
-        _unmake_layout_tables,
-        _write_pictures,
-        _write_links,
-        _write_lines,
-        _set_lists_apart,
-    ):
-        prepare(body)
-    return _laid_out(body, WIDTH) + "\n"
+    _remove_hidden(body)
+    _flatten_layout_tables(body)
+    _replace_images(body)
+    _replace_links(body)
+    _replace_rules(body)
+    _wrap_lists(body)
+    return _lay_out(body, WIDTH) + "\n"
 
 
-def _laid_out(element: HtmlElement, width: int) -> str:
-    _write_blocks(element, width)
+def _lay_out(element: HtmlElement, width: int) -> str:
+    _replace_blocks(element, width)
     for each in element.iter():
-        # inscriptis decodes entities, which lxml has done before
-        each.text, each.tail = _encoded(each.text), _encoded(each.tail)
+        # inscriptis decodes entities a second time, after lxml
+        each.text, each.tail = (text and text.replace("&", "&amp;") for text in (each.text, each.tail))
     text = Inscriptis(element, ParserConfig(css=CSS)).get_text()
-    lines = [line for raw in text.split("\n") for line in _wrapped(raw, width)]
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip("\n")
-
-
-def _encoded(text: str | None) -> str | None:
-    return text.replace("&", "&amp;") if text else text
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(_wrap_all(text.split("\n"), width))).strip("\n")
 
 
 # --- Inside paragraphs -----------------------------------------------------------------------------------------------
 
 
-def _drop_what_is_hidden(root: HtmlElement) -> None:
+def _remove_hidden(root: HtmlElement) -> None:
     for element in list(root.iter()):
-        if not isinstance(element.tag, str) or (
-            element is not root
-            and (
-                HIDDEN.search(element.get("style", ""))
-                or element.get("aria-hidden") == "true"
-                or element.get("hidden") is not None
-                or element.get("data-text") == "no"
-            )
-        ):  # a comment: Outlook's conditional ones as well
+        is_comment = not isinstance(element.tag, str)  # also Outlook's conditional comments
+        if is_comment or (element is not root and _is_hidden(element)):
             element.drop_tree()
         else:
-            element.attrib.pop("style", None)  # inscriptis would make lines of margins in pixels
+            element.attrib.pop("style", None)  # inscriptis would turn margins in pixels into lines
 
 
-def _unmake_layout_tables(root: HtmlElement) -> None:
+def _is_hidden(element: HtmlElement) -> bool:
+    return (
+        HIDDEN.search(element.get("style", "")) is not None
+        or element.get("aria-hidden") == "true"
+        or element.get("hidden") is not None
+        or element.get("data-text") == "no"
+    )
+
+
+def _flatten_layout_tables(root: HtmlElement) -> None:
     for table in list(root.iter("table")):
         if table.get("role") in ("presentation", "none"):
             for part in _parts_of(table):
@@ -107,41 +100,38 @@ def _unmake_layout_tables(root: HtmlElement) -> None:
 
 
 def _parts_of(table: HtmlElement) -> list[HtmlElement]:
-    """Its groups, rows and cells, without those of tables inside."""
+    """Return groups, rows and cells of a table, without those of nested tables."""
     parts = [part for part in table if part.tag != "table"]
     return parts + [
         inner for part in parts if part.tag in ("tbody", "thead", "tfoot", "tr") for inner in _parts_of(part)
     ]
 
 
-def _write_pictures(root: HtmlElement) -> None:
+def _replace_images(root: HtmlElement) -> None:
     for image in list(root.iter("img")):
-        alt = _squeezed(image.get("alt", ""))
-        only_child = image.getparent().tag == "a" and not _squeezed(image.getparent().text_content())
-        _become(image, alt if only_child or not alt else f"[{alt}]")
+        alt = _collapse_spaces(image.get("alt", ""))
+        only_child = image.getparent().tag == "a" and not _collapse_spaces(image.getparent().text_content())
+        _replace_content(image, alt if only_child or not alt else f"[{alt}]")
 
 
-def _write_links(root: HtmlElement) -> None:
+def _replace_links(root: HtmlElement) -> None:
     for link in list(root.iter("a")):
-        target, label = _shown(link.get("href", "").strip()), _squeezed(link.text_content())
+        target, label = link.get("href", "").strip(), _collapse_spaces(link.text_content())
+        target = target if "?" in target else target.removeprefix("mailto:")
         if not target or target.startswith("#"):
             continue
         if label in ("", target, re.sub(r"^https?://|/$", "", target)):
-            _become(link, target)
-        elif _stands_alone(link):
+            _replace_content(link, target)
+        elif _is_alone_in_block(link):
             _append(link, "" if label[-1] in ":.?!" else ":", below=target)
         else:
             _append(link, f" <{target}>")
 
 
-def _shown(target: str) -> str:
-    return target.removeprefix("mailto:") if "?" not in target else target
-
-
-def _stands_alone(link: HtmlElement) -> bool:
-    """Whether nothing but the link is in its block, as in a button."""
+def _is_alone_in_block(link: HtmlElement) -> bool:
+    """Return whether the block contains only the link, as in a button."""
     block = next(each for each in link.iterancestors() if each.tag not in INLINE)
-    return _squeezed(link.text_content()) == _squeezed(block.text_content())
+    return _collapse_spaces(link.text_content()) == _collapse_spaces(block.text_content())
 
 
 def _append(element: HtmlElement, text: str, below: str = "") -> None:
@@ -150,68 +140,67 @@ def _append(element: HtmlElement, text: str, below: str = "") -> None:
         etree.SubElement(element, "br").tail = below
 
 
-def _write_lines(root: HtmlElement) -> None:
-    for line in list(root.iter("hr")):
-        line.tag, line.text = "p", "-" * 24
+def _replace_rules(root: HtmlElement) -> None:
+    for rule in list(root.iter("hr")):
+        rule.tag, rule.text = "p", "-" * 24
 
 
-def _set_lists_apart(root: HtmlElement) -> None:
-    """A margin of the list itself would go to each of its items."""
+def _wrap_lists(root: HtmlElement) -> None:
+    """Put each outer list into a section with a margin; inscriptis would apply a list's margin to each item."""
     for each in list(root.iter("ul", "ol")):
         if not any(True for _ in each.iterancestors("li")):
-            around = etree.Element("section")
-            around.tail, each.tail = each.tail, None
-            each.getparent().replace(each, around)
-            around.append(each)
+            section = etree.Element("section")
+            section.tail, each.tail = each.tail, None
+            each.getparent().replace(each, section)
+            section.append(each)
 
 
 # --- Blocks ----------------------------------------------------------------------------------------------------------
 
 
-def _write_blocks(root: HtmlElement, width: int) -> None:
-    """Replaces headings, quotes, preformatted text and tables by finished lines, the innermost ones first."""
+def _replace_blocks(root: HtmlElement, width: int) -> None:
+    """Replace headings, quotes, preformatted text and tables by finished lines, the innermost first."""
     for block in list(root.iterdescendants(*BLOCKS))[::-1]:
-        write = BLOCKS[block.tag]
-        _become_lines(block, write(block, width))
+        lines = BLOCKS[block.tag](block, width)
+        _replace_content(block, "\n".join(FINISHED + line for line in lines), tag="pre")
 
 
 def _heading(heading: HtmlElement, width: int) -> list[str]:
     underline = UNDERLINES.get(str(heading.tag))
-    lines = _inside(heading, width)
+    lines = _lines_of(heading, width)
     return [*lines, underline * max(map(_columns, lines))] if underline and any(lines) else lines
 
 
 def _quote(quote: HtmlElement, width: int) -> list[str]:
-    return [f"> {line}".rstrip() for line in _inside(quote, width - 2)]
+    return [f"> {line}".rstrip() for line in _lines_of(quote, width - 2)]
 
 
 def _preformatted(pre: HtmlElement, _: int) -> list[str]:
     for line_break in list(pre.iter("br")):
-        _become(line_break, "\n")
+        _replace_content(line_break, "\n")
     text: str = pre.text_content().replace(FINISHED, "")
     return text.strip("\n").split("\n")
 
 
 def _table(table: HtmlElement, width: int) -> list[str]:
-    """Columns two blanks apart, the widest one wrapped if need be; or, where they do not fit even so, one line a cell."""
+    """Write columns two spaces apart, with the widest one wrapped if needed; or one cell per line if they do not fit."""
     caption = table.find("caption")
-    title = [] if caption is None else [*_inside(caption, width), ""]
+    title = [] if caption is None else [*_lines_of(caption, width), ""]
     cells = [[cell for cell in row if cell.tag in ("td", "th")] for row in table.iter("tr")]
-    rows = [[_inside(cell, UNBROKEN) for cell in row] for row in cells]
-    excess = _width_of(_widths(rows)) - width
-    if excess > 0:
-        widths = _widths(rows)
+    rows = [[_lines_of(cell, UNBROKEN) for cell in row] for row in cells]
+    widths = _widths(rows)
+    if (excess := _total(widths) - width) > 0:
         widest = max(range(len(widths)), key=widths.__getitem__)
         size = max(widths[widest] - excess, NARROWEST)
         rows = [
-            [list(_rewrapped(lines, size)) if number == widest else lines for number, lines in enumerate(row)]
+            [list(_wrap_all(lines, size)) if number == widest else lines for number, lines in enumerate(row)]
             for row in rows
         ]
-    widths = _widths(rows)
-    if _width_of(widths) > width:
-        return title + [line for row in rows for lines in [*row, [""]] for line in _rewrapped(lines, width)]
+        widths = _widths(rows)
+    if _total(widths) > width:
+        return title + [line for row in rows for lines in [*row, [""]] for line in _wrap_all(lines, width)]
     return title + [
-        "  ".join(_padded(*each) for each in zip(parts, widths, [cell.get("align") for cell in row], strict=False))
+        "  ".join(_pad(*each) for each in zip(parts, widths, [cell.get("align") for cell in row], strict=False))
         for row, lines in zip(cells, rows, strict=True)
         for parts in zip_longest(*lines, fillvalue="")
     ]
@@ -222,13 +211,8 @@ def _widths(rows: list[list[list[str]]]) -> list[int]:
     return [max(_columns(line) for lines in column for line in lines) for column in columns]
 
 
-def _width_of(widths: list[int]) -> int:
+def _total(widths: list[int]) -> int:
     return sum(widths) + 2 * (len(widths) - 1)
-
-
-def _rewrapped(lines: list[str], width: int) -> Iterator[str]:
-    for line in lines:
-        yield from _wrapped(line, width)
 
 
 BLOCKS: dict[str, Callable[[HtmlElement, int], list[str]]] = {
@@ -239,35 +223,35 @@ BLOCKS: dict[str, Callable[[HtmlElement, int], list[str]]] = {
 }
 
 
-def _inside(element: HtmlElement, width: int) -> list[str]:
-    """The finished lines of an element that is laid out by itself."""
+def _lines_of(element: HtmlElement, width: int) -> list[str]:
+    """Lay out an element separately and return its lines."""
     tail, element.tail, element.tag = element.tail, None, "div"
-    lines = _laid_out(element, width).split("\n")
+    lines = _lay_out(element, width).split("\n")
     element.tail = tail
     return lines
 
 
-def _become_lines(element: HtmlElement, lines: list[str]) -> None:
-    _become(element, "\n".join(FINISHED + line for line in lines))
-    element.tag = "pre"
-
-
-def _become(element: HtmlElement, text: str) -> None:
-    """The element keeps its place and holds nothing but text."""
+def _replace_content(element: HtmlElement, text: str, tag: str = "span") -> None:
+    """Turn the element into one that contains only this text, at the same position."""
     tail = element.tail
     element.clear()
-    element.tag, element.text, element.tail = "span", text, tail
+    element.tag, element.text, element.tail = tag, text, tail
 
 
 # --- Lines -----------------------------------------------------------------------------------------------------------
 
 
-def _squeezed(text: str) -> str:
+def _collapse_spaces(text: str) -> str:
     return BLANKS.sub(" ", text).strip()
 
 
-def _wrapped(line: str, width: int) -> Iterator[str]:
-    """Breaks between words alone: an address stays whole, and so does Thai, which has no blanks between its words."""
+def _wrap_all(lines: list[str], width: int) -> Iterator[str]:
+    for line in lines:
+        yield from _wrap(line, width)
+
+
+def _wrap(line: str, width: int) -> Iterator[str]:
+    """Break a line at spaces only, so that URLs stay whole, and also Thai, which has no spaces between words."""
     indent, finished, text = line.partition(FINISHED)
     if finished:
         yield (indent + text).rstrip()
@@ -275,7 +259,7 @@ def _wrapped(line: str, width: int) -> Iterator[str]:
     indent = " " * (len(line) - len(line.lstrip(" ")))
     bullet = BULLET.match(line.lstrip(" "))
     hanging, current = indent + " " * (bullet.end() if bullet else 0), indent
-    for number, word in enumerate(_squeezed(line).split(" ")):
+    for number, word in enumerate(_collapse_spaces(line).split(" ")):
         if number and _columns(current) + 1 + _columns(word) > width:
             yield current
             current = hanging + word
@@ -285,17 +269,11 @@ def _wrapped(line: str, width: int) -> Iterator[str]:
 
 
 def _columns(text: str) -> int:
-    """How wide it is where each character has one column: marks above and below have none, East Asian ones two."""
-    return sum(
-        0
-        if unicodedata.category(character) in ("Mn", "Me", "Cf")
-        else 2
-        if unicodedata.east_asian_width(character) in "WF"
-        else 1
-        for character in text
-    )
+    """Return the width in a terminal: combining marks have no column, wide East Asian characters two."""
+    visible = [character for character in text if unicodedata.category(character) not in ("Mn", "Me", "Cf")]
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in visible)
 
 
-def _padded(text: str, width: int, align: str | None) -> str:
+def _pad(text: str, width: int, align: str | None) -> str:
     blanks = " " * (width - _columns(text))
     return blanks + text if align == "right" else text + blanks

@@ -7,12 +7,12 @@ from threading import Lock
 import cssutils
 from premailer import Premailer
 
-# cssutils complains about every modern property, and every mail client is free to ignore those.
+# cssutils warns about every modern property; mail clients ignore what they do not know.
 cssutils.log.setLevel(logging.CRITICAL)
 
 
 class OfflinePremailer(Premailer):  # type: ignore[misc]  # premailer has no types
-    """Premailer that opens no file and no connection, whatever the CSS asks for."""
+    """Premailer that opens no file and no connection, even if the CSS refers to one."""
 
     def _parse_css_string(self, css_body: str, validate: bool = True) -> cssutils.css.CSSStyleSheet:
         return _parse(css_body, validate)
@@ -24,7 +24,7 @@ def _parse(css: str, validate: bool) -> cssutils.css.CSSStyleSheet:
 
 
 def _fetch_nothing(url: str) -> tuple[None, bytes]:
-    """cssutils follows @import over HTTP and into file:// by default; what a mail needs stands in its template."""
+    """Ignore @import, which cssutils follows to http:// and file:// by default."""
     return None, b""
 
 
@@ -32,11 +32,12 @@ _one_at_a_time = Lock()
 
 
 def inline(html: str) -> str:
-    with _one_at_a_time:  # a worker may have threads, and cssutils is not made for them (premailer's issue 65)
+    """Return the document with its CSS in style attributes."""
+    with _one_at_a_time:  # cssutils is not thread-safe (premailer's issue 65), and a worker may have threads
         document: str = OfflinePremailer(
             allow_network=False,
-            disable_validation=True,  # validation would drop rgb() and other CSS that is younger than cssutils
-            strip_important=False,  # it would also strip it from media queries, which then lose to the inlined rules
+            disable_validation=True,  # validation would drop CSS that cssutils does not know, such as rgb()
+            strip_important=False,  # media queries need !important to override the inlined rules
             cssutils_logging_level=logging.CRITICAL,
         ).transform(html, pretty_print=False)
     return document

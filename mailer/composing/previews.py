@@ -1,4 +1,4 @@
-"""What a kind of e-mail looks like, from its sample: the data of a gallery, and what `manage.py check` looks at."""
+"""Previews of every kind of e-mail, built from its sample, for `manage.py preview_email` and `manage.py check`."""
 
 import email
 import inspect
@@ -31,7 +31,7 @@ CID = re.compile(r"\bcid:([^\"'\s)>]+)", re.IGNORECASE)
 
 
 class Step(StrEnum):
-    """How far the way from a kind to a message went."""
+    """The step at which a preview failed."""
 
     SAMPLE = "sample"
     MESSAGE = "message"
@@ -39,7 +39,7 @@ class Step(StrEnum):
 
 
 class NoPreview(Exception):
-    """There is nothing to look at; the text says why, and names the file as far as it is known."""
+    """The kind could not be built; the text says why, and names the file if it is known."""
 
     def __init__(self, step: Step, reason: str) -> None:
         super().__init__(reason)
@@ -47,27 +47,26 @@ class NoPreview(Exception):
 
 
 class NeedsDatabase(NoPreview):
-    """The sample, or what is made of it, asks the database, which may be empty or away where previews are made."""
+    """The sample or its message queries the database, which previews must not need."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A sample and the message that was built from it."""
+    """A sample and its message."""
 
     mail: Email
     message: EmailMessage
     source: bytes
-    """The message as SMTP would carry it (RFC 5322): what no header field may hold shows only here."""
+    """The message as SMTP transmits it (RFC 5322)."""
 
 
 @dataclass(frozen=True)
 class Preview:
-    """One kind in one language, read back from the bytes that would be transmitted."""
+    """One kind in one language, parsed from the bytes that SMTP would transmit (RFC 5322)."""
 
     kind: type[Email]
     language: str
     source: bytes
-    """The message as SMTP would carry it (RFC 5322)."""
 
     @cached_property
     def _parsed(self) -> Parsed:
@@ -75,7 +74,7 @@ class Preview:
 
     @property
     def name(self) -> str:
-        """What its files are called, but for their ending: `accounts.VerifyAddress.th`."""
+        """The name of its files without the suffix: `accounts.VerifyAddress.th`."""
         return f"{self.kind.kind}.{self.language}"
 
     @property
@@ -84,47 +83,45 @@ class Preview:
 
     @property
     def headers(self) -> list[tuple[str, str]]:
-        """The header fields as a reader's mail client decodes them, in their order."""
+        """The decoded header fields, in order."""
         return [(name, str(value)) for name, value in self._parsed.items()]
 
     @cached_property
     def text(self) -> str:
-        """The plain text; empty if there is none."""
+        """The plain text, or ""."""
         return self._body("plain")
 
     @cached_property
     def html(self) -> str:
-        """A whole document that needs nothing beside it: inline images are data: URLs. Empty if the message has text alone."""
-        images = {_content_id(part): _data_url(part) for part in self._parsed.walk() if part["Content-ID"]}
+        """The HTML document with inline images as data: URLs, or "" if the message has only text."""
+        images = {
+            str(part["Content-ID"]).strip().strip("<>"): (
+                f"data:{part.get_content_type()};base64,{b64encode(_bytes(part)).decode()}"
+            )
+            for part in self._parsed.walk()
+            if part["Content-ID"]
+        }
         return CID.sub(lambda found: images.get(unquote(found[1]), found[0]), self._body("html"))
 
     @property
     def page(self) -> str:
-        """What a browser can show: the HTML, or the text as a page."""
+        """A page for a browser: the HTML, or else the text."""
         return self.html or f'<!DOCTYPE html>\n<meta charset="utf-8">\n<pre>{escape(self.text)}</pre>\n'
 
     @property
     def attachments(self) -> list[tuple[str, str, int]]:
-        """Name, content type and bytes of each file that is no inline image."""
+        """Name, content type and size in bytes of each file that is not an inline image."""
         parts = [part for part in self._parsed.iter_attachments() if not part["Content-ID"]]
         return [(part.get_filename() or "", part.get_content_type(), len(_bytes(part))) for part in parts]
 
     @property
     def size(self) -> int:
-        """Bytes of the whole message."""
+        """The size of the message in bytes."""
         return len(self.source)
 
     def _body(self, kind: str) -> str:
         part = self._parsed.get_body((kind,))
         return str(part.get_content()).replace("\r\n", "\n") if part else ""
-
-
-def _content_id(part: MIMEPart) -> str:
-    return str(part["Content-ID"]).strip().strip("<>")
-
-
-def _data_url(part: MIMEPart) -> str:
-    return f"data:{part.get_content_type()};base64,{b64encode(_bytes(part)).decode()}"
 
 
 def _bytes(part: MIMEPart) -> bytes:
@@ -133,45 +130,39 @@ def _bytes(part: MIMEPart) -> bytes:
 
 
 def all_kinds() -> list[type[Email]]:
-    """Every kind that can be looked at, by name. A class without a template that others inherit from is none."""
+    """Return every kind by name, except base classes."""
     return [kind for kind in kinds() if not is_base(kind)]
 
 
 def is_base(kind: type[Email]) -> bool:
-    """Whether it only holds what other kinds have in common."""
+    """Return whether the class is only a base of other kinds: it has subclasses and no template."""
     return not hasattr(kind, "template") and bool(kind.__subclasses__())
 
 
 def summary(kind: type[Email]) -> str:
-    """The first line of its docstring, if it has one of its own."""
+    """Return the first line of the kind's docstring, or ""."""
     return next(iter((kind.__dict__.get("__doc__") or "").strip().splitlines()), "")
 
 
 def languages() -> list[str]:
-    """The languages of the site, in the order of settings.LANGUAGES; where that is Django's own list of a hundred, the one of
-    LANGUAGE_CODE."""
-    if settings.LANGUAGES == global_settings.LANGUAGES:
+    """Return the site's languages, in the order of settings.LANGUAGES."""
+    if settings.LANGUAGES == global_settings.LANGUAGES:  # Django's default: a hundred languages
         return [settings.LANGUAGE_CODE]
     return [code for code, _ in settings.LANGUAGES]
 
 
 def find(name: str) -> type[Email]:
-    """The kind of this name, `accounts.VerifyAddress`, or of this class, `verifyaddress`. Raises UnknownKind."""
+    """Find a kind by its name, `accounts.VerifyAddress`, or by its class, `verifyaddress`. Raises UnknownKind."""
     wanted = name.lower()
     found = {kind for known, kind in KINDS.items() if wanted in (known.lower(), known.lower().rpartition(".")[2])}
     if len(found) == 1:
         return found.pop()
     if found:
-        raise UnknownKind(f"there are several kinds of the name {name!r}: {_names(found)}")
-    raise UnknownKind(f"there is no kind {name!r}; {_suggestion(wanted)}")
-
-
-def _suggestion(wanted: str) -> str:
-    spellings = {
-        spelling.lower(): kind for kind in all_kinds() for spelling in (kind.kind, kind.kind.rpartition(".")[2])
-    }
+        raise UnknownKind(f"several kinds have the name {name!r}: {_names(found)}")
+    spellings = {each.lower(): kind for kind in all_kinds() for each in (kind.kind, kind.kind.rpartition(".")[2])}
     close = {spellings[spelling] for spelling in get_close_matches(wanted, spellings, n=3)}
-    return f"did you mean {_names(close, ' or ')}?" if close else f"there are {_names(set(all_kinds()))}"
+    suggestion = f"did you mean {_names(close, ' or ')}?" if close else f"the kinds are {_names(set(all_kinds()))}"
+    raise UnknownKind(f"no kind {name!r}; {suggestion}")
 
 
 def _names(found: set[type[Email]], glue: str = ", ") -> str:
@@ -179,13 +170,13 @@ def _names(found: set[type[Email]], glue: str = ", ") -> str:
 
 
 def preview(kind: type[Email], language: str | None = None) -> Preview:
-    """What the sample looks like, to somebody who reads this language (None: the site's). Raises NoPreview."""
+    """Preview the sample in this language (None: the site's). Raises NoPreview."""
     language = language or settings.LANGUAGE_CODE
     return Preview(kind, language, build_sample(kind, language).source)
 
 
 def build_sample(kind: type[Email], language: str) -> Sample:
-    """The sample and its message, to a recipient who reads this language. Raises NoPreview."""
+    """Build the sample's message in this language. Raises NoPreview."""
     with _without_database(kind):
         mail = _step(Step.SAMPLE, kind, kind.sample)
         message_id = f"<preview@{sender_domain()}>"
@@ -195,7 +186,7 @@ def build_sample(kind: type[Email], language: str) -> Sample:
 
 
 def recipient_of(sample: Email, language: str) -> Recipient:
-    """The sample's recipient as one who reads this language."""
+    """Return the sample's recipient with this language."""
     return replace(sample.recipient(), language=language)
 
 
@@ -210,7 +201,7 @@ def _step[T](step: Step, kind: type[Email], do: Callable[[], T]) -> T:
 
 
 def _line_of(kind: type[Email], error: Exception) -> Iterator[str]:
-    """The innermost line of the kind's own module that led there."""
+    """Yield the innermost line in the kind's own module, if the error passed through it."""
     file = inspect.getsourcefile(kind)
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if frame.filename == file:
@@ -220,7 +211,7 @@ def _line_of(kind: type[Email], error: Exception) -> Iterator[str]:
 
 @contextmanager
 def _without_database(kind: type[Email]) -> Iterator[None]:
-    """Turns a query away before it is made, be there a database or not, so that a preview is the same everywhere."""
+    """Refuse all queries, so that a preview is the same with and without a database."""
 
     def refuse(execute: Any, sql: str, *_: Any) -> None:
         raise NeedsDatabase(Step.SAMPLE, f"the sample of {kind.kind} asks the database; make it of unsaved instances")
@@ -230,7 +221,7 @@ def _without_database(kind: type[Email]) -> Iterator[None]:
             for connection in connections.all():
                 stack.enter_context(connection.execute_wrapper(refuse))
             yield
-    except DatabaseFault as error:  # it is away, so not even a cursor could be had
+    except DatabaseFault as error:  # the database is unavailable
         raise NeedsDatabase(
             Step.SAMPLE, f"the sample of {kind.kind} asks the database ({type(error).__name__})"
         ) from None

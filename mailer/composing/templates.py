@@ -1,4 +1,4 @@
-"""An e-mail and its template folder → subject, plain text, HTML with inlined CSS, in the recipient's language."""
+"""Render an e-mail's templates in the recipient's language: subject, plain text, HTML with inlined CSS."""
 
 import dataclasses
 import re
@@ -21,12 +21,12 @@ from mailer.composing.plain_text import plain_text
 from mailer.email import Email, Recipient
 
 UNSENDABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-"""Control characters, of which RFC 5321 forbids NUL, and what UTF-8 cannot encode; parsers of HTML trip over all of them."""
+"""Control characters and code points that UTF-8 cannot encode. RFC 5321 forbids NUL; HTML parsers fail on all of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a reader sees. The subject is one line; the HTML is a whole document."""
+    """The rendered mail. The subject is one line; the HTML is a whole document."""
 
     subject: str
     text: str
@@ -34,13 +34,12 @@ class Content:
 
 
 def render(email: Email, recipient: Recipient, *, unsubscribe_url: str = "") -> Content:
-    """Renders the three templates of the e-mail's folder. Subject and text are not HTML-escaped; the HTML is.
+    """Render the three templates of the e-mail's folder. Only the HTML is escaped, not subject and text.
 
-    `unsubscribe_url` is where the reader can leave the e-mail's stream; the templates see it as `unsubscribe_url`.
-    Without a `body.txt` the text is made from the HTML. Control characters and halves of characters, which no mail can
-    carry, are left out. Whatever a template or the e-mail's own code raises comes out as it is.
+    The templates see `unsubscribe_url`. Without a `body.txt` the text is made from the HTML. Control characters and lone
+    surrogates are removed. Raises what a template or the e-mail's own code raises.
     """
-    with _language_and_time_zone_of(recipient):
+    with _activate_locale(recipient):
         data = _data(email, recipient, unsubscribe_url)
         subject = one_line(_render(f"{email.template}/subject.txt", data, escape=False))
         html = inline_css(_render(f"{email.template}/body.html", data | {"subject": subject}, escape=True))
@@ -52,13 +51,13 @@ def render(email: Email, recipient: Recipient, *, unsubscribe_url: str = "") -> 
 
 
 def site_name() -> str:
-    """What the site calls itself in its mails: the name beside DEFAULT_FROM_EMAIL, or else the host of SITE_URL."""
+    """Return the site's name for mails: the name in DEFAULT_FROM_EMAIL, or else the host of SITE_URL."""
     return parseaddr(settings.DEFAULT_FROM_EMAIL)[0] or urlsplit(settings.SITE_URL).hostname or settings.SITE_URL
 
 
 def subject_as_written(email: Email, recipient: Recipient, *, unsubscribe_url: str = "") -> str:
-    """The subject as its template has it, with the line breaks that `render` takes out. Raises as that does."""
-    with _language_and_time_zone_of(recipient):
+    """Render the subject with the line breaks that `render` removes. Raises as `render` does."""
+    with _activate_locale(recipient):
         return _render(f"{email.template}/subject.txt", _data(email, recipient, unsubscribe_url), escape=False)
 
 
@@ -76,26 +75,25 @@ def _data(email: Email, recipient: Recipient, unsubscribe_url: str) -> dict[str,
 
 def _render(template: str, data: dict[str, Any], *, escape: bool) -> str:
     try:
-        # Django's template adapter escapes .txt as well; the template underneath does as its context says.
+        # Django's template adapter always escapes; the template inside it obeys the context's `autoescape`.
         compiled = get_template(template).template  # type: ignore[attr-defined]
         rendered = str(compiled.render(Context(data, autoescape=escape)))
-    except VariableDoesNotExist as error:  # its own text holds the whole context, with the secret of a link in it
-        raise LookupError(f"{template} uses {error.params[0]!r}, which is not there") from None
+    except VariableDoesNotExist as error:  # its text would reveal the whole context, with secret links
+        raise LookupError(f"{template} uses {error.params[0]!r}, which is not defined") from None
     except Exception as error:
-        error.add_note(template)  # it may come from a file that this one includes, or from a field that it shows
+        error.add_note(template)  # the error may come from an included file or from a field
         raise
     return UNSENDABLE.sub("", rendered.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def one_line(text: str) -> str:
-    """The text without line breaks and control characters: a header ends where one of them stands. What would be read as an
-    encoded word (RFC 2047) is broken up, since any of them may come out of it."""
+    """Remove line breaks and control characters, which would end a header, and break up encoded words (RFC 2047)."""
     visible = "".join(c for c in text if unicodedata.category(c) != "Cc" or c.isspace())
     return " ".join(visible.split()).replace("=?", "= ?")
 
 
 @contextmanager
-def _language_and_time_zone_of(recipient: Recipient) -> Iterator[None]:
+def _activate_locale(recipient: Recipient) -> Iterator[None]:
     zone = zoneinfo.ZoneInfo(recipient.time_zone) if recipient.time_zone else timezone.get_default_timezone()
     with translation.override(recipient.language or settings.LANGUAGE_CODE), timezone.override(zone):
         yield

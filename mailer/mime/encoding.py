@@ -1,4 +1,4 @@
-"""A message as the octets that leave: 8bit or quoted-printable and base64, headers in ASCII or in UTF-8, no line too long."""
+"""Encode a message as octets for SMTP: bodies in 8bit, quoted-printable or base64, headers in ASCII or UTF-8."""
 
 import binascii
 import copy
@@ -23,20 +23,20 @@ FOLDED_AT = 76
 """The longest line of quoted-printable (RFC 2045, 6.7) and of a header field with an encoded word (RFC 2047, 2)."""
 ANY_LINE_END = re.compile(rb"\r\n|\r|\n")
 NO_FIELD = re.compile(rb"\0|\r(?!\n)|\n(?![ \t]|\Z)")
-"""What no folded field holds: NUL, and a line break that does not fold."""
-OF_IDENTITY = ("", "7bit", "8bit", "binary")
-"""Encodings that are none: the payload is the content (RFC 2045, 6.2)."""
+"""What a folded field must not contain: NUL, or a line break that is not part of folding."""
+IDENTITY = ("", "7bit", "8bit", "binary")
+"""Encodings whose payload is the content itself (RFC 2045, 6.2)."""
 
 
 class Untouchable(Unsendable):
-    """It could be sent in 8bit alone."""
+    """The message can be sent only as 8bit, because its signature forbids another encoding."""
 
 
 class Verbatim(Entity):
-    """A message that somebody else made (`ready_made`): its header may be changed, while its body stays as it was."""
+    """Prebuilt MIME (see `prebuilt`): its header can change, its body stays unchanged."""
 
     rest: bytes | None = None
-    """What follows the last header field; None for a message inside another one, and once it was encoded anew."""
+    """What follows the last header field; None inside another message, and after the body was encoded again."""
 
     def as_bytes(self, unixfrom: bool = False, policy: Any = None) -> bytes:
         if self.rest is None:
@@ -47,47 +47,48 @@ class Verbatim(Entity):
 
 
 def standard_policy() -> policy.EmailPolicy:
-    """How header fields are written where the server takes 8bit bodies; attached MIME is stored in this form."""
+    """Return the policy for servers that accept 8bit bodies; attached MIME is stored in this form."""
     return _policy(eight_bit=True, utf8=False)
 
 
 def build(mail: EmailMessage, *, eight_bit: bool, utf8: bool = False) -> Entity:
-    """Django's message as Python's. `eight_bit` lets text stay as it is (RFC 6152); `utf8` is for the headers (RFC 6532).
+    """Turn Django's message into Python's. `eight_bit` permits 8bit text (RFC 6152), `utf8` UTF-8 headers (RFC 6532).
 
-    The mail and its attachments stay as they are. Raises ValueError for what Python does not take for a header.
+    The mail and its attachments are not changed. Raises ValueError for a header that Python rejects.
     """
-    ours = copy.copy(mail)
-    ours.attachments = copy.deepcopy(mail.attachments)  # those that the caller built may need another encoding
-    built: Entity = ours.message(policy=_policy(eight_bit=eight_bit, utf8=utf8))
-    if isinstance(built, Verbatim) and not _is_encoded_anew(built, eight_bit=eight_bit):
-        return built
-    _fit(built, eight_bit=eight_bit)
+    clone = copy.copy(mail)
+    clone.attachments = copy.deepcopy(mail.attachments)  # their encoding may change
+    built: Entity = clone.message(policy=_policy(eight_bit=eight_bit, utf8=utf8))
+    if isinstance(built, Verbatim):
+        if _can_stay_verbatim(built, eight_bit=eight_bit):
+            return built
+        built.rest = None
+    _encode_for_server(built, eight_bit=eight_bit)
     _choose_boundaries(built)
     return built
 
 
-def _is_encoded_anew(made: Verbatim, *, eight_bit: bool) -> bool:
-    """Lets go of the body as it was made, if that cannot leave as it is, and says whether it has."""
-    if made.rest is None:  # its header cannot be told from the rest
-        return True
-    if eight_bit or made.rest.isascii():
+def _can_stay_verbatim(built: Verbatim, *, eight_bit: bool) -> bool:
+    """Return whether the server accepts the body unchanged. Raises Untouchable if not, and it is signed."""
+    if built.rest is None:  # header and body could not be separated
         return False
-    if any(part.get_content_type() == "multipart/signed" for part in made.walk()):
+    if eight_bit or built.rest.isascii():
+        return True
+    if any(part.get_content_type() == "multipart/signed" for part in built.walk()):
         raise Untouchable("its signature is over 8-bit text, and the server does not announce 8BITMIME (RFC 6152)")
-    made.rest = None
-    return True
+    return False
 
 
 def has_international_address(built: Entity) -> bool:
-    """Whether a header names an address with non-ASCII characters before its @, for which there is no ASCII form."""
+    """Return whether a header contains an address with non-ASCII characters before its @, which has no ASCII form."""
     headers = (value for value in built.values() if isinstance(value, AddressHeader))
     return any(not address.username.isascii() for header in headers for address in header.addresses)
 
 
 def octets(built: Entity) -> bytes:
-    """The message with CRLF at the end of each line, and nowhere else a CR or LF (RFC 5321, 2.3.8).
+    """Return the message with CRLF at the end of each line, and no other CR or LF (RFC 5321, 2.3.8).
 
-    Raises Unsendable where a header cannot be made to fit.
+    Raises Unsendable if a header line is too long.
     """
     raw = built.as_bytes()
     if not raw.count(b"\r\n") == raw.count(b"\r") == raw.count(b"\n"):
@@ -100,26 +101,25 @@ def octets(built: Entity) -> bytes:
 
 
 class _Contents(ContentManager):
-    """Leaves text in 8bit up to the longest line that SMTP takes; Python encodes what is longer than a folded header."""
+    """Keep text in 8bit up to the longest line of SMTP; Python would encode lines that are longer than a folded header."""
 
     def get_content(self, msg: Message, *args: Any, **options: Any) -> Any:
         return raw_data_manager.get_content(msg, *args, **options)
 
     def set_content(self, msg: Message, obj: Any, *args: Any, **options: Any) -> Any:
         if isinstance(obj, str):
-            options.setdefault("cte", _encoding_of(obj.encode(options.get("charset", "utf-8")), msg.policy))
+            options.setdefault("cte", _choose_encoding(obj.encode(options.get("charset", "utf-8")), msg.policy))
         return raw_data_manager.set_content(msg, obj, *args, **options)
 
 
 REPEATED = frozenset(
     {"from", "mime-version", "content-type", "content-transfer-encoding", "auto-submitted", "list-unsubscribe-post"}
 )
-"""Header fields that are the same in one mail after the other. They are parsed and folded once: it is most of what it takes to
-write a mail."""
+"""Header fields that are equal in most mails. They are parsed and folded once, which saves most of the time for a mail."""
 
 
 class _Headers(HeaderRegistry):
-    """The standard registry, which makes two new classes for each field of each mail; this one keeps them."""
+    """Cache the header classes, because the standard registry creates two for each field of each mail."""
 
     def __getitem__(self, name: str) -> Any:
         return _class_of(name.lower())
@@ -139,38 +139,38 @@ def _parsed(name: str, value: str) -> Any:
 
 
 class _Policy(policy.EmailPolicy):
-    """SMTP's line ends; header fields of machine-readable text stay readable for machines."""
+    """Write CRLF line ends, and keep machine-readable header fields free of encoded words."""
 
     linesep = "\r\n"
     max_line_length = FOLDED_AT
     content_manager = _Contents()
 
     def fold_binary(self, name: str, value: str) -> bytes:
-        # By its class, since MIME that somebody else made has fields of its own with the same text.
-        is_ours = name.lower() in REPEATED and type(value) is _class_of(name.lower())
-        return _folded(self, name, value) if is_ours else self.fold_anew(name, value)
+        # The class is compared because prebuilt MIME may have a field with equal text that must stay verbatim.
+        is_cacheable = name.lower() in REPEATED and type(value) is _class_of(name.lower())
+        return _fold_cached(self, name, value) if is_cacheable else self.fold_uncached(name, value)
 
-    def fold_anew(self, name: str, value: str) -> bytes:
-        """The field as it stands in the message, with the line end."""
-        # 8-bit octets are for UTF-8 headers alone: 8BITMIME is about bodies (RFC 6152, 3)
+    def fold_uncached(self, name: str, value: str) -> bytes:
+        """Fold the field, including its line end."""
+        # 8BITMIME does not permit 8-bit octets in headers (RFC 6152, 3), so only UTF-8 headers have them.
         folded: bytes = self.fold(name, value).encode()
-        if NO_FIELD.search(folded):  # Python decodes encoded words in parameters, and does not look at what comes out
+        if NO_FIELD.search(folded):  # Python decodes encoded words in parameters without checking the result
             raise Unsendable("a header field holds a line break or a NUL")
         if isinstance(value, AddressHeader):
-            return self._with_the_same_addresses(name, value, folded)
-        # Python encodes a long word to be able to break it, such as the URL in List-Unsubscribe, which is none then.
+            return self._check_addresses(name, value, folded)
+        # Python encodes a long word in order to fold it, which breaks a URL, as in List-Unsubscribe.
         if b"=?" in folded and str(value).isascii():
-            unbroken = self._unbroken(name, value)
-            return folded if b"=?" in unbroken else unbroken
+            unfolded = self._fold_late(name, value)
+            return folded if b"=?" in unfolded else unfolded
         return folded
 
-    def _with_the_same_addresses(self, name: str, value: Any, folded: bytes) -> bytes:
-        """The field, unless others would read more addresses into it than the caller wrote.
+    def _check_addresses(self, name: str, value: Any, folded: bytes) -> bytes:
+        """Return the folded field. Raises Unsendable if it would be read as other addresses than the caller wrote.
 
-        Python takes the quotes off a name that it folds (https://github.com/python/cpython/issues/80222, until 3.12.8 and
+        Python removes the quotes of a name that it folds (https://github.com/python/cpython/issues/80222, until 3.12.8 and
         3.13.1), and decodes a name that looks like an encoded word.
         """
-        for candidate in (folded, self._unbroken(name, value)):
+        for candidate in (folded, self._fold_late(name, value)):
             unfolded = candidate.decode().partition(":")[2].replace("\r\n", "").strip()
             if self._specs(self.header_factory(name, unfolded)) == self._specs(value):
                 return candidate
@@ -180,13 +180,13 @@ class _Policy(policy.EmailPolicy):
     def _specs(header: Any) -> list[str]:
         return [address.addr_spec for address in header.addresses]
 
-    def _unbroken(self, name: str, value: str) -> bytes:
+    def _fold_late(self, name: str, value: str) -> bytes:
         return str(self.clone(max_line_length=LONGEST_LINE).fold(name, value)).encode()
 
 
 @lru_cache(maxsize=256)
-def _folded(policy: _Policy, name: str, value: str) -> bytes:
-    return policy.fold_anew(name, value)
+def _fold_cached(policy: _Policy, name: str, value: str) -> bytes:
+    return policy.fold_uncached(name, value)
 
 
 @cache
@@ -194,37 +194,41 @@ def _policy(*, eight_bit: bool, utf8: bool) -> _Policy:
     return _Policy(cte_type="8bit" if eight_bit else "7bit", utf8=utf8, header_factory=_Headers())
 
 
-def _encoding_of(text: bytes, of: Any) -> str | None:
-    """How a text travels; None where Python's own choice is right."""
-    return "8bit" if of.cte_type == "8bit" and not text.isascii() and not _is_too_long(text) else None
+def _choose_encoding(text: bytes, policy: Any) -> str | None:
+    """Return the transfer encoding of a text; None leaves the choice to Python."""
+    return "8bit" if policy.cte_type == "8bit" and not text.isascii() and not _is_too_long(text) else None
 
 
 def _is_too_long(content: bytes) -> bool:
     return max(map(len, content.splitlines()), default=0) > LONGEST_LINE
 
 
-def _fit(part: Message, *, eight_bit: bool) -> bool:
-    """Encodes what the server would not take, however the caller built it, and says whether 8-bit octets are left."""
+def _encode_for_server(part: Message, *, eight_bit: bool) -> bool:
+    """Encode what the server would not accept. Return whether 8-bit octets remain."""
     if part.is_multipart():
-        fitted = [_fit(inner, eight_bit=eight_bit) for inner in part.get_payload()]  # type: ignore[arg-type]
-        part.preamble = part.epilogue = None  # which nobody reads, whatever is in them
-        _label(part, is_8bit=any(fitted))
-        return any(fitted)
-    raw = _raw(part)
-    if _may_stay(part, raw, eight_bit=eight_bit):
-        return not raw.isascii()
+        inner_parts: Any = part.get_payload()
+        results = [_encode_for_server(inner, eight_bit=eight_bit) for inner in inner_parts]  # encode all of them
+        is_8bit = any(results)
+        part.preamble = part.epilogue = None  # mail clients do not show them
+        del part["Content-Transfer-Encoding"]
+        if is_8bit:  # must be declared, and nothing else may be (RFC 2045, 6.4)
+            part["Content-Transfer-Encoding"] = "8bit"
+        return is_8bit
+    payload = _payload_octets(part)
+    if _is_accepted(part, payload, eight_bit=eight_bit):
+        return not payload.isascii()
     _encode(part)
     return False
 
 
-def _raw(part: Message) -> bytes:
-    """The octets of a payload as it is, encoded or not."""
-    if _encoding(part) in OF_IDENTITY:
+def _payload_octets(part: Message) -> bytes:
+    """Return the octets of a payload in its present encoding."""
+    if _encoding(part) in IDENTITY:
         return bytes(part.get_payload(decode=True) or b"")
     return str(part.get_payload()).encode()
 
 
-def _may_stay(part: Message, raw: bytes, *, eight_bit: bool) -> bool:
+def _is_accepted(part: Message, raw: bytes, *, eight_bit: bool) -> bool:
     is_allowed = raw.isascii() or (eight_bit and _encoding(part) == "8bit")
     return is_allowed and b"\0" not in raw and _encoding(part) != "binary" and not _is_too_long(raw)
 
@@ -246,23 +250,13 @@ def _encode(part: Message) -> None:
         part.set_payload(quoted.decode())
         part["Content-Transfer-Encoding"] = "quoted-printable"
     else:
-        part.set_payload("\n".join(_pieces(encoded.decode())))
+        text = encoded.decode()
+        part.set_payload("\n".join(text[start : start + FOLDED_AT] for start in range(0, len(text), FOLDED_AT)))
         part["Content-Transfer-Encoding"] = "base64"
 
 
-def _pieces(text: str) -> list[str]:
-    return [text[start : start + FOLDED_AT] for start in range(0, len(text), FOLDED_AT)]
-
-
 def _choose_boundaries(built: Entity) -> None:
-    """Python would search the whole mail for a boundary that it does not hold."""
+    """Set random boundaries; Python would search the whole mail for one that does not occur."""
     for part in built.walk():
         if part.get_content_maintype() == "multipart" and part.get_boundary() is None:
             part.set_boundary(f"={secrets.token_hex(16)}=")
-
-
-def _label(container: Message, *, is_8bit: bool) -> None:
-    """What holds 8-bit octets says so, and may say nothing else (RFC 2045, 6.4)."""
-    del container["Content-Transfer-Encoding"]
-    if is_8bit:
-        container["Content-Transfer-Encoding"] = "8bit"

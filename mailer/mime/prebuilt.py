@@ -1,5 +1,5 @@
-"""MIME that somebody else made and nobody may touch: parts that were attached ready, and whole messages of classes that build
-them in their own way (S/MIME, OpenPGP), whose signatures are over the very bytes."""
+"""MIME that must not change: attached parts, and messages of classes that build their own MIME (S/MIME, OpenPGP), because a
+signature covers the exact bytes."""
 
 import email.message
 import re
@@ -24,14 +24,14 @@ BUILDERS = (
     "_set_list_header_if_not_empty",
     "_idna_encode_address_header_domains",
 )
-"""The methods of which a message is made; a class that overrides one of them makes others than Django would."""
+"""The methods that build a message; a class that overrides one of them builds other MIME than Django."""
 
 REDIRECTED = ("from", "to", "cc", "reply-to")
-"""Header fields that stay as they were made, wherever the message goes."""
+"""Header fields that do not change when the message is redirected."""
 
 
 class _AsRead(policy.EmailPolicy):
-    """Reads header fields as objects, like any, that are written as they were read."""
+    """Write header fields exactly as they were read."""
 
     def header_source_parse(self, sourcelines: list[str]) -> tuple[str, Any]:
         source = LINE_END.split("".join(sourcelines).rstrip("\r\n"))
@@ -44,19 +44,19 @@ class _AsRead(policy.EmailPolicy):
 AS_READ = _AsRead(linesep="\r\n")
 
 
-class ReadyMade(EmailMultiAlternatives):
-    """One whose MIME is stored. Its attributes say the same to providers' APIs, which make their own."""
+class Prebuilt(EmailMultiAlternatives):
+    """A message with stored MIME. Its attributes hold the same content for providers' APIs, which build their own MIME."""
 
     source: bytes = b""
     """The MIME, with CRLF."""
-    _made_with: tuple[str, Collection[str]] = ("", ())
+    _original: tuple[str, Collection[str]] = ("", ())
 
-    def remember(self) -> None:
-        """From now on, what is changed of the subject and added to the headers goes into the MIME's header."""
-        self._made_with = (str(self.subject), frozenset(self.extra_headers))
+    def track_changes(self) -> None:
+        """Apply later changes of the subject and additional headers to the header of the MIME."""
+        self._original = (str(self.subject), frozenset(self.extra_headers))
 
     def message(self, *, policy: Any = policy.default) -> email.message.EmailMessage:
-        """The MIME, with the Message-ID that `extra_headers` has by now."""
+        """Return the MIME, with the changes and the current Message-ID of `extra_headers`."""
         message = _parse(self.source, Verbatim)
         message.rest = _without_header(message, self.source)
         for name, value in self._changes().items():
@@ -68,7 +68,7 @@ class ReadyMade(EmailMultiAlternatives):
         return message
 
     def _changes(self) -> dict[str, str]:
-        subject, names = self._made_with
+        subject, names = self._original
         changes = {} if str(self.subject) == subject else {"Subject": str(self.subject)}
         for name, value in self.extra_headers.items():
             if name.lower() == "message-id" or (name not in names and name.lower() not in REDIRECTED):
@@ -77,13 +77,13 @@ class ReadyMade(EmailMultiAlternatives):
 
 
 def _without_header(message: Verbatim, source: bytes) -> bytes | None:
-    """None where the header cannot be told from the rest."""
+    """Return the source after its header; None if the header cannot be separated."""
     header = b"".join(AS_READ.fold_binary(name, value) for name, value in message.raw_items())
     return source.removeprefix(header) if source.startswith(header) else None
 
 
-def is_ready_made(message: EmailMessage) -> bool:
-    """Whether its class makes other messages of the same attributes than Django's own classes do."""
+def is_prebuilt(message: EmailMessage) -> bool:
+    """Return whether the message's class builds other MIME than Django's classes."""
     return any(name in vars(message) or not _is_djangos(type(message), name) for name in BUILDERS)
 
 
@@ -92,16 +92,16 @@ def _is_djangos(kind: type[EmailMessage], name: str) -> bool:
 
 
 def parse(source: bytes) -> MIMEPart:
-    """A part that is written, inside another message too, as it was read."""
+    """Parse a part that will be written exactly as it was read."""
     return _parse(source, email.message.EmailMessage)
 
 
 def message_id(source: bytes) -> str:
-    """The Message-ID in the header of this MIME; empty if there is none."""
+    """Return the Message-ID in the header of this MIME, or ""."""
     return str(parse(source)["Message-ID"] or "")
 
 
 def _parse[Kind: email.message.EmailMessage](source: bytes, kind: type[Kind]) -> Kind:
-    parser: Any = BytesParser(kind, policy=AS_READ)  # whose stubs know but the oldest policy
+    parser: Any = BytesParser(kind, policy=AS_READ)  # the stubs do not know modern policies
     parsed: Kind = parser.parsebytes(source)
     return parsed

@@ -1,6 +1,6 @@
-"""A message that Django built ↔ one compressed document, without loss: both make the same bytes.
+"""Store a message that Django built as a compressed document, and load it: both messages give the same bytes.
 
-The document is JSON: reading it runs nobody's code, and any later release can be taught to read it.
+The document is JSON, not a pickle: loading it runs no code, and later releases can still read it.
 """
 
 import json
@@ -24,12 +24,14 @@ from mailer.attachments import TooLarge
 from mailer.conf import options
 from mailer.email import UnknownKind
 from mailer.mime import encoding, prebuilt
-from mailer.mime.prebuilt import ReadyMade
+from mailer.mime.prebuilt import Prebuilt
 
 VERSION = 1
 
 CLASSES: dict[str, type[EmailMessage]] = {
-    kind.__name__: kind for kind in (EmailMessage, EmailMultiAlternatives, ReadyMade)
+    "EmailMessage": EmailMessage,
+    "EmailMultiAlternatives": EmailMultiAlternatives,
+    "ReadyMade": Prebuilt,  # its former name, which stored documents hold
 }
 FOR_PROVIDERS = (
     *("envelope_sender", "metadata", "send_at", "tags", "track_clicks", "track_opens", "template_id"),
@@ -39,38 +41,38 @@ FOR_PROVIDERS = (
 
 BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
 
-NO_DEFECTS = {
-    "addr-spec local part with no domain",  # a mailbox of the server's own, such as `root`
-    "local-part contains non-ASCII characters)",  # servers that announce SMTPUTF8 take it (RFC 6531)
+ACCEPTED_DEFECTS = {
+    "addr-spec local part with no domain",  # a local mailbox of the server, such as `root`
+    "local-part contains non-ASCII characters)",  # servers that announce SMTPUTF8 accept it (RFC 6531)
 }
-"""What Python calls a defect of an address and is none."""
+"""Defects of an address that Python reports but servers accept."""
 LONGEST_ENTRY, DEEPEST_COMMENT = 998, 20
-"""Characters and brackets; Python's parser takes seconds for far more of them, or all of the stack."""
+"""Characters and brackets; with many more, Python's parser takes seconds or overflows the stack."""
 LONGEST_ADDRESS = 254
 """Characters (RFC 5321, 4.5.3.1.3, without its angle brackets)."""
 LONGEST_MESSAGE_ID = 250
-"""Characters that a row holds of it."""
+"""Characters that a row can store."""
 
 
 def dump(message: EmailMessage) -> bytes:
-    """The message as a document.
+    """Serialize the message.
 
-    Raises ValueError, as sending it would, for what cannot be sent (TooLarge is one), and TypeError, which names the
-    attribute, for what cannot be stored.
+    Raises ValueError (such as TooLarge) if it cannot be sent, and TypeError, which names the attribute, if it cannot be
+    stored.
     """
     _check_addresses(message)
     _check_size(message)
-    source = message.message(policy=policy.SMTP).as_bytes()  # raises for a header or a charset that is none
-    described = _described(message)
-    if prebuilt.is_ready_made(message):
-        described |= _as_made(message, source)
-    _check_message_id(described["extra_headers"])
-    stored = {name: _encode(value, name) for name, value in described.items()}
+    source = message.message(policy=policy.SMTP).as_bytes()  # raises for an invalid header or charset
+    attributes = _attributes(message)
+    if prebuilt.is_prebuilt(message):
+        attributes |= _prebuilt_attributes(message, source)
+    _check_message_id(attributes["extra_headers"])
+    stored = {name: _encode(value, name) for name, value in attributes.items()}
     return zlib.compress(json.dumps({"version": VERSION, **stored}).encode("ascii"))
 
 
 def load(document: bytes) -> EmailMessage:
-    """The message that `dump` was given, with the settings of today where it left something to them.
+    """Load a message that `dump` stored. Attributes that it did not set follow the present settings.
 
     Raises UnknownKind for a document of a newer release.
     """
@@ -83,13 +85,13 @@ def load(document: bytes) -> EmailMessage:
     message.attachments = [_attachment(entry) for entry in message.attachments]
     if isinstance(message, EmailMultiAlternatives):
         message.alternatives = [EmailAlternative(*alternative) for alternative in message.alternatives]
-    if isinstance(message, ReadyMade):
-        message.remember()
+    if isinstance(message, Prebuilt):
+        message.track_changes()
     return message
 
 
 def message_id(message: EmailMessage) -> str:
-    """Its own Message-ID, if whoever made it gave it one."""
+    """Return the Message-ID that the caller set, or ""."""
     return _message_id(message.extra_headers)
 
 
@@ -113,10 +115,10 @@ def _check_length(what: str, text: str) -> None:
 
 
 def _check_address(what: str, text: str) -> None:
-    """As Django's SMTP backend does, without naming anybody."""
+    """Check an address as Django's SMTP backend does, but keep it out of the error text."""
     _check_length(what, text)
     parsed: Any = AddressHeader.value_parser(text)
-    defects = {str(defect) for defect in parsed.all_defects} - NO_DEFECTS
+    defects = {str(defect) for defect in parsed.all_defects} - ACCEPTED_DEFECTS
     address = parseaddr(text)[1]
     if defects or len(parsed.all_mailboxes) != 1 or not address:
         why = "; ".join(sorted(defects)) or "each entry has to be one mailbox"
@@ -128,7 +130,7 @@ def _check_address(what: str, text: str) -> None:
 def _check_message_id(headers: Mapping[str, Any]) -> None:
     message_id = _message_id(headers)
     if len(message_id) > LONGEST_MESSAGE_ID or not message_id.isascii() or not message_id.isprintable():
-        raise ValueError(f"its Message-ID is more than {LONGEST_MESSAGE_ID} printable ASCII characters")
+        raise ValueError(f"the Message-ID must be at most {LONGEST_MESSAGE_ID} printable ASCII characters")
 
 
 def _message_id(headers: Mapping[str, Any]) -> str:
@@ -166,8 +168,8 @@ def _length(content: Any) -> int:
 # --- A message as names and values -----------------------------------------------------------------------------------
 
 
-def _described(message: EmailMessage) -> dict[str, Any]:
-    described: dict[str, Any] = {
+def _attributes(message: EmailMessage) -> dict[str, Any]:
+    attributes: dict[str, Any] = {
         "class": "EmailMessage",
         "subject": str(message.subject),
         "body": message.body if isinstance(message.body, bytes) else str(message.body or ""),
@@ -175,25 +177,25 @@ def _described(message: EmailMessage) -> dict[str, Any]:
         **{field: [entry and str(entry) for entry in getattr(message, field)] for field in ("to", "cc", "bcc")},
         "reply_to": [str(entry) for entry in message.reply_to],
         "extra_headers": {str(name): _header(name, value) for name, value in message.extra_headers.items()},
-        "attachments": [_described_attachment(entry) for entry in message.attachments],
+        "attachments": [_attachment_values(entry) for entry in message.attachments],
         "encoding": message.encoding,
         "content_subtype": message.content_subtype,
     }
     if isinstance(message, EmailMultiAlternatives):
-        described |= {"class": "EmailMultiAlternatives", "alternatives": [[*each] for each in message.alternatives]}
+        attributes |= {"class": "EmailMultiAlternatives", "alternatives": [[*each] for each in message.alternatives]}
     given = {name: getattr(message, name) for name in FOR_PROVIDERS if hasattr(message, name)}
     # AnymailMessage sets those that have no value to Anymail's class UNSET.
-    return described | {name: value for name, value in given.items() if getattr(value, "__name__", "") != "UNSET"}
+    return attributes | {name: value for name, value in given.items() if getattr(value, "__name__", "") != "UNSET"}
 
 
 def _header(name: str, value: Any) -> Any:
-    """What Django makes of it: the address fields take lists of addresses too, the others numbers and dates."""
+    """Convert a value as Django does: address fields also accept lists, other fields numbers and dates."""
     if isinstance(value, list | tuple) and name in ("To", "Cc", "Reply-To"):
         return ", ".join(map(str, value))
     return value if is_protected_type(value) else force_str(value)
 
 
-def _described_attachment(entry: Any) -> Any:
+def _attachment_values(entry: Any) -> Any:
     if isinstance(entry, Message):
         return entry
     filename, content, mimetype = entry
@@ -203,20 +205,20 @@ def _described_attachment(entry: Any) -> Any:
     return [filename, content, mimetype]
 
 
-def _as_made(message: EmailMessage, source: bytes) -> dict[str, Any]:
-    """Its MIME, and the envelope as its class says it is."""
+def _prebuilt_attributes(message: EmailMessage, source: bytes) -> dict[str, Any]:
+    """Return the MIME of a prebuilt message, and the recipients that its class reports."""
     recipients = [str(recipient) for recipient in message.recipients()]
-    seen = [str(entry) for entry in (*message.to, *message.cc) if entry]
+    visible = [str(entry) for entry in (*message.to, *message.cc) if entry]
     headers = {name: value for name, value in message.extra_headers.items() if name.lower() != "message-id"}
-    made_id = prebuilt.message_id(source)
+    message_id = prebuilt.message_id(source)
     return {
-        "class": "ReadyMade",
-        "source": BARE_LINE_FEED.sub(b"\r\n", source),  # SMTP knows no other line end (RFC 5321, 2.3.8)
+        "class": "ReadyMade",  # see CLASSES
+        "source": BARE_LINE_FEED.sub(b"\r\n", source),  # SMTP has only CRLF (RFC 5321, 2.3.8)
         "to": [str(entry) for entry in message.to if str(entry) in recipients],
         "cc": [str(entry) for entry in message.cc if str(entry) in recipients],
-        "bcc": [recipient for recipient in recipients if recipient not in seen],
+        "bcc": [recipient for recipient in recipients if recipient not in visible],
         "extra_headers": {name: _header(name, value) for name, value in headers.items()}
-        | ({"Message-ID": made_id} if made_id else {}),
+        | ({"Message-ID": message_id} if message_id else {}),
     }
 
 
@@ -224,7 +226,7 @@ def _attachment(stored: Any) -> Any:
     return stored if isinstance(stored, MIMEPart) else EmailAttachment(*stored)
 
 
-# --- Values as JSON: whatever JSON does not know is an object with one entry, the name of the type --------------------
+# --- Values as JSON: a type that JSON does not have is an object with one entry, named after the type -----------------
 
 
 def _encode(value: Any, attribute: str) -> Any:

@@ -1,5 +1,7 @@
-"""Streams that a reader can leave: who left which, and the link in each of their messages, which holds the address so that
-nobody else can read it and works for as long as the keys of the site do."""
+"""Streams that recipients can unsubscribe from, and the link for it, which holds the encrypted address.
+
+A link works as long as its key is in SECRET_KEY or SECRET_KEY_FALLBACKS.
+"""
 
 import json
 import re
@@ -18,85 +20,85 @@ from mailer.email import Stream, kinds
 from mailer.models import Suppression
 
 PURPOSE = b"mailer.streams"
-"""Keeps this key apart from every other use of SECRET_KEY (the personalisation of BLAKE2, RFC 7693, 2.8)."""
+"""Makes this key differ from other keys derived from SECRET_KEY (BLAKE2 personalisation, RFC 7693, 2.8)."""
 
 TOKEN = re.compile(r"[A-Za-z0-9_-]+")
-"""What a token is made of; whatever a mail program glued to its end begins with something else."""
+"""The characters of a token; what a mail program appends to a link by mistake starts with another one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """A reader's address, and a stream that it may get."""
+    """An address, and a stream that it may get."""
 
     address: str
     stream: Stream
 
 
 class BrokenLink(ValueError):
-    """The link was not made here, or is cut short, or its stream is no more."""
+    """The link was not made here, is cut off, or names a stream that does not exist any more."""
 
 
 def streams() -> list[Stream]:
-    """All streams that a kind of e-mail belongs to, by name."""
+    """Return all streams that are in use by a kind of e-mail, sorted by name."""
     by_name = {kind.stream.name: kind.stream for kind in reversed(kinds()) if kind.stream}
     return [by_name[name] for name in sorted(by_name)]
 
 
 def find(name: str) -> Stream | None:
-    """The stream of this name, if a kind of e-mail belongs to it."""
+    """Return the stream of this name, or None if no kind of e-mail uses it."""
     return next((stream for stream in streams() if stream.name == name), None)
 
 
 def unsubscribe(membership: Membership) -> None:
-    """The reader wants no more mail of this stream. A message that waits for her ends as suppressed when it is due."""
+    """Stop mail of this stream to the address. A message that already waits becomes suppressed when it is due."""
     name = membership.stream.name
-    row = Suppression(address=membership.address.lower(), stream=name, reason=f"its reader left the stream {name!r}")
-    # Not get_or_create(), which fails when the row that stands in its way is deleted before it can be read.
+    row = Suppression(address=membership.address.lower(), stream=name, reason=f"unsubscribed from the stream {name!r}")
+    # get_or_create() would fail if the existing row is deleted before it is read.
     Suppression.objects.bulk_create([row], ignore_conflicts=True)
 
 
 def resubscribe(membership: Membership) -> None:
-    """The reader wants it again after all."""
+    """Allow mail of this stream to the address again."""
     _row_of(membership).delete()
 
 
 def is_unsubscribed(membership: Membership) -> bool:
-    """Whether the reader left the stream."""
+    """Return whether the recipient unsubscribed from the stream."""
     return _row_of(membership).exists()
 
 
 def unsubscribed_streams(address: str) -> set[str]:
-    """The names of the streams that the reader of this address left."""
+    """Return the names of the streams that this address unsubscribed from."""
     rows = Suppression.objects.filter(address=address.lower()).exclude(stream="")
     return set(rows.values_list("stream", flat=True))
 
 
 def copy_unsubscribes(old: str, new: str) -> None:
-    """The reader of `old` has the address `new` from now on: what she left, she has left there too."""
+    """Unsubscribe the address `new` from all streams that `old` unsubscribed from."""
     for stream in streams():
         if is_unsubscribed(Membership(old, stream)):
             unsubscribe(Membership(new, stream))
 
 
 def subscribed[M: Model](rows: "QuerySet[M]", stream: Stream, *, address: str = "email") -> "QuerySet[M]":
-    """Those of the rows, whose field `address` is one, that get mail of this stream; one query, however many they are."""
-    against = Suppression.objects.filter(address=Lower(OuterRef(address)), stream__in=("", stream.name))
-    return rows.filter(~Exists(against))
+    """Filter the rows whose address may get mail of this stream, in one query. `address` names the field."""
+    suppressions = Suppression.objects.filter(address=Lower(OuterRef(address)), stream__in=("", stream.name))
+    return rows.filter(~Exists(suppressions))
 
 
 def unsubscribe_url(address: str, stream: Stream) -> str:
-    """The page on which the reader of this address leaves the stream, and to which her mail client posts (RFC 8058)."""
+    """Return the URL of the unsubscribe page for this address, which mail clients can post to (RFC 8058)."""
     return settings.SITE_URL + reverse("unsubscribe", args=[token(address, stream)])
 
 
 def token(address: str, stream: Stream) -> str:
-    """The two of them, encrypted."""
+    """Encrypt the address and the stream's name into the token of a link."""
     box = _boxes()[0].encrypt(json.dumps([address, stream.name]).encode())
     return urlsafe_b64encode(box).rstrip(b"=").decode()
 
 
 def read(token: str) -> Membership:
-    """Whose link it is. What a mail program took for a part of it, such as `>`, is passed over. Raises BrokenLink."""
+    """Decrypt a token, ignoring characters after it, such as a `>` that a mail program added. Raises BrokenLink."""
     found = TOKEN.match(token)
     text = found[0] if found else ""
     try:

@@ -1,4 +1,4 @@
-"""Addresses that are not written to any more."""
+"""Addresses that get no more mail."""
 
 from collections.abc import Collection, Iterable
 
@@ -9,19 +9,19 @@ from mailer.models import Message, Suppression
 
 
 def suppress(address: str, reason: str, message: Message) -> None:
-    """Stops mail to an address that this message went to, because its server says that there is no such address."""
+    """Stop mail to an address that does not exist, according to the server's answer to this message."""
     row = Suppression(address=address.lower(), stream="", reason=reason, message=message)
     Suppression.objects.bulk_create([row], ignore_conflicts=True)
 
 
 def spellings(address: str) -> set[str]:
-    """How an address may stand in the table: as it was written, or as a server answers, its domain in ASCII."""
+    """Return the forms of an address that the table may hold: as written, and with its domain in ASCII."""
     local, _, domain = address.lower().rpartition("@")
     return {address.lower(), f"{local}@{punycode(domain)}"}
 
 
 def suppressed(addresses: Collection[str]) -> set[str]:
-    """Those of the addresses that get no mail."""
+    """Return those of the addresses that are suppressed."""
     by_spelling = {address: spellings(address) for address in addresses}
     wanted = set().union(*by_spelling.values())
     found = set(_against(wanted, "").values_list("address", flat=True)) if wanted else set()
@@ -29,7 +29,7 @@ def suppressed(addresses: Collection[str]) -> set[str]:
 
 
 def reason_against(address: str, stream: str = "") -> str | None:
-    """Why this address gets no mail, or none of this stream; None if it may get it."""
+    """Return why this address gets no mail (of this stream), or None if it may get mail."""
     return _against(spellings(address), stream).values_list("reason", flat=True).first()
 
 

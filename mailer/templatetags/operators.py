@@ -7,9 +7,12 @@ register = template.Library()
 
 @register.simple_tag
 def operator_links() -> list[tuple[str, str]]:
-    """Where operators go from the admin's front page: label and address."""
+    """Return label and URL of the links for operators on the admin's front page."""
     links = [
-        ("Mail that waits or failed", reverse("admin:mailer_message_changelist") + "?state__in=retrying,held,failed"),
+        (
+            "Messages that wait or failed",
+            reverse("admin:mailer_message_changelist") + "?state__in=retrying,held,failed",
+        ),
         ("Send a test e-mail", reverse("admin:mailer_message_send_test")),
     ]
     if flower := getattr(settings, "FLOWER_URL", ""):

@@ -1,6 +1,6 @@
-"""What tests of a project ask about its mail: what was enqueued, what it looks like, and what becomes of it.
+"""Helpers for a project's tests: see what was enqueued, build it, and deliver it.
 
-In pytest it is the fixture `outbox` of mailer.testing.pytest_plugin; a unittest.TestCase makes an `Outbox()` of its own.
+In pytest use the fixture `outbox` of mailer.testing.pytest_plugin; in a unittest.TestCase create an `Outbox()`.
 """
 
 import re
@@ -21,7 +21,7 @@ LINK = re.compile(r"https?://[^\s<>\"]+")
 
 @dataclass(frozen=True, repr=False)
 class Mail:
-    """One message as it is built, without being sent."""
+    """A message that was built but not sent."""
 
     built: EmailMessage
 
@@ -31,7 +31,7 @@ class Mail:
 
     @property
     def to(self) -> list[str]:
-        """Everybody who gets it, as `Name <address>`: To, Cc and Bcc."""
+        """All recipients (To, Cc and Bcc), as `Name <address>`."""
         return self.built.recipients()
 
     @property
@@ -46,7 +46,7 @@ class Mail:
 
     @property
     def links(self) -> list[str]:
-        """The addresses of web pages in the text, in their order."""
+        """The URLs in the text, in their order."""
         return [link.rstrip(".,;:!?)") for link in LINK.findall(self.text)]
 
     def __repr__(self) -> str:
@@ -54,12 +54,11 @@ class Mail:
 
 
 class Outbox:
-    """The messages in the test's database, the oldest first. It sees those of a transaction that is not committed too, so a
-    test needs no hooks after a commit."""
+    """The messages in the test's database, oldest first, including those of the open transaction."""
 
     @property
     def messages(self) -> list[Message]:
-        """All of them, read afresh each time."""
+        """All messages, read from the database each time."""
         return list(Message.objects.order_by("pk"))
 
     def __iter__(self) -> Iterator[Message]:
@@ -69,40 +68,40 @@ class Outbox:
         return Message.objects.count()
 
     def of(self, kind: type[Email]) -> list[Message]:
-        """Those of one kind, under its former names too."""
+        """Return the messages of one kind, also under its former names."""
         return list(Message.objects.filter(kind__in=kind.names()).order_by("pk"))
 
     def only(self, kind: type[Email]) -> Message:
-        """The one message of this kind. Raises AssertionError, which says what there is instead."""
+        """Return the only message of this kind. Raises AssertionError, which lists all messages, if there is not one."""
         found = self.of(kind)
         if len(found) != 1:
-            raise AssertionError(f"there should be one {kind.kind}, and there are {len(found)}. {self.listing()}")
+            raise AssertionError(f"expected one {kind.kind}, found {len(found)}. {self.listing()}")
         return found[0]
 
     def mail(self, message: Message) -> Mail:
-        """What the message looks like, be it still wanted or not. Whatever a template or its own class raises comes out."""
+        """Build the message, even if it is not wanted any more. Raises what its template or class raises."""
         return Mail(build(find(message.kind).load(message.arguments), message.message_id_header))
 
     def deliver(self, *, after: timedelta = timedelta(0)) -> list[Message]:
-        """Does what the workers do with all that is due, the oldest first, and returns those messages as they stand then.
+        """Deliver all due messages as a worker would, oldest first, and return them.
 
-        The mails are in `django.core.mail.outbox`, unless the test has a transport of its own. `after` brings the due times
-        so much nearer first: what is enqueued with a delay, or waits for its next attempt, need not be waited for.
+        The mails arrive in `django.core.mail.outbox`, unless the test sets up another transport. `after` moves the due
+        times forward by this much first, so that a test need not wait for a delay or a retry.
         """
         for message in Message.objects.waiting().order_by("pk"):
             Message.objects.filter(pk=message.pk).update(due_at=message.due_at - after)
         delivered: list[int] = []
-        while due := self._due_beside(delivered):  # also what the settling of one made somebody enqueue
+        while due := self._next_due(delivered):  # a delivery may enqueue further messages
             pipeline.deliver(due.pk)
             delivered.append(due.pk)
         return list(Message.objects.filter(pk__in=delivered).order_by("pk"))
 
-    def _due_beside(self, delivered: list[int]) -> Message | None:
+    def _next_due(self, delivered: list[int]) -> Message | None:
         due = Message.objects.waiting().filter(due_at__lte=timezone.now()).exclude(pk__in=delivered)
         return due.order_by("pk").first()
 
     def listing(self) -> str:
-        """A sentence, and a line for each message."""
+        """Describe the outbox: a heading, then one line for each message."""
         lines = [f"  #{m.pk} {m.kind} to {m.recipient}, {m.state}{f': {m.reason}' if m.reason else ''}" for m in self]
         return "\n".join(["The outbox has:", *lines]) if lines else "The outbox is empty."
 

@@ -1,9 +1,6 @@
 """The fixture `outbox` for the tests of a project.
 
-Set `pytest_plugins = ["mailer.testing.pytest_plugin"]` in conftest.py, or pass
-`-p mailer.testing.pytest_plugin` to pytest.
-
-For example:
+Set `pytest_plugins = ["mailer.testing.pytest_plugin"]` in conftest.py, or pass `-p mailer.testing.pytest_plugin` to pytest.
 
     def test_a_sign_up_asks_for_the_address(outbox, client):
         client.post("/accounts/signup/", {…})
@@ -25,8 +22,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def outbox(db: None) -> "Iterator[Outbox]":
-    """What was enqueued, whether or not it commits. `send_mail()` is enqueued as well, as it is outside of tests."""
-    from django.conf import settings  # with `-p` this module is loaded before Django is set up
+    """Give access to all enqueued messages, committed or not. `send_mail()` is enqueued too, as it is outside of tests."""
+    from django.conf import settings  # with `-p` pytest imports this module before Django is set up
     from django.test import override_settings
 
     from mailer.testing.outbox import Outbox

@@ -1,4 +1,4 @@
-"""For probes: whether this process lives, and whether it can do its work."""
+"""Liveness and readiness probes."""
 
 from celery import current_app
 from django.db import DatabaseError, InterfaceError
@@ -11,14 +11,14 @@ from mailer.models import Message
 
 
 def alive(request: HttpRequest) -> HttpResponse:
-    """200 as long as requests are answered at all."""
+    """Answer 200 while the process serves requests."""
     return HttpResponse("ok\n", content_type="text/plain")
 
 
 def ready(request: HttpRequest) -> JsonResponse:
-    """200 if the database answers; also says whether the broker does, and the age in seconds of the oldest due message.
+    """Answer 200 if the database answers. Also report the broker and the age in seconds of the oldest due message.
 
-    A broker that is away is no reason to take a web process out of service: the request that it would serve loses nothing.
+    A web process stays in service without a broker, because a request loses no mail: it is stored in the database.
     """
     age = _age_of_oldest_due()
     status = {"database": age is not None, "broker": _broker_answers(), "oldest_due_seconds": age}

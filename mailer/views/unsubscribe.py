@@ -1,4 +1,4 @@
-"""The page on which a reader leaves a stream, or comes back to it, and to which her mail client posts (RFC 2369, RFC 8058)."""
+"""The page to unsubscribe from a stream or to subscribe again. Mail clients post to it too (RFC 2369, RFC 8058)."""
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
@@ -11,11 +11,14 @@ from mailer.recipients.subscriptions import BrokenLink, Membership
 METHODS = ("GET", "HEAD", "POST")
 
 
-@csrf_exempt  # the link is the permission: a mail client has neither a cookie nor a token of ours, and strangers lack the link
+@csrf_exempt  # the secret link is the permission; a mail client has no cookie and no CSRF token
 @never_cache
 def unsubscribe(request: HttpRequest, token: str) -> HttpResponse:
-    """GET shows a button and changes nothing, since mail scanners follow links. POST leaves, or returns if it says so, and
-    answers with the page itself: mail clients follow no redirect, and doing it twice changes nothing."""
+    """Unsubscribe on POST, or subscribe again if the form has the field `return`.
+
+    GET only shows a button, because mail scanners follow links. POST answers with a page, because mail clients do not
+    follow redirects. A second POST changes nothing.
+    """
     if request.method not in METHODS:
         response = _page(request, "problem", status=405)
         response["Allow"] = ", ".join(METHODS)
@@ -25,24 +28,25 @@ def unsubscribe(request: HttpRequest, token: str) -> HttpResponse:
     except BrokenLink:
         return _page(request, "problem", status=404)
     if request.method != "POST":
-        return _page(request, "left" if subscriptions.is_unsubscribed(membership) else "member", membership)
+        state = "unsubscribed" if subscriptions.is_unsubscribed(membership) else "subscribed"
+        return _page(request, state, membership)
     if "return" in request.POST:
         subscriptions.resubscribe(membership)
-        return _page(request, "returned", membership)
+        return _page(request, "resubscribed", membership)
     subscriptions.unsubscribe(membership)
-    return _page(request, "left", membership)
+    return _page(request, "unsubscribed", membership)
 
 
 def _page(request: HttpRequest, state: str, membership: Membership | None = None, *, status: int = 200) -> HttpResponse:
     context = {"state": state}
     if membership:
-        context |= {"stream": membership.stream.label, "address": _recognisable(membership.address)}
+        context |= {"stream": membership.stream.label, "address": _masked(membership.address)}
     response = render(request, "mailer/unsubscribe.html", context, status=status)
-    response["Referrer-Policy"] = "strict-origin"  # the address of this page is a secret
+    response["Referrer-Policy"] = "strict-origin"  # the URL of this page is a secret
     return response
 
 
-def _recognisable(address: str) -> str:
-    """Enough for the reader to know which of her addresses it is, too little for somebody whom the mail was forwarded to."""
+def _masked(address: str) -> str:
+    """Shorten the address: the recipient still recognises it, but a person who got the mail forwarded cannot read it."""
     local, _, domain = address.rpartition("@")
     return f"{local[:1]}***@{domain}"

@@ -227,8 +227,8 @@ def test_files_are_too_large_together(send: Callable[..., Message], settings: Se
 @pytest.mark.parametrize(
     ("file", "complaint"),
     [
-        (StoredFile("no/such"), "FileNotFoundError: there is no file 'no/such' in the storage 'default'"),
-        (StoredFile("", "papers"), "FileNotFoundError: there is no file '' in the storage 'papers'"),
+        (StoredFile("no/such"), "FileNotFoundError: no file 'no/such' in the storage 'default'"),
+        (StoredFile("", "papers"), "FileNotFoundError: no file '' in the storage 'papers'"),
         (StoredFile("x", "nowhere"), "InvalidStorageError: "),
         (StoredFile("../../etc/passwd", "papers"), "SuspiciousFileOperation: "),
     ],
@@ -307,11 +307,11 @@ def test_a_kind_says_who_it_is_from_and_where_answers_go(user: User, smtp: Sink)
                 *("List-Unsubscribe", "List-Unsubscribe-Post", "List-ID", "Feedback-ID"),
             )
         ),
-        ({"X Order": "7"}, "'X Order', which is no name of a header field"),
-        ({"X-Order:": "7"}, "which is no name of a header field"),
-        ({"X-Ö": "7"}, "which is no name of a header field"),
-        ({"": "7"}, "which is no name of a header field"),
-        ({"X-A\r\nBcc": "eve@example.com"}, "which is no name of a header field"),
+        ({"X Order": "7"}, "'X Order', which is not a valid name of a header field"),
+        ({"X-Order:": "7"}, "which is not a valid name of a header field"),
+        ({"X-Ö": "7"}, "which is not a valid name of a header field"),
+        ({"": "7"}, "which is not a valid name of a header field"),
+        ({"X-A\r\nBcc": "eve@example.com"}, "which is not a valid name of a header field"),
         ({"X-Order": "7\r\nBcc: eve@example.com"}, "ValueError"),
         ({"X-Order": "7\nBcc: eve@example.com"}, "ValueError"),
     ],

@@ -147,7 +147,7 @@ def test_a_stream_may_have_a_name_like(name: str) -> None:
     "name", ["", "-news", "my news", "news.", "näws", "news\n", "x" * 51, "a/b", "a_b", "<news>", "news\r\nBcc: x"]
 )
 def test_a_stream_may_not_have_a_name_like(name: str) -> None:
-    with pytest.raises(ValueError, match=r"needs a name of letters, digits and hyphens, 50 at the most"):
+    with pytest.raises(ValueError, match=r"needs a name of at most 50 letters, digits and hyphens"):
         Stream(name, "News")
 
 

@@ -10,11 +10,11 @@ from mailer.models import Message, State, Suppression
 
 
 class Command(BaseCommand):
-    help = "How many messages stand in each state, and how long the oldest one that is due has waited."
-    requires_system_checks = ()  # one broken kind of e-mail must not keep an operator from the others
+    help = "Show the number of messages in each state, and the age of the oldest due message."
+    requires_system_checks = ()  # must work while one kind of e-mail is broken
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--json", action="store_true", help="For programs.")
+        parser.add_argument("--json", action="store_true", help="print JSON")
 
     def handle(self, *args: Any, **options: Any) -> None:
         counts = dict(Message.objects.order_by().values_list("state").annotate(Count("pk")))

@@ -1,5 +1,5 @@
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +16,27 @@ FORMATS: dict[str, tuple[str, Callable[[Preview], bytes]]] = {
     "html": (".html", lambda preview: preview.page.encode()),
     "raw": (".eml", lambda preview: preview.source),
 }
-"""What can be asked for, with the ending of its files and its bytes."""
+"""Each format's file suffix and content."""
 
 
 class Command(BaseCommand):
     help = (
-        "Shows an e-mail as it would look, made from its sample: no database, no mail server, nothing is sent. "
-        "Without options it prints header and text; with --all it writes every kind in every language into a folder."
+        "Preview an e-mail from its sample, without database or mail server. Without options, print header and text; "
+        "with --all, write every kind in every language into a folder."
     )
-
-    requires_system_checks = ()  # they would stop at another kind that is broken, and here it is this one that is asked for
+    requires_system_checks = ()  # must work while another kind is broken
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("kind", nargs="?", metavar="KIND", help="such as accounts.VerifyAddress, or VerifyAddress")
-        parser.add_argument("--language", choices=previews.languages(), help="the site's, unless it is given")
-        parser.add_argument("--format", choices=list(FORMATS), help="print this, and nothing else")
-        parser.add_argument(
-            "--output", type=Path, metavar="PATH", help="write a file (or .txt, .html, .eml into a folder)"
-        )
+        parser.add_argument("--language", choices=previews.languages(), help="default: the site's language")
+        parser.add_argument("--format", choices=list(FORMATS), help="print only this format")
+        parser.add_argument("--output", type=Path, metavar="PATH", help="a file, or a folder for .txt, .html and .eml")
         parser.add_argument("--list", action="store_true", help="list the kinds")
-        parser.add_argument(
-            "--all", action="store_true", help="every kind and language, with an index.html (./previews)"
-        )
+        parser.add_argument("--all", action="store_true", help="all kinds and languages, with index.html (./previews)")
 
     def handle(self, *args: Any, kind: str | None, **options: Any) -> None:
         if sum(map(bool, (kind, options["list"], options["all"]))) != 1:
-            raise CommandError("Say which: KIND, --all, or --list to see what there is.")
+            raise CommandError("Give KIND, --all, or --list to list the kinds.")
         try:
             if options["list"]:
                 self._list()
@@ -52,7 +47,7 @@ class Command(BaseCommand):
         except UnknownKind as error:
             raise CommandError(str(error)) from None
         except NoPreview as error:
-            raise CommandError(f"{kind} cannot be shown: {error}") from None
+            raise CommandError(f"{kind} has no preview: {error}") from None
         except OSError as error:
             raise CommandError(f"{error.filename}: {error.strerror}") from None
 
@@ -82,13 +77,12 @@ class Command(BaseCommand):
             cells: list[Preview | None] = []
             for each in languages:
                 try:
-                    preview = previews.preview(kind, each)
+                    cells.append(previews.preview(kind, each))
                 except NoPreview as error:
                     faults.append(f"{kind.kind} in {each!r}: {error}")
                     cells.append(None)
-                else:
-                    _write(preview, folder, list(FORMATS))
-                    cells.append(preview)
+            for preview in filter(None, cells):
+                _write(preview, folder, list(FORMATS))
             rows.append({"kind": kind.kind, "summary": previews.summary(kind), "previews": cells})
         folder.mkdir(parents=True, exist_ok=True)
         index = folder / "index.html"
@@ -97,26 +91,23 @@ class Command(BaseCommand):
         )
         self.stdout.write(f"{len(rows)} kinds in {', '.join(languages)}: open {index}")
         if faults:
-            raise CommandError("These cannot be shown:\n" + "\n".join(faults))
+            raise CommandError("No preview of:\n" + "\n".join(faults))
 
 
 def _as_text(preview: Preview) -> str:
-    """For a terminal: what a reader would see, with the header above it and the files below."""
-    return "\n".join([*_header(preview), "", preview.text.strip() or "(no text, HTML alone)", "", *_footer(preview)])
-
-
-def _header(preview: Preview) -> Iterator[str]:
+    """Format the preview for a terminal: header, text, attachments and sizes."""
     technical = {"mime-version", "content-type", "content-transfer-encoding"}
-    shown = [(name, value) for name, value in preview.headers if name.lower() not in technical]
-    width = max(len(name) for name, _ in shown) + 1
-    return (f"{f'{name}:':<{width}} {value}" for name, value in shown)
-
-
-def _footer(preview: Preview) -> Iterator[str]:
-    for name, content_type, size in preview.attachments:
-        yield f"[file] {name} ({content_type}, {filesizeformat(size)})"
+    headers = [(f"{name}:", value) for name, value in preview.headers if name.lower() not in technical]
+    width = max(len(name) for name, _ in headers)
     html = f"HTML {filesizeformat(len(preview.html.encode()))}" if preview.html else "no HTML"
-    yield f"[{preview.kind.kind}, {preview.language}: {filesizeformat(preview.size)}, {html}]"
+    return "\n".join(
+        [
+            *(f"{name:<{width}} {value}" for name, value in headers),
+            f"\n{preview.text.strip() or '(no text, only HTML)'}\n",
+            *(f"[file] {name} ({kind}, {filesizeformat(size)})" for name, kind, size in preview.attachments),
+            f"[{preview.kind.kind}, {preview.language}: {filesizeformat(preview.size)}, {html}]",
+        ]
+    )
 
 
 def _write(preview: Preview, folder: Path, formats: list[str]) -> list[Path]:

@@ -9,8 +9,8 @@ from mailer.models import Message, State
 
 
 class Command(BaseCommand):
-    help = "Sends held or failed messages again: by id, or all of one kind or state."
-    requires_system_checks = ()  # one broken kind of e-mail must not keep an operator from the others
+    help = "Retry held or failed messages, by id or all of one kind or state."
+    requires_system_checks = ()  # must work while one kind of e-mail is broken
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("ids", nargs="*", type=int, metavar="ID")
@@ -19,17 +19,13 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, ids: list[int], state: str | None, kind: str | None, **options: Any) -> None:
         if not (ids or state or kind):
-            raise CommandError("Say which: ids, --state or --kind.")
+            raise CommandError("Give ids, --state or --kind.")
         messages = Message.objects.filter(state__in=(State.HELD, State.FAILED))
         messages = messages.filter(pk__in=ids) if ids else messages
         messages = messages.filter(state=state) if state else messages
-        messages = messages.filter(kind__in=_names(kind)) if kind else messages
-        done = outbox.retry(messages, reason="sent again by manage.py requeue_mail")
+        if kind:  # rows may hold a former name of the kind, or the name of a kind that does not exist any more
+            messages = messages.filter(kind__in=KINDS[kind].names() if kind in KINDS else [kind])
+        done = outbox.retry(messages, reason="retried by manage.py requeue_mail")
         if ids and done < len(set(ids)):
-            self.stderr.write(f"{len(set(ids)) - done} of them are neither held nor failed, or do not exist.")
+            self.stderr.write(f"{len(set(ids)) - done} skipped: not held or failed, or not found.")
         self.stdout.write(f"{done} messages queued again.")
-
-
-def _names(kind: str) -> tuple[str, ...]:
-    """Rows from before a kind was renamed are of it too; a kind that is no more has its rows still."""
-    return KINDS[kind].names() if kind in KINDS else (kind,)

@@ -6,10 +6,10 @@ from mailer.delivery import sweep
 
 
 class Command(BaseCommand):
-    help = "Does once what beat has a worker do every few seconds: republishes strays, settles abandoned claims."
-    requires_system_checks = ()  # one broken kind of e-mail must not keep an operator from the others
+    help = "Run the sweep once: re-queue overdue messages and settle the claims of dead workers."
+    requires_system_checks = ()  # must work while one kind of e-mail is broken
 
     def handle(self, *args: Any, **options: Any) -> None:
         settled = sweep.settle_abandoned()
         published = sweep.publish_overdue()
-        self.stdout.write(f"{published} messages handed over to the workers, {settled} abandoned claims settled.")
+        self.stdout.write(f"{published} messages published, {settled} abandoned claims settled.")

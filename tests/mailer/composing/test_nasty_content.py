@@ -208,7 +208,7 @@ BROKEN = {
         "{{ value|default:nothing }}",
         "",
         LookupError,
-        "uses 'nothing', which is not there",
+        "uses 'nothing', which is not defined",
     ),
 }
 

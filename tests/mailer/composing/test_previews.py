@@ -1,4 +1,4 @@
-"""What kinds look like before anybody gets them, as data and as `manage.py preview_email` shows them."""
+"""Previews of kinds, and the command `preview_email`."""
 
 import os
 import subprocess
@@ -112,14 +112,14 @@ def test_a_kind_is_found_by_its_class_in_any_case() -> None:
     assert previews.find("verifyaddress") is previews.find("accounts.VerifyAddress")
     with pytest.raises(UnknownKind, match=r"no kind 'VerifyAdress'; did you mean accounts\.VerifyAddress"):
         previews.find("VerifyAdress")
-    with pytest.raises(UnknownKind, match=r"no kind 'qqq'; there are accounts\.AccountDeleted, "):
+    with pytest.raises(UnknownKind, match=r"no kind 'qqq'; the kinds are accounts\.AccountDeleted, "):
         previews.find("qqq")
 
 
 def test_one_name_for_two_classes_is_asked_back(illustrated: type[Email]) -> None:
     type("Illustrated", (illustrated,), {"kind": "shop.Illustrated", "__module__": __name__})
 
-    with pytest.raises(UnknownKind, match=r"several kinds of the name 'illustrated': shop\.Illustrated, tests\.Ill"):
+    with pytest.raises(UnknownKind, match=r"several kinds have the name 'illustrated': shop\.Illustrated, tests\.Ill"):
         previews.find("illustrated")
 
 
@@ -192,12 +192,12 @@ def test_one_kind_that_fails_does_not_keep_the_others_back(tmp_path: Path, illus
         run("--all", "--output", str(tmp_path))
 
     assert (tmp_path / "tests.Illustrated.en.html").exists()
-    assert "cannot be shown" in (tmp_path / "index.html").read_text()
+    assert "no preview" in (tmp_path / "index.html").read_text()
 
 
 @pytest.mark.parametrize("arguments", [(), ("VerifyAddress", "--all"), ("--list", "--all")])
 def test_it_asks_which_one(arguments: tuple[str, ...]) -> None:
-    with pytest.raises(CommandError, match="Say which: KIND, --all, or --list"):
+    with pytest.raises(CommandError, match="Give KIND, --all, or --list"):
         run(*arguments)
 
 
@@ -213,7 +213,7 @@ def test_a_template_that_fails_is_a_sentence_with_its_file(illustrated: type[Ema
         run("Illustrated")
 
     assert str(caught.value).startswith(
-        "Illustrated cannot be shown: email/illustrated/body.html: NoReverseMatch: Reverse for 'nowhere' not found."
+        "Illustrated has no preview: email/illustrated/body.html: NoReverseMatch: Reverse for 'nowhere' not found."
     )
 
 

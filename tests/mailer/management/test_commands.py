@@ -37,7 +37,7 @@ def test_due_mail_is_delivered_without_a_broker_the_most_urgent_first(user: User
         message = outbox.enqueue(Plain(user, queue))
         Message.objects.filter(pk=message.pk).update(queue=queue)
 
-    assert run("deliver_due").startswith("2 due messages were tried")
+    assert run("deliver_due").startswith("2 due messages tried")
 
     assert ["critical" in r.part("plain") for r in smtp.received] == [True, False]
     assert set(Message.objects.values_list("state", flat=True)) == {State.SENT}
@@ -63,7 +63,7 @@ def test_the_status_counts_addresses_that_get_no_mail_at_all() -> None:
 def test_the_sweep_and_the_purge_can_be_called_by_hand(user: User) -> None:
     Message.objects.filter(pk=outbox.enqueue(Plain(user)).pk).update(publish_at=timezone.now())
 
-    assert run("sweep_outbox") == "1 messages handed over to the workers, 0 abandoned claims settled.\n"
+    assert run("sweep_outbox") == "1 messages published, 0 abandoned claims settled.\n"
     assert run("purge_mail") == "0 messages older than 90 days deleted.\n"
 
 
@@ -73,11 +73,11 @@ def test_failed_mail_is_queued_again_by_id_or_state(user: User) -> None:
 
     assert run("requeue_mail", str(failed[0].pk)) == "1 messages queued again.\n"
     assert run("requeue_mail", "--state", "failed") == "2 messages queued again.\n"
-    with pytest.raises(CommandError, match="Say which"):
+    with pytest.raises(CommandError, match="Give ids"):
         run("requeue_mail")
 
 
-def test_no_command_of_an_operator_is_stopped_by_one_broken_kind() -> None:
+def test_operators_commands_work_while_a_kind_is_broken() -> None:
     ours = [name for name, app in get_commands().items() if app == "mailer"]
 
     assert {"deliver_due", "mail_status", "requeue_mail"} <= set(ours)

@@ -77,9 +77,7 @@ def test_what_django_builds_is_enqueued_and_delivered_as_well(outbox: Outbox) ->
 
 
 def test_what_is_missing_or_too_much_is_told_with_what_there_is(outbox: Outbox, user: User) -> None:
-    with pytest.raises(
-        AssertionError, match=r"there should be one tests\.Plain, and there are 0\. The outbox is empty\."
-    ):
+    with pytest.raises(AssertionError, match=r"expected one tests\.Plain, found 0\. The outbox is empty\."):
         outbox.only(Plain)
     mailer_outbox.enqueue(Broken(user))
     outbox.deliver()
@@ -88,7 +86,7 @@ def test_what_is_missing_or_too_much_is_told_with_what_there_is(outbox: Outbox, 
         outbox.only(Plain)
 
     first, second = str(caught.value).splitlines()
-    assert first == "there should be one tests.Plain, and there are 0. The outbox has:"
+    assert first == "expected one tests.Plain, found 0. The outbox has:"
     assert second.startswith(
         f"  #{Message.objects.get().pk} tests.Broken to ann@example.com, failed: could not be built"
     )

@@ -1,4 +1,4 @@
-"""The page of a link to leave a stream, for people, mail clients, scanners, and those who have no business there."""
+"""The unsubscribe page, for people, mail clients, scanners and attackers."""
 
 import logging
 from io import StringIO
@@ -9,6 +9,7 @@ from django.test import Client
 from django.test.client import BOUNDARY, MULTIPART_CONTENT, encode_multipart
 from django.urls import reverse
 from django.utils.translation import gettext_lazy as _
+from pytest_django import Settings
 from structlog.stdlib import ProcessorFormatter
 
 from accounts.models import User
@@ -33,7 +34,7 @@ class Offer(Plain):
 
 @pytest.fixture
 def browser() -> Client:
-    """One that checks as a real one is checked, and lets no server error through."""
+    """A client that is subject to CSRF checks, and raises server errors."""
     return Client(enforce_csrf_checks=True)
 
 
@@ -47,14 +48,14 @@ def is_unsubscribed() -> bool:
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_looking_changes_nothing(browser: Client, page: str, method: str) -> None:
-    for left in (False, True):
+def test_get_changes_nothing(browser: Client, page: str, method: str) -> None:
+    for expected in (False, True):
         response = browser.generic(method, page)
-        assert (response.status_code, is_unsubscribed()) == (200, left)
+        assert (response.status_code, is_unsubscribed()) == (200, expected)
         subscriptions.unsubscribe(Membership(ANN, OFFERS))
 
 
-def test_the_page_says_what_whose_and_has_one_button(browser: Client, page: str) -> None:
+def test_the_page_shows_stream_and_masked_address_and_one_button(browser: Client, page: str) -> None:
     text = browser.get(page).content.decode()
 
     assert "<strong>Profile</strong>" in text
@@ -73,37 +74,37 @@ def test_the_page_says_what_whose_and_has_one_button(browser: Client, page: str)
         (ONE_CLICK, "text/plain"),
     ],
 )
-def test_a_mail_client_leaves_with_one_post(browser: Client, page: str, body: Any, content_type: str) -> None:
+def test_a_mail_client_unsubscribes_with_one_post(browser: Client, page: str, body: Any, content_type: str) -> None:
     response = browser.generic("POST", page, body, content_type=content_type)
 
     assert (response.status_code, is_unsubscribed()) == (200, True)
     assert not response.cookies
 
 
-def test_doing_it_twice_is_doing_it_once(browser: Client, page: str) -> None:
+def test_a_second_post_changes_nothing(browser: Client, page: str) -> None:
     for _time in range(2):
         response = browser.post(page, {"List-Unsubscribe": "One-Click"})
         assert response.status_code == 200
-        assert "You have left" in response.content.decode()
+        assert "You are unsubscribed" in response.content.decode()
     assert Suppression.objects.count() == 1
 
 
-def test_who_left_by_mistake_comes_back(browser: Client, page: str) -> None:
+def test_a_recipient_can_subscribe_again(browser: Client, page: str) -> None:
     browser.post(page, {"List-Unsubscribe": "One-Click"})
     assert 'name="return"' in browser.get(page).content.decode()
 
     for _time in range(2):
-        assert "Welcome back" in browser.post(page, {"return": "1"}).content.decode()
+        assert "You are subscribed again" in browser.post(page, {"return": "1"}).content.decode()
         assert not is_unsubscribed()
 
 
-def test_a_mailbox_that_says_it_ten_times_at_once_gets_ten_good_answers(page: str, transactional_db: None) -> None:
+def test_ten_concurrent_posts_all_succeed(page: str, transactional_db: None) -> None:
     statuses, failures = at_once([lambda: Client().post(page, {"List-Unsubscribe": "One-Click"}).status_code] * 10)
 
     assert (statuses, failures, Suppression.objects.count()) == ([200] * 10, [], 1)
 
 
-def test_the_page_speaks_the_readers_language(browser: Client, page: str) -> None:
+def test_the_page_is_in_the_language_of_the_browser(browser: Client, page: str) -> None:
     text = browser.get(page, headers={"Accept-Language": "th"}).content.decode()
 
     assert '<html lang="th"' in text
@@ -111,7 +112,7 @@ def test_the_page_speaks_the_readers_language(browser: Client, page: str) -> Non
 
 
 @pytest.mark.parametrize("glue", [">", ".", "/>", "/.", "%3E", "/%3E", ",", "/)", "%E2%80%9D", "/?utm_source=x"])
-def test_what_a_mail_program_glued_to_the_link_does_not_break_it(browser: Client, page: str, glue: str) -> None:
+def test_characters_appended_to_the_link_do_not_break_it(browser: Client, page: str, glue: str) -> None:
     glued = page.rstrip("/") + glue
 
     assert browser.get(glued).status_code == 200
@@ -119,7 +120,7 @@ def test_what_a_mail_program_glued_to_the_link_does_not_break_it(browser: Client
     assert is_unsubscribed()
 
 
-def test_a_lost_slash_costs_no_redirect(browser: Client, page: str) -> None:
+def test_a_missing_slash_causes_no_redirect(browser: Client, page: str) -> None:
     assert browser.post(page.rstrip("/"), {"List-Unsubscribe": "One-Click"}).status_code == 200
     assert is_unsubscribed()
 
@@ -137,7 +138,7 @@ def test_a_link_that_is_cut_is_explained(browser: Client, page: str, method: str
 @pytest.mark.parametrize(
     "path", ["/unsubscribe/%00/", "/unsubscribe/%ff%fe/", "/unsubscribe/../admin/", f"/unsubscribe/{'A' * 60_000}/"]
 )
-def test_nonsense_is_no_server_error(browser: Client, path: str) -> None:
+def test_an_invalid_path_causes_no_server_error(browser: Client, path: str) -> None:
     for answer in (browser.get(path), browser.post(path)):
         assert answer.status_code in (400, 404)
 
@@ -169,7 +170,7 @@ def test_a_body_that_cannot_be_read_changes_nothing(browser: Client, page: str, 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 @pytest.mark.parametrize("is_broken", [False, True])
-def test_the_address_of_the_page_goes_nowhere_and_the_page_into_no_cache(
+def test_the_url_is_not_sent_as_referrer_and_the_page_is_not_cached(
     browser: Client, page: str, method: str, is_broken: bool
 ) -> None:
     response = browser.generic(method, "/unsubscribe/broken/" if is_broken else page)
@@ -179,9 +180,7 @@ def test_the_address_of_the_page_goes_nowhere_and_the_page_into_no_cache(
     assert 'name="robots" content="noindex"' in response.content.decode()
 
 
-def test_nothing_of_the_link_or_the_reader_is_logged(
-    browser: Client, page: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_token_and_address_are_not_logged(browser: Client, page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     log = StringIO()
     for handler in logging.getLogger().handlers:
         if isinstance(handler.formatter, ProcessorFormatter):
@@ -198,7 +197,7 @@ def test_nothing_of_the_link_or_the_reader_is_logged(
     assert "ann.example" not in log.getvalue()
 
 
-def test_a_link_says_nothing_about_accounts(browser: Client, user: User) -> None:
+def test_the_page_does_not_reveal_whether_an_account_exists(browser: Client, user: User) -> None:
     known, unknown = (
         browser.get(reverse("unsubscribe", args=[subscriptions.token(address, OFFERS)])).content
         for address in (user.email, "a@example.com")
@@ -207,13 +206,24 @@ def test_a_link_says_nothing_about_accounts(browser: Client, user: User) -> None
     assert known == unknown
 
 
-def test_an_address_that_is_suppressed_for_other_reasons_looks_like_any_other(browser: Client, page: str) -> None:
+def test_the_page_does_not_reveal_other_suppressions(browser: Client, page: str) -> None:
     before = browser.get(page).content
     Suppression.objects.create(address=ANN, reason="550 5.1.1 no such user")
 
     assert browser.get(page).content == before
     browser.post(page, {"return": "1"})
     assert Suppression.objects.filter(address=ANN, stream="").exists()
+
+
+def test_the_page_works_without_templates_of_the_project(browser: Client, page: str, settings: Settings) -> None:
+    settings.TEMPLATES = [engine | {"DIRS": []} for engine in settings.TEMPLATES]
+
+    text = browser.get(page).content.decode()
+
+    assert "mailer/page" in text
+    assert "site.css" not in text
+    assert "<title>Unsubscribe from these e-mails?</title>" in text
+    assert text.count("<button") == 1
 
 
 def test_markup_in_an_address_is_text(browser: Client) -> None:
