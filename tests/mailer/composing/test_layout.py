@@ -145,7 +145,7 @@ def test_the_site_is_called_by_its_own_name(sender: str, name: str, settings: Se
     for kind in SHIPPED:
         for language in ("en", "th"):
             content = templates.render(kind.sample(), Recipient("ann@example.com", "", language))
-            assert name in content.subject or kind is Announce  # whose subject somebody writes
+            assert name in content.subject or kind is Announce  # its subject is an argument
             assert f"{name}, https://www.shop.example" in content.text
             assert "Postcommit" not in content.subject + content.text + content.html
 
