@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 from django.core.mail import EmailMessage, EmailMultiAlternatives
 
 from mailer.email import Email, Recipient, ReferenceGone
-from mailer.mime import serializer as payloads
+from mailer.mime import serializer
 from mailer.models import Payload
 
 
@@ -23,7 +23,7 @@ class DjangoMail(Email):
     @cached_property
     def built(self) -> EmailMessage:
         """Restore the original message. Raises UnknownKind if a newer release stored it."""
-        return payloads.load(bytes(self.payload.document))
+        return serializer.load(bytes(self.payload.document))
 
     def recipient(self) -> Recipient:
         return Recipient(parseaddr(self.built.recipients()[0])[1])
@@ -39,4 +39,4 @@ class DjangoMail(Email):
     def sample(cls) -> Self:
         mail = EmailMultiAlternatives("A subject", "The text.", None, ["ann@example.com"])
         mail.attach_alternative("<p>The text.</p>", "text/html")
-        return cls(Payload(document=payloads.dump(mail)))
+        return cls(Payload(document=serializer.dump(mail)))

@@ -88,7 +88,7 @@ class Preview:
 
     @cached_property
     def text(self) -> str:
-        """The plain text, or ""."""
+        """The plain text, or an empty string."""
         return self._body("plain")
 
     @cached_property
@@ -140,7 +140,7 @@ def is_base(kind: type[Email]) -> bool:
 
 
 def summary(kind: type[Email]) -> str:
-    """Return the first line of the kind's docstring, or ""."""
+    """Return the first line of the kind's docstring, or an empty string."""
     return next(iter((kind.__dict__.get("__doc__") or "").strip().splitlines()), "")
 
 

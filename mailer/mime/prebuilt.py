@@ -97,7 +97,7 @@ def parse(source: bytes) -> MIMEPart:
 
 
 def message_id(source: bytes) -> str:
-    """Return the Message-ID in the header of this MIME, or ""."""
+    """Return the Message-ID in the header of this MIME, or an empty string."""
     return str(parse(source)["Message-ID"] or "")
 
 

@@ -91,7 +91,7 @@ def load(document: bytes) -> EmailMessage:
 
 
 def message_id(message: EmailMessage) -> str:
-    """Return the Message-ID that the caller set, or ""."""
+    """Return the Message-ID that the caller set, or an empty string."""
     return _message_id(message.extra_headers)
 
 

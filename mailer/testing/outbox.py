@@ -40,7 +40,7 @@ class Mail:
 
     @property
     def html(self) -> str:
-        """The HTML; empty if there is none."""
+        """The HTML, or an empty string."""
         alternatives = self.built.alternatives if isinstance(self.built, EmailMultiAlternatives) else []
         return next((str(content) for content, mimetype in alternatives if mimetype == "text/html"), "")
 

@@ -1,4 +1,4 @@
-"""Every e-mail as a reader sees it, in a real Chromium: light, dark, on a phone, in Thai, right to left, without pictures.
+"""Every e-mail in Chromium: light, dark, on a phone, in Thai, right to left, without images.
 
 SCREENSHOTS=/some/folder make test ARGS=tests/browser/test_mails.py       # keeps a picture of each
 """
@@ -28,9 +28,9 @@ KINDS = {
 } | {"showcase": Showcase}
 MAIL = "http://mail.invalid/"
 OF_PAGES = {"region", "landmark-one-main"}
-"""What axe asks of a page of its own; a mail is shown inside that of a mail client."""
+"""Rules of axe for whole pages; a mail is shown inside the page of a mail client."""
 
-WAYS: dict[str, dict[str, Any]] = {
+APPEARANCES: dict[str, dict[str, Any]] = {
     "light": {},
     "dark": {"color_scheme": "dark"},
     "phone": {"viewport": {"width": 360, "height": 780}},
@@ -41,7 +41,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def picture() -> bytes:
-    """A PNG of two colors, in place of the one that a mail carries along."""
+    """A PNG of two colors, instead of the image in the mail."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -81,9 +81,9 @@ def render(kind: type[Email], language: str) -> templates.Content:
     return templates.render(sample, recipient, unsubscribe_url=LEAVE_URL if kind.stream or kind is Showcase else "")
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_every_mail_is_fit_to_be_seen(way: str, new_page: Callable[..., Page]) -> None:
-    options = dict(WAYS[way])
+@pytest.mark.parametrize("appearance", APPEARANCES)
+def test_every_mail_renders_well(appearance: str, new_page: Callable[..., Page]) -> None:
+    options = dict(APPEARANCES[appearance])
     language, pictures = options.pop("language", "en"), options.pop("pictures", True)
     reader = Reader(new_page(**{"viewport": {"width": 800, "height": 900}} | options), pictures=pictures)
     page, width = reader.page, options.get("viewport", {"width": 800})["width"]
@@ -91,11 +91,11 @@ def test_every_mail_is_fit_to_be_seen(way: str, new_page: Callable[..., Page]) -
     for name, kind in KINDS.items():
         reader.show(render(kind, language).html)
         if SCREENSHOTS:
-            page.screenshot(path=Path(SCREENSHOTS) / f"{name}-{way}.png", full_page=True)
+            page.screenshot(path=Path(SCREENSHOTS) / f"{name}-{appearance}.png", full_page=True)
 
         assert page.get_by_role("heading", level=1).count() == 1
         assert page.locator("html").get_attribute("lang") == language
-        if way == "light" or kind is Showcase:  # which has every part and every color
+        if appearance == "light" or kind is Showcase:  # it has every part and every color
             check_accessibility(page, name)
         page.set_viewport_size({"width": 320, "height": 700})
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{name} is too wide for 320 px"

@@ -38,7 +38,7 @@ class WithFiles(Plain):
 
 
 class Peculiar(Plain):
-    """Says who it is from, where answers go, and more."""
+    """Sets sender, reply-to and more."""
 
     from_: str = "Ann's shop <shop@example.com>"
     answers: list[str] = field(default_factory=list)
@@ -169,7 +169,7 @@ def test_any_name_arrives(send: Callable[..., Message], smtp: Sink, name: str) -
 
 
 @pytest.mark.parametrize("name", ["a\r\nBcc: evil@example.com", "a\nb.pdf"])
-def test_a_name_is_no_place_for_another_header_field(send: Callable[..., Message], smtp: Sink, name: str) -> None:
+def test_a_name_cannot_add_a_header_field(send: Callable[..., Message], smtp: Sink, name: str) -> None:
     message = send(Attachment(name, b"x"))
 
     assert "evil@example.com" not in [address for received in smtp.received for address in received.recipients]
@@ -187,7 +187,7 @@ def test_an_image_stands_inside_the_html(send: Callable[..., Message], smtp: Sin
     assert content(part) == PNG
 
 
-def test_a_broken_type_is_no_reason_to_lose_the_file(send: Callable[..., Message], smtp: Sink) -> None:
+def test_a_file_with_an_invalid_type_is_still_attached(send: Callable[..., Message], smtp: Sink) -> None:
     send(Attachment("a.bin", b"x", "nonsense"), Attachment("b.bin", b"y", "multipart/mixed"))
 
     assert [part.get_content_type() for part in parts(smtp.received[0])] == ["application/octet-stream"] * 2
@@ -233,7 +233,7 @@ def test_files_are_too_large_together(send: Callable[..., Message], settings: Se
         (StoredFile("../../etc/passwd", "papers"), "SuspiciousFileOperation: "),
     ],
 )
-def test_a_file_that_is_not_there_is_named(
+def test_a_missing_file_is_named(
     send: Callable[..., Message], smtp: Sink, storage: Storage, file: StoredFile, complaint: str
 ) -> None:
     message = send(Attachment("a.pdf", file))
@@ -279,7 +279,7 @@ def test_a_storage_that_goes_away_in_the_middle_of_a_file_is_asked_again(
 # Sender, answers, header fields.
 
 
-def test_a_kind_says_who_it_is_from_and_where_answers_go(user: User, smtp: Sink) -> None:
+def test_a_kind_sets_sender_and_reply_to(user: User, smtp: Sink) -> None:
     mail = Peculiar(user, answers=["Help <help@example.com>", "กานดา <k@example.com>"], more={"X-Order": "7 ก"})
 
     assert deliver(outbox.enqueue(mail)).state == State.SENT

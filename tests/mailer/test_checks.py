@@ -121,7 +121,7 @@ def test_a_subject_may_end_with_a_line_break(make: Callable[..., type[Email]]) -
         ({"context": fails}, "mailer.E005", "test_checks.py, line "),
         ({"headers": fails}, "mailer.E005", "in fails(): ZeroDivisionError: no ratio"),
         ({"headers": lambda self: {"Subject": "mine"}}, "mailer.E005", "sets Subject, which the mailer writes itself"),
-        ({"headers": lambda self: {"Bad Name": "x"}}, "mailer.E005", "no name of a header field"),
+        ({"headers": lambda self: {"Bad Name": "x"}}, "mailer.E005", "not a valid name of a header field"),
         ({"attachments": fails}, "mailer.E005", "ZeroDivisionError: no ratio"),
         ({"attachments": lambda self: [Attachment("a", StoredFile("gone.pdf"))]}, "mailer.E005", "no file 'gone.pdf'"),
         (

@@ -44,7 +44,7 @@ def test_a_row_that_is_gone_is_named(key: str) -> None:
         Verified.load({"verification": key, "numbers": []})
 
 
-def test_an_instance_that_is_not_saved_is_refused() -> None:
+def test_an_unsaved_instance_is_refused() -> None:
     with pytest.raises(TypeError, match=r"tests\.Plain\.account is a User that is not saved; save it first"):
         Plain(User(email="ann@example.com")).arguments()
 
@@ -80,7 +80,7 @@ class Renamed(Plain):
 
 
 class Descendant(Renamed):
-    """A kind of its own."""
+    """A second kind."""
 
 
 def test_a_renamed_kind_is_found_under_its_former_names_and_counted_once() -> None:

@@ -186,7 +186,7 @@ def test_media_queries_stay_with_their_importance() -> None:
 
 
 @pytest.mark.usefixtures("engine")
-def test_what_is_not_to_be_inlined_is_kept_to_the_letter() -> None:
+def test_a_style_marked_as_not_inlined_stays_unchanged() -> None:
     kept = [":root { color-scheme: light dark }\n [data-x] p { color: red !important }", "@media (a) { b { c: d } }"]
     head = "".join(f'<style data-inline="no">{css}</style>' for css in kept)
     outlook = "<!--[if mso]><table><tr><td><![endif]-->"

@@ -1,4 +1,4 @@
-"""Names and values that nobody wished for: what comes out in subject, text and HTML, by both inliners.
+"""Hostile names and values in subject, text and HTML, with both inliners.
 
 Django and the standard library build the mail; a parser in Rust and Beautiful Soup read it.
 """

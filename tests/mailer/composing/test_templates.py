@@ -72,7 +72,7 @@ def test_any_name_makes_a_message_with_one_recipient_and_no_other_header(name: s
     }
 
 
-def test_a_variable_that_is_not_there_is_named_without_the_rest_of_the_context(folder: Path) -> None:
+def test_an_undefined_variable_is_named_without_the_rest_of_the_context(folder: Path) -> None:
     (folder / "body.txt").write_text("{{ greeting|default:salutation }}")
 
     with pytest.raises(LookupError, match=r"note/body.txt uses 'salutation', which is not defined") as caught:

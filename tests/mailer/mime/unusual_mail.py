@@ -274,7 +274,7 @@ class Signed(EmailMultiAlternatives):
 
 
 class AlwaysCopied(EmailMessage):
-    """Sends a copy to somebody whom its fields do not name."""
+    """Adds a recipient that its fields do not name."""
 
     def recipients(self) -> list[str]:
         return [*super().recipients(), "archive@example.com"]

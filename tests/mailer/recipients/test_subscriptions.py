@@ -1,4 +1,4 @@
-"""Mail that its reader can leave: what its headers say to a mail client, whose link works, and what leaving stops."""
+"""Streams: the headers for mail clients, the unsubscribe link, and the mail that unsubscribing stops."""
 
 import json
 import re
@@ -70,9 +70,7 @@ def receive(user: User, smtp: Sink) -> Callable[..., Received]:
 
 
 @pytest.mark.django_db
-def test_a_mail_client_is_told_how_to_leave_and_to_which_stream_the_mail_belongs(
-    receive: Callable[..., Received], settings: Settings
-) -> None:
+def test_headers_name_the_stream_and_the_unsubscribe_link(receive: Callable[..., Received], settings: Settings) -> None:
     settings.DEFAULT_FROM_EMAIL = "Shop <hello@shop.example>"
 
     received = receive(Tip)
@@ -218,13 +216,13 @@ def test_a_link_in_a_mail_of_an_earlier_release_works(settings: Settings) -> Non
     assert subscriptions.read(link) == Membership(ANN, TIPS)
 
 
-def test_a_link_to_a_stream_that_is_no_more_is_broken() -> None:
+def test_a_link_to_a_removed_stream_is_broken() -> None:
     with pytest.raises(BrokenLink):
         subscriptions.read(subscriptions.token(ANN, Stream("of-last-year", "Gone")))
 
 
 @pytest.mark.django_db
-def test_who_left_gets_no_more_of_the_stream_and_all_the_rest(user: User, smtp: Sink) -> None:
+def test_unsubscribing_stops_only_the_mail_of_that_stream(user: User, smtp: Sink) -> None:
     tip, other, plain = (outbox.enqueue(kind(user)) for kind in (Tip, OTHER, Plain))
     subscriptions.unsubscribe(Membership("Ann@Example.com", TIPS))
 
@@ -235,7 +233,7 @@ def test_who_left_gets_no_more_of_the_stream_and_all_the_rest(user: User, smtp: 
 
 
 @pytest.mark.django_db
-def test_who_leaves_after_it_was_built_does_not_get_it_either(user: User, smtp: Sink) -> None:
+def test_unsubscribing_stops_a_mail_that_is_already_enqueued(user: User, smtp: Sink) -> None:
     message = outbox.enqueue(Tip(user))
     prepared = pipeline.prepare(message)
     assert isinstance(prepared, steps.Ready)
@@ -254,7 +252,7 @@ def test_an_address_that_does_not_exist_gets_nothing_of_a_stream_either(user: Us
 
 
 @pytest.mark.django_db
-def test_a_person_who_sends_it_again_does_not_overrule_its_reader(user: User, smtp: Sink) -> None:
+def test_a_retry_by_an_operator_stays_suppressed(user: User, smtp: Sink) -> None:
     message = outbox.enqueue(Tip(user))
     Message.objects.update(state=State.FAILED)
     subscriptions.unsubscribe(Membership(ANN, TIPS))
@@ -269,7 +267,7 @@ OTHER: Any = OfALongKindInTheStreamOfTheLongestNameThatIsAllowedWhichNobodyHasSh
 
 
 @pytest.mark.django_db
-def test_who_came_back_gets_it_again(user: User, smtp: Sink) -> None:
+def test_resubscribing_allows_the_stream_again(user: User, smtp: Sink) -> None:
     subscriptions.unsubscribe(Membership(ANN, TIPS))
     subscriptions.resubscribe(Membership(ANN, TIPS))
 
@@ -287,7 +285,7 @@ def test_coming_back_does_not_revive_an_address_that_does_not_exist(user: User, 
 
 
 @pytest.mark.django_db(transaction=True)
-def test_leaving_many_times_at_once_is_leaving_once() -> None:
+def test_concurrent_unsubscribes_make_one_row() -> None:
     membership = Membership(ANN, TIPS)
 
     _, failures = at_once([lambda: subscriptions.unsubscribe(membership)] * 12)
@@ -302,7 +300,7 @@ def test_leaving_many_times_at_once_is_leaving_once() -> None:
 
 
 @pytest.mark.django_db
-def test_readers_are_those_who_did_not_leave_it(make_user: Callable[..., User]) -> None:
+def test_subscribed_excludes_unsubscribed_addresses(make_user: Callable[..., User]) -> None:
     for name in ("ann", "bob", "cid", "dee"):
         make_user(f"{name}@example.com")
     User.objects.filter(email=ANN).update(email="Ann@example.com")  # as an older release may have written it
@@ -316,7 +314,7 @@ def test_readers_are_those_who_did_not_leave_it(make_user: Callable[..., User]) 
 
 
 @pytest.mark.django_db
-def test_what_somebody_left_she_has_left_at_her_next_address() -> None:
+def test_unsubscribes_are_copied_to_a_new_address() -> None:
     subscriptions.unsubscribe(Membership(ANN, TIPS))
     Suppression.objects.create(address=ANN, reason="550")
 

@@ -19,7 +19,7 @@ from tests.mailer.kinds import Broken, Plain, Receipt, Shared
 ROOT = Path(__file__).parents[3]
 
 
-def test_it_sees_what_is_not_committed_and_forgets_what_is_rolled_back(outbox: Outbox, user: User) -> None:
+def test_it_shows_uncommitted_messages_but_not_those_rolled_back(outbox: Outbox, user: User) -> None:
     with pytest.raises(ZeroDivisionError), transaction.atomic():
         mailer_outbox.enqueue(Receipt(user))
         assert [message.kind for message in outbox.messages] == ["tests.Receipt"]
@@ -76,7 +76,7 @@ def test_what_django_builds_is_enqueued_and_delivered_as_well(outbox: Outbox) ->
     assert [sent.subject for sent in mail.outbox] == ["Hello"]
 
 
-def test_what_is_missing_or_too_much_is_told_with_what_there_is(outbox: Outbox, user: User) -> None:
+def test_a_wrong_number_of_messages_is_reported_with_a_list(outbox: Outbox, user: User) -> None:
     with pytest.raises(AssertionError, match=r"expected one tests\.Plain, found 0\. The outbox is empty\."):
         outbox.only(Plain)
     mailer_outbox.enqueue(Broken(user))
@@ -140,7 +140,7 @@ def test_a_project_takes_it_by_an_option_or_in_its_conftest(
 ) -> None:
     path, _, _ = ENVIRONMENT["DATABASE_URL"].rpartition("/")
     monkeypatch.setenv("DATABASE_URL", f"{path}/of_a_project_{by}")
-    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")  # nobody needs a broker
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")  # no broker is needed
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     pytester.makepyfile(TESTS)
     if by == "conftest":
