@@ -121,7 +121,7 @@ def test_a_subject_may_end_with_a_line_break(make: Callable[..., type[Email]]) -
         ({"context": fails}, "mailer.E005", "test_checks.py, line "),
         ({"headers": fails}, "mailer.E005", "in fails(): ZeroDivisionError: no ratio"),
         ({"headers": lambda self: {"Subject": "mine"}}, "mailer.E005", "sets Subject, which the mailer writes itself"),
-        ({"headers": lambda self: {"Bad Name": "x"}}, "mailer.E005", "no name of a header field"),
+        ({"headers": lambda self: {"Bad Name": "x"}}, "mailer.E005", "not a valid name of a header field"),
         ({"attachments": fails}, "mailer.E005", "ZeroDivisionError: no ratio"),
         ({"attachments": lambda self: [Attachment("a", StoredFile("gone.pdf"))]}, "mailer.E005", "no file 'gone.pdf'"),
         (
@@ -184,7 +184,7 @@ def test_a_sample_that_queries_the_database_is_a_warning(make: Callable[..., typ
     [only] = kinds.check_kind(make(**attributes))
 
     assert (only.id, only.level) == ("mailer.W001", django_checks.WARNING)
-    assert "the sample of tests.Odd asks the database; make it of unsaved instances" in only.msg
+    assert "the sample of tests.Odd queries the database; make it of unsaved instances" in only.msg
     assert User.objects.count() == 0  # and the connection is unchanged
 
 
@@ -251,7 +251,7 @@ def test_a_check_works_while_the_database_is_away(shop: Callable[..., subprocess
     done = shop("check", "postgres://nobody@127.0.0.1:1/none")
 
     assert done.returncode == 0, done.stderr
-    assert "shop.Asking: (mailer.W001) It was not checked: the sample of shop.Asking asks the database" in done.stderr
+    assert "(mailer.W001) It was not checked: the sample of shop.Asking queries the database" in done.stderr
 
 
 # --- What ships
