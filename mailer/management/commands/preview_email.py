@@ -17,12 +17,12 @@ SUFFIXES = {"text": ".txt", "html": ".html", "raw": ".eml"}
 class Command(BaseCommand):
     help = (
         "Preview an e-mail from its sample, without database or mail server. Without options, print header and text; "
-        "with --all, write every kind in every language into a folder."
+        "with --all, write every kind in every language into a folder. Example: preview_email VerifyAddress --language th"
     )
     requires_system_checks = ()  # must work while another kind is broken
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("kind", nargs="?", metavar="KIND", help="such as accounts.VerifyAddress, or VerifyAddress")
+        parser.add_argument("kind", nargs="?", metavar="KIND", help="accounts.VerifyAddress, or only VerifyAddress")
         parser.add_argument("--language", choices=previews.languages(), help="default: the site's language")
         parser.add_argument("--format", choices=list(SUFFIXES), help="print only this format")
         parser.add_argument("--output", type=Path, metavar="PATH", help="a file, or a folder for .txt, .html and .eml")
