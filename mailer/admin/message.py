@@ -23,7 +23,7 @@ class AttemptInline(ReadOnly, admin.TabularInline):
 
     @admin.display(description="started")
     def started(self, attempt: DeliveryAttempt) -> str:
-        return f"{timezone.localtime(attempt.started_at):%Y-%m-%d %H:%M:%S}"  # seconds matter here
+        return f"{timezone.localtime(attempt.started_at):%Y-%m-%d %H:%M:%S}"  # with seconds
 
     @admin.display(description="took")
     def took(self, attempt: DeliveryAttempt) -> str:
@@ -35,7 +35,7 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):
     list_display = ("id", "state", "recipient", "kind", "short_reason", "due_at", "attempts")
     list_filter = ("state", "queue", "kind", "created_at")
     search_fields = ("recipient__exact", "user__email__exact", "message_id_header__exact", "subject")
-    search_help_text = "The whole address of recipient or user, the Message-ID, or a part of the subject."
+    search_help_text = "The full address of the recipient or user, the Message-ID, or a part of the subject."
     date_hierarchy = "created_at"
     show_full_result_count = False  # it would count all rows of the table
     actions = ["retry", "cancel", "mark_as_delivered", "resend"]
@@ -105,6 +105,7 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):
             try:
                 outbox.resend(message)
             except (ReferenceGone, UnknownKind, ValueError) as error:
+                total -= 1
                 self.message_user(request, f"Message {message.pk} cannot be resent: {error}.", messages.ERROR)
             else:
                 done += 1

@@ -4,6 +4,7 @@ A sample that queries the database is a warning: checks run before `migrate` too
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from django.apps import AppConfig, apps
@@ -17,7 +18,7 @@ from django.template.loader import get_template
 from mailer.addresses import mailbox
 from mailer.composing import previews, templates
 from mailer.composing.built_by_django import DjangoMail
-from mailer.composing.previews import NeedsDatabase, NoPreview, Sample, Step
+from mailer.composing.previews import NeedsDatabase, NoPreview, NoSample, Sample
 from mailer.conf import options
 from mailer.email import Email
 
@@ -93,7 +94,7 @@ def _built(kind: type[Email]) -> Iterator[CheckMessage]:
             sample = previews.build_sample(kind, language)
         except NoPreview as error:
             yield _not_built(kind, language, error)
-            if error.step is Step.SAMPLE:
+            if isinstance(error, NoSample):
                 return  # it is the same in every language
             continue
         if not isinstance(sample.mail, DjangoMail):
@@ -108,7 +109,7 @@ def _not_built(kind: type[Email], language: str, error: NoPreview) -> CheckMessa
             obj=kind.kind,
             id="mailer.W001",
         )
-    if error.step is Step.SAMPLE:
+    if isinstance(error, NoSample):
         return Error(
             f"sample() fails: {error}",
             hint="Correct it at that line.",
@@ -157,7 +158,7 @@ def _check_sample(sample: Sample, language: str) -> Iterator[CheckMessage]:
 
 
 def _subject_as_written(sample: Sample, language: str) -> str:
-    return templates.subject_as_written(sample.mail, previews.recipient_of(sample.mail, language))
+    return templates.subject_as_written(sample.mail, replace(sample.mail.recipient(), language=language))
 
 
 def _html(sample: Sample) -> str:

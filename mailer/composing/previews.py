@@ -5,14 +5,13 @@ import inspect
 import re
 import traceback
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from difflib import get_close_matches
 from email import policy
 from email.message import EmailMessage as Parsed
 from email.message import MIMEPart
-from enum import StrEnum
 from functools import cached_property
 from html import escape
 from typing import Any
@@ -25,28 +24,20 @@ from django.db import connections
 
 from mailer.composing.message import build
 from mailer.conf import sender_domain
-from mailer.email import KINDS, Email, Recipient, UnknownKind, kinds
+from mailer.email import KINDS, Email, UnknownKind, kinds
 
 CID = re.compile(r"\bcid:([^\"'\s)>]+)", re.IGNORECASE)
-
-
-class Step(StrEnum):
-    """The step at which a preview failed."""
-
-    SAMPLE = "sample"
-    MESSAGE = "message"
-    """Templates, header fields, attachments."""
 
 
 class NoPreview(Exception):
     """The kind could not be built; the text says why, and names the file if it is known."""
 
-    def __init__(self, step: Step, reason: str) -> None:
-        super().__init__(reason)
-        self.step = step
+
+class NoSample(NoPreview):
+    """Its sample() failed."""
 
 
-class NeedsDatabase(NoPreview):
+class NeedsDatabase(NoSample):
     """The sample or its message queries the database, which previews must not need."""
 
 
@@ -115,9 +106,9 @@ class Preview:
         return [(part.get_filename() or "", part.get_content_type(), len(_bytes(part))) for part in parts]
 
     @property
-    def size(self) -> int:
-        """The size of the message in bytes."""
-        return len(self.source)
+    def files(self) -> dict[str, bytes]:
+        """The content of its files, by suffix."""
+        return {".txt": self.text.encode(), ".html": self.page.encode(), ".eml": self.source}
 
     def _body(self, kind: str) -> str:
         part = self._parsed.get_body((kind,))
@@ -130,13 +121,8 @@ def _bytes(part: MIMEPart) -> bytes:
 
 
 def all_kinds() -> list[type[Email]]:
-    """Return every kind by name, except base classes."""
-    return [kind for kind in kinds() if not is_base(kind)]
-
-
-def is_base(kind: type[Email]) -> bool:
-    """Return whether the class is only a base of other kinds: it has subclasses and no template."""
-    return not hasattr(kind, "template") and bool(kind.__subclasses__())
+    """Return every kind by name, except base classes: these have subclasses and no template."""
+    return [kind for kind in kinds() if hasattr(kind, "template") or not kind.__subclasses__()]
 
 
 def summary(kind: type[Email]) -> str:
@@ -178,35 +164,26 @@ def preview(kind: type[Email], language: str | None = None) -> Preview:
 def build_sample(kind: type[Email], language: str) -> Sample:
     """Build the sample's message in this language. Raises NoPreview."""
     with _without_database(kind):
-        mail = _step(Step.SAMPLE, kind, kind.sample)
-        message_id = f"<preview@{sender_domain()}>"
-        message = _step(Step.MESSAGE, kind, lambda: build(mail, message_id, language=language))
-        source = _step(Step.MESSAGE, kind, lambda: message.message(policy=policy.SMTP).as_bytes())
-        return Sample(mail, message, source)
+        with _explained(NoSample, kind):
+            mail = kind.sample()
+        with _explained(NoPreview, kind):
+            message = build(mail, f"<preview@{sender_domain()}>", language=language)
+            return Sample(mail, message, message.message(policy=policy.SMTP).as_bytes())
 
 
-def recipient_of(sample: Email, language: str) -> Recipient:
-    """Return the sample's recipient with this language."""
-    return replace(sample.recipient(), language=language)
-
-
-def _step[T](step: Step, kind: type[Email], do: Callable[[], T]) -> T:
+@contextmanager
+def _explained(failure: type[NoPreview], kind: type[Email]) -> Iterator[None]:
+    """Raise any error as this one, with the innermost line in the kind's own module if the error passed through it."""
     try:
-        return do()
+        yield
     except (NoPreview, DatabaseFault):
         raise
     except Exception as error:  # a sample, a template or an e-mail class may raise anything
-        where = [*getattr(error, "__notes__", ()), *_line_of(kind, error)]
-        raise NoPreview(step, ": ".join([*where, f"{type(error).__name__}: {error}".rstrip(": ")])) from error
-
-
-def _line_of(kind: type[Email], error: Exception) -> Iterator[str]:
-    """Yield the innermost line in the kind's own module, if the error passed through it."""
-    file = inspect.getsourcefile(kind)
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if frame.filename == file:
-            yield f"{frame.filename}, line {frame.lineno}, in {frame.name}()"
-            return
+        file = inspect.getsourcefile(kind)
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+        lines = [f"{frame.filename}, line {frame.lineno}, in {frame.name}()" for frame in frames[-1:]]
+        what = f"{type(error).__name__}: {error}".rstrip(": ")
+        raise failure(": ".join([*getattr(error, "__notes__", ()), *lines, what])) from error
 
 
 @contextmanager
@@ -214,7 +191,7 @@ def _without_database(kind: type[Email]) -> Iterator[None]:
     """Refuse all queries, so that a preview is the same with and without a database."""
 
     def refuse(execute: Any, sql: str, *_: Any) -> None:
-        raise NeedsDatabase(Step.SAMPLE, f"the sample of {kind.kind} asks the database; make it of unsaved instances")
+        raise NeedsDatabase(f"the sample of {kind.kind} queries the database; make it of unsaved instances")
 
     try:
         with ExitStack() as stack:
@@ -222,6 +199,4 @@ def _without_database(kind: type[Email]) -> Iterator[None]:
                 stack.enter_context(connection.execute_wrapper(refuse))
             yield
     except DatabaseFault as error:  # the database is unavailable
-        raise NeedsDatabase(
-            Step.SAMPLE, f"the sample of {kind.kind} asks the database ({type(error).__name__})"
-        ) from None
+        raise NeedsDatabase(f"the sample of {kind.kind} queries the database ({type(error).__name__})") from None

@@ -14,7 +14,7 @@ METHODS = ("GET", "HEAD", "POST")
 @csrf_exempt  # the secret link is the permission; a mail client has no cookie and no CSRF token
 @never_cache
 def unsubscribe(request: HttpRequest, token: str) -> HttpResponse:
-    """Unsubscribe on POST, or subscribe again if the form has the field `return`.
+    """Unsubscribe on POST, or subscribe again if the form has the field `resubscribe`.
 
     GET only shows a button, because mail scanners follow links. POST answers with a page, because mail clients do not
     follow redirects. A second POST changes nothing.
@@ -30,7 +30,7 @@ def unsubscribe(request: HttpRequest, token: str) -> HttpResponse:
     if request.method != "POST":
         state = "unsubscribed" if subscriptions.is_unsubscribed(membership) else "subscribed"
         return _page(request, state, membership)
-    if "return" in request.POST:
+    if "resubscribe" in request.POST:
         subscriptions.resubscribe(membership)
         return _page(request, "resubscribed", membership)
     subscriptions.unsubscribe(membership)

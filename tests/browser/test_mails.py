@@ -1,6 +1,6 @@
-"""Every e-mail in Chromium: light, dark, on a phone, in Thai, right to left, without images.
+"""Every e-mail in a real Chromium: light, dark, on a phone, in Thai, right to left, without images.
 
-SCREENSHOTS=/some/folder make test ARGS=tests/browser/test_mails.py       # keeps a picture of each
+SCREENSHOTS=/some/folder make test ARGS=tests/browser/test_mails.py       # saves a screenshot of each
 """
 
 import base64
@@ -28,20 +28,20 @@ KINDS = {
 } | {"showcase": Showcase}
 MAIL = "http://mail.invalid/"
 OF_PAGES = {"region", "landmark-one-main"}
-"""Rules of axe for whole pages; a mail is shown inside the page of a mail client."""
+"""Rules of axe for whole pages; a mail is a part of the mail client's page."""
 
-APPEARANCES: dict[str, dict[str, Any]] = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "light": {},
     "dark": {"color_scheme": "dark"},
     "phone": {"viewport": {"width": 360, "height": 780}},
     "thai": {"language": "th"},
     "rtl": {"language": "he"},
-    "no-pictures": {"pictures": False},
+    "no-images": {"images": False},
 }
 
 
 def picture() -> bytes:
-    """A PNG of two colors, instead of the image in the mail."""
+    """A PNG of two colors, which stands for the inline image of a mail."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -52,15 +52,15 @@ def picture() -> bytes:
 
 
 class Reader:
-    """A mail client, reduced to what matters: it shows the HTML, and pictures that came along, unless they are off."""
+    """A minimal mail client: it shows the HTML, and inline images unless they are off."""
 
-    def __init__(self, page: Page, *, pictures: bool) -> None:
-        self.page, self.pictures = page, pictures
+    def __init__(self, page: Page, *, images: bool) -> None:
+        self.page, self.images = page, images
         self.asked_for: list[str] = []
         page.route("**/*", self._answer)
 
     def show(self, html: str) -> None:
-        source = f"data:image/png;base64,{base64.b64encode(picture()).decode()}" if self.pictures else "data:,"
+        source = f"data:image/png;base64,{base64.b64encode(picture()).decode()}" if self.images else "data:,"
         self.html = html.replace('src="cid:parcel"', f'src="{source}"')
         self.page.goto(MAIL)
 
@@ -72,30 +72,31 @@ class Reader:
             route.abort()
 
 
-LEAVE_URL = "https://shop.example/unsubscribe/abc/"
+UNSUBSCRIBE_URL = "https://shop.example/unsubscribe/abc/"
 
 
 def render(kind: type[Email], language: str) -> templates.Content:
     sample = kind.sample()
     recipient = Recipient(sample.recipient().address, "Ann Example", language)
-    return templates.render(sample, recipient, unsubscribe_url=LEAVE_URL if kind.stream or kind is Showcase else "")
+    url = UNSUBSCRIBE_URL if kind.stream or kind is Showcase else ""
+    return templates.render(sample, recipient, unsubscribe_url=url)
 
 
-@pytest.mark.parametrize("appearance", APPEARANCES)
-def test_every_mail_renders_well(appearance: str, new_page: Callable[..., Page]) -> None:
-    options = dict(APPEARANCES[appearance])
-    language, pictures = options.pop("language", "en"), options.pop("pictures", True)
-    reader = Reader(new_page(**{"viewport": {"width": 800, "height": 900}} | options), pictures=pictures)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_mail_is_accessible_and_fits_the_screen(variant: str, new_page: Callable[..., Page]) -> None:
+    options = dict(VARIANTS[variant])
+    language, images = options.pop("language", "en"), options.pop("images", True)
+    reader = Reader(new_page(**{"viewport": {"width": 800, "height": 900}} | options), images=images)
     page, width = reader.page, options.get("viewport", {"width": 800})["width"]
 
     for name, kind in KINDS.items():
         reader.show(render(kind, language).html)
         if SCREENSHOTS:
-            page.screenshot(path=Path(SCREENSHOTS) / f"{name}-{appearance}.png", full_page=True)
+            page.screenshot(path=Path(SCREENSHOTS) / f"{name}-{variant}.png", full_page=True)
 
         assert page.get_by_role("heading", level=1).count() == 1
         assert page.locator("html").get_attribute("lang") == language
-        if appearance == "light" or kind is Showcase:  # it has every part and every color
+        if variant == "light" or kind is Showcase:  # the showcase has every part and every color
             check_accessibility(page, name)
         page.set_viewport_size({"width": 320, "height": 700})
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{name} is too wide for 320 px"
@@ -104,7 +105,7 @@ def test_every_mail_renders_well(appearance: str, new_page: Callable[..., Page])
 
 
 def check_accessibility(page: Page, name: str) -> None:
-    """Nothing that axe complains about; it computes each contrast, and is content with AA."""
+    """Assert that axe finds no violation; it also computes contrasts (WCAG AA)."""
     report = Axe().run(page, options={"rules": {rule: {"enabled": False} for rule in OF_PAGES}})
     assert report.violations_count == 0, f"{name}\n{report.generate_report()}"
     contrast = next(each for each in report.response["passes"] if each["id"] == "color-contrast")

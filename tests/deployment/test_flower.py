@@ -1,4 +1,4 @@
-"""Flower beside a real worker: behind a password, read-only, and with nothing personal to show."""
+"""Flower with a real worker: password, read-only, and no personal data."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from tests.stack import BIN, PROJECT, Stack
 LOGIN = ("operator", "flower")
 
 
-def test_the_task_is_found_in_flower_behind_a_password_and_read_only(sink: Sink) -> None:
+def test_flower_shows_the_task_behind_a_password_and_read_only(sink: Sink) -> None:
     with Stack(new_directory("flower"), sink) as stack:
         stack.start("flower", "worker")
         flower = f"http://127.0.0.1:{stack.flower_port}"

@@ -184,7 +184,7 @@ def test_a_sample_that_queries_the_database_is_a_warning(make: Callable[..., typ
     [only] = kinds.check_kind(make(**attributes))
 
     assert (only.id, only.level) == ("mailer.W001", django_checks.WARNING)
-    assert "the sample of tests.Odd asks the database; make it of unsaved instances" in only.msg
+    assert "the sample of tests.Odd queries the database; make it of unsaved instances" in only.msg
     assert User.objects.count() == 0  # and the connection is unchanged
 
 
@@ -251,7 +251,7 @@ def test_a_check_works_while_the_database_is_away(shop: Callable[..., subprocess
     done = shop("check", "postgres://nobody@127.0.0.1:1/none")
 
     assert done.returncode == 0, done.stderr
-    assert "shop.Asking: (mailer.W001) It was not checked: the sample of shop.Asking asks the database" in done.stderr
+    assert "(mailer.W001) It was not checked: the sample of shop.Asking queries the database" in done.stderr
 
 
 # --- What ships

@@ -10,7 +10,7 @@ from mailer.models import Message, State, Suppression
 
 
 class Command(BaseCommand):
-    help = "Show the number of messages in each state, and the age of the oldest due message."
+    help = "Show the number of messages in each state, and the age of the oldest due one. Example: mail_status --json"
     requires_system_checks = ()  # must work while one kind of e-mail is broken
 
     def add_arguments(self, parser: ArgumentParser) -> None:

@@ -1,5 +1,4 @@
 from argparse import ArgumentParser
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +10,21 @@ from mailer.composing import previews
 from mailer.composing.previews import NoPreview, Preview
 from mailer.email import UnknownKind
 
-FORMATS: dict[str, tuple[str, Callable[[Preview], bytes]]] = {
-    "text": (".txt", lambda preview: preview.text.encode()),
-    "html": (".html", lambda preview: preview.page.encode()),
-    "raw": (".eml", lambda preview: preview.source),
-}
-"""Each format's file suffix and content."""
+SUFFIXES = {"text": ".txt", "html": ".html", "raw": ".eml"}
+"""The suffix of each format's file."""
 
 
 class Command(BaseCommand):
     help = (
         "Preview an e-mail from its sample, without database or mail server. Without options, print header and text; "
-        "with --all, write every kind in every language into a folder."
+        "with --all, write every kind in every language into a folder. Example: preview_email VerifyAddress --language th"
     )
     requires_system_checks = ()  # must work while another kind is broken
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("kind", nargs="?", metavar="KIND", help="such as accounts.VerifyAddress, or VerifyAddress")
+        parser.add_argument("kind", nargs="?", metavar="KIND", help="accounts.VerifyAddress, or only VerifyAddress")
         parser.add_argument("--language", choices=previews.languages(), help="default: the site's language")
-        parser.add_argument("--format", choices=list(FORMATS), help="print only this format")
+        parser.add_argument("--format", choices=list(SUFFIXES), help="print only this format")
         parser.add_argument("--output", type=Path, metavar="PATH", help="a file, or a folder for .txt, .html and .eml")
         parser.add_argument("--list", action="store_true", help="list the kinds")
         parser.add_argument("--all", action="store_true", help="all kinds and languages, with index.html (./previews)")
@@ -58,16 +53,13 @@ class Command(BaseCommand):
             self.stdout.write(f"{kind.kind:<{width}}  {previews.summary(kind)}")
 
     def _show(self, preview: Preview, *, format: str | None, output: Path | None, **_: Any) -> None:  # noqa: A002
+        suffix = SUFFIXES[format] if format else ""
         if output is None:
-            self.stdout.write(
-                _as_text(preview) if format is None else FORMATS[format][1](preview).decode("utf-8", "replace")
-            )
+            self.stdout.write(preview.files[suffix].decode("utf-8", "replace") if suffix else _as_text(preview))
         elif output.is_dir() or not output.suffix:
-            for path in _write(preview, output, [format] if format else list(FORMATS)):
-                self.stdout.write(str(path))
+            self.stdout.writelines(f"{path}\n" for path in _write(preview, output, suffix))
         else:
-            of_suffix = next((name for name, (suffix, _) in FORMATS.items() if suffix == output.suffix), "raw")
-            output.write_bytes(FORMATS[format or of_suffix][1](preview))
+            output.write_bytes(preview.files.get(suffix or output.suffix, preview.source))
             self.stdout.write(str(output))
 
     def _write_all(self, folder: Path, language: str | None) -> None:
@@ -82,13 +74,12 @@ class Command(BaseCommand):
                     faults.append(f"{kind.kind} in {each!r}: {error}")
                     cells.append(None)
             for preview in filter(None, cells):
-                _write(preview, folder, list(FORMATS))
+                _write(preview, folder)
             rows.append({"kind": kind.kind, "summary": previews.summary(kind), "previews": cells})
         folder.mkdir(parents=True, exist_ok=True)
         index = folder / "index.html"
-        index.write_text(
-            render_to_string("mailer/previews.html", {"rows": rows, "languages": languages, "faults": faults})
-        )
+        context = {"rows": rows, "languages": languages, "faults": faults}
+        index.write_text(render_to_string("mailer/previews.html", context))
         self.stdout.write(f"{len(rows)} kinds in {', '.join(languages)}: open {index}")
         if faults:
             raise CommandError("No preview of:\n" + "\n".join(faults))
@@ -105,16 +96,17 @@ def _as_text(preview: Preview) -> str:
             *(f"{name:<{width}} {value}" for name, value in headers),
             f"\n{preview.text.strip() or '(no text, only HTML)'}\n",
             *(f"[file] {name} ({kind}, {filesizeformat(size)})" for name, kind, size in preview.attachments),
-            f"[{preview.kind.kind}, {preview.language}: {filesizeformat(preview.size)}, {html}]",
+            f"[{preview.kind.kind}, {preview.language}: {filesizeformat(len(preview.source))}, {html}]",
         ]
     )
 
 
-def _write(preview: Preview, folder: Path, formats: list[str]) -> list[Path]:
+def _write(preview: Preview, folder: Path, only: str = "") -> list[Path]:
+    """Write its files, or only the one with this suffix."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for suffix, content in map(FORMATS.__getitem__, formats):
-        path = folder / f"{preview.name}{suffix}"
-        path.write_bytes(content(preview))
-        paths.append(path)
-    return paths
+    contents = {
+        folder / (preview.name + suffix): preview.files[suffix] for suffix in ([only] if only else preview.files)
+    }
+    for path, content in contents.items():
+        path.write_bytes(content)
+    return list(contents)

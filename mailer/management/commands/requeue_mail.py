@@ -2,6 +2,7 @@ from argparse import ArgumentParser
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
+from django.template.defaultfilters import pluralize
 
 from mailer import outbox
 from mailer.email import KINDS
@@ -9,13 +10,13 @@ from mailer.models import Message, State
 
 
 class Command(BaseCommand):
-    help = "Retry held or failed messages, by id or all of one kind or state."
+    help = "Retry held or failed messages, by id, kind or state. Example: requeue_mail --kind accounts.VerifyAddress"
     requires_system_checks = ()  # must work while one kind of e-mail is broken
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("ids", nargs="*", type=int, metavar="ID")
+        parser.add_argument("ids", nargs="*", type=int, metavar="ID", help="the number of a message")
         parser.add_argument("--state", choices=[State.HELD.value, State.FAILED.value])
-        parser.add_argument("--kind", help="such as accounts.VerifyAddress")
+        parser.add_argument("--kind", help="only messages of this kind")
 
     def handle(self, *args: Any, ids: list[int], state: str | None, kind: str | None, **options: Any) -> None:
         if not (ids or state or kind):
@@ -28,4 +29,4 @@ class Command(BaseCommand):
         done = outbox.retry(messages, reason="retried by manage.py requeue_mail")
         if ids and done < len(set(ids)):
             self.stderr.write(f"{len(set(ids)) - done} skipped: not held or failed, or not found.")
-        self.stdout.write(f"{done} messages queued again.")
+        self.stdout.write(f"{done} message{pluralize(done)} queued again.")

@@ -9,7 +9,7 @@ from mailer.emails import TestEmail
 
 
 class Command(BaseCommand):
-    help = "Send a test e-mail to ADDRESS through outbox, broker, worker and transport."
+    help = "Send a test e-mail through outbox, broker, worker and transport. Example: send_test_email ann@example.com"
     requires_system_checks = ()  # must work while one kind of e-mail is broken
 
     def add_arguments(self, parser: ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""The fixture that a project's own tests ask for its mail."""
+"""The pytest fixture `outbox` for the tests of a project."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -19,7 +19,7 @@ from tests.mailer.kinds import Broken, Plain, Receipt, Shared
 ROOT = Path(__file__).parents[3]
 
 
-def test_it_shows_uncommitted_messages_but_not_those_rolled_back(outbox: Outbox, user: User) -> None:
+def test_uncommitted_messages_are_listed_and_rolled_back_ones_are_not(outbox: Outbox, user: User) -> None:
     with pytest.raises(ZeroDivisionError), transaction.atomic():
         mailer_outbox.enqueue(Receipt(user))
         assert [message.kind for message in outbox.messages] == ["tests.Receipt"]
@@ -32,14 +32,14 @@ def test_it_shows_uncommitted_messages_but_not_those_rolled_back(outbox: Outbox,
 
 
 @pytest.mark.django_db(transaction=True)
-def test_it_works_where_transactions_do_commit(outbox: Outbox, user: User) -> None:
+def test_it_works_in_tests_that_commit(outbox: Outbox, user: User) -> None:
     mailer_outbox.enqueue(Plain(user))
 
     assert [message.state for message in outbox.deliver()] == [State.SENT]
     assert [sent.to for sent in mail.outbox] == [["Ann <ann@example.com>"]]
 
 
-def test_a_message_can_be_looked_at_before_it_is_sent(outbox: Outbox, user: User) -> None:
+def test_a_message_can_be_built_before_it_is_sent(outbox: Outbox, user: User) -> None:
     mailer_outbox.enqueue(Shared(user, "see http://localhost:8000/a?b=c.", hidden=["bob@example.com"]))
 
     seen = outbox.mail(outbox.only(Shared))
@@ -53,7 +53,7 @@ def test_a_message_can_be_looked_at_before_it_is_sent(outbox: Outbox, user: User
     assert mail.outbox == []
 
 
-def test_it_delivers_what_is_due_and_what_would_be_later(outbox: Outbox, user: User) -> None:
+def test_due_messages_are_delivered_and_later_ones_with_after(outbox: Outbox, user: User) -> None:
     mailer_outbox.enqueue(Plain(user, "now"))
     mailer_outbox.enqueue(Plain(user, "soon"), delay=timedelta(seconds=30))
     mailer_outbox.enqueue(Plain(user, "late"), delay=timedelta(hours=3))
@@ -65,7 +65,7 @@ def test_it_delivers_what_is_due_and_what_would_be_later(outbox: Outbox, user: U
     assert len(mail.outbox) == 2
 
 
-def test_what_django_builds_is_enqueued_and_delivered_as_well(outbox: Outbox) -> None:
+def test_send_mail_is_enqueued_and_delivered(outbox: Outbox) -> None:
     send_mail("Hello", "Read http://localhost:8000/.", None, ["ann@example.com"], html_message="<p>Hello</p>")
     assert mail.outbox == []
 
@@ -76,7 +76,7 @@ def test_what_django_builds_is_enqueued_and_delivered_as_well(outbox: Outbox) ->
     assert [sent.subject for sent in mail.outbox] == ["Hello"]
 
 
-def test_a_wrong_number_of_messages_is_reported_with_a_list(outbox: Outbox, user: User) -> None:
+def test_the_error_about_a_missing_message_lists_the_outbox(outbox: Outbox, user: User) -> None:
     with pytest.raises(AssertionError, match=r"expected one tests\.Plain, found 0\. The outbox is empty\."):
         outbox.only(Plain)
     mailer_outbox.enqueue(Broken(user))
@@ -135,12 +135,12 @@ def test_that_fails(outbox):
 
 
 @pytest.mark.parametrize("by", ["option", "conftest"])
-def test_a_project_takes_it_by_an_option_or_in_its_conftest(
+def test_a_project_enables_it_by_an_option_or_in_its_conftest(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
     path, _, _ = ENVIRONMENT["DATABASE_URL"].rpartition("/")
     monkeypatch.setenv("DATABASE_URL", f"{path}/of_a_project_{by}")
-    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")  # no broker is needed
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")  # no broker needed
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     pytester.makepyfile(TESTS)
     if by == "conftest":

@@ -11,12 +11,12 @@ from tests.mailer.kinds import Plain
 from tests.servers import Valkey
 
 
-def test_alive_asks_nobody(client: Client) -> None:
+def test_alive_needs_no_database(client: Client) -> None:
     assert client.get("/healthz").content == b"ok\n"
 
 
 @pytest.mark.django_db(transaction=True)
-def test_ready_tells_of_database_broker_and_backlog(client: Client, user: User, valkey: Valkey) -> None:
+def test_ready_reports_database_broker_and_backlog(client: Client, user: User, valkey: Valkey) -> None:
     assert client.get("/readyz").json() == {"database": True, "broker": True, "oldest_due_seconds": 0.0}
 
     outbox.enqueue(Plain(user))

@@ -91,10 +91,10 @@ def test_a_second_post_changes_nothing(browser: Client, page: str) -> None:
 
 def test_a_recipient_can_subscribe_again(browser: Client, page: str) -> None:
     browser.post(page, {"List-Unsubscribe": "One-Click"})
-    assert 'name="return"' in browser.get(page).content.decode()
+    assert 'name="resubscribe"' in browser.get(page).content.decode()
 
     for _time in range(2):
-        assert "You are subscribed again" in browser.post(page, {"return": "1"}).content.decode()
+        assert "You are subscribed again" in browser.post(page, {"resubscribe": "1"}).content.decode()
         assert not is_unsubscribed()
 
 
@@ -188,7 +188,7 @@ def test_token_and_address_are_not_logged(browser: Client, page: str, monkeypatc
 
     browser.get(page)
     browser.put(page)
-    browser.post(page, {"return": "1"})
+    browser.post(page, {"resubscribe": "1"})
     browser.get(page.rstrip("/")[:-3])
 
     token = page.split("/")[2]
@@ -211,7 +211,7 @@ def test_the_page_does_not_reveal_other_suppressions(browser: Client, page: str)
     Suppression.objects.create(address=ANN, reason="550 5.1.1 no such user")
 
     assert browser.get(page).content == before
-    browser.post(page, {"return": "1"})
+    browser.post(page, {"resubscribe": "1"})
     assert Suppression.objects.filter(address=ANN, stream="").exists()
 
 
