@@ -58,10 +58,7 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):
         ("Times", {"fields": [("created_at", "due_at", "expires_at", "settled_at")]}),
         (
             "Details",
-            {
-                "fields": ["attempts", "answers", "arguments", "claimed_until", "publish_at"],
-                "classes": ["collapse"],
-            },
+            {"fields": ["attempts", "answers", "arguments", "claimed_until", "publish_at"], "classes": ["collapse"]},
         ),
     ]
 
@@ -92,10 +89,6 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):
     def mark_as_delivered(self, request: HttpRequest, queryset: MessageQuerySet) -> None:
         total, done = queryset.count(), outbox.mark_as_delivered(queryset, reason=_by(request, "marked as delivered"))
         self._report(request, total, done, "marked as delivered")
-
-    def has_decide_permission(self, request: HttpRequest) -> bool:
-        """Require the permission to change messages, although the form itself is read-only."""
-        return request.user.has_perm("mailer.change_message")
 
     @admin.action(description="Resend settled messages as new messages", permissions=["decide"])
     def resend(self, request: HttpRequest, queryset: MessageQuerySet) -> None:

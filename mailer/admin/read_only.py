@@ -6,7 +6,11 @@ from django.http import HttpRequest
 
 
 class ReadOnly:
-    """Forbid to add, change or delete rows by hand: only the state machine may."""
+    """Forbid adding, changing and deleting rows by hand: only the state machine may. Actions need a permission."""
+
+    def has_decide_permission(self, request: HttpRequest) -> bool:
+        """Allow actions to users who may change messages, although no form is editable."""
+        return request.user.has_perm("mailer.change_message")
 
     def has_add_permission(self, request: HttpRequest, *args: Any) -> bool:
         return False

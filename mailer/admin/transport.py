@@ -20,7 +20,3 @@ class TransportStateAdmin(ReadOnly, admin.ModelAdmin):
     def probe_now(self, request: HttpRequest, queryset: QuerySet[TransportState]) -> None:
         queryset.exclude(paused_until=None).update(paused_until=timezone.now())
         self.message_user(request, "The next sweep sends one message as a probe.")
-
-    def has_decide_permission(self, request: HttpRequest) -> bool:
-        """Require the permission to change messages."""
-        return request.user.has_perm("mailer.change_message")

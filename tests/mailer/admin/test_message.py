@@ -1,5 +1,7 @@
 """What operators see and may do in the admin."""
 
+from datetime import timedelta
+
 import pytest
 from django.contrib.auth.models import Permission
 from django.test import Client
@@ -12,7 +14,7 @@ from accounts.models import User
 from mailer import outbox
 from mailer.delivery import pipeline
 from mailer.email import Stream
-from mailer.models import DeliveryAttempt, Message, State, Suppression
+from mailer.models import DeliveryAttempt, Message, State, Suppression, TransportState
 from mailer.recipients import subscriptions, suppression
 from mailer.recipients.subscriptions import Membership
 from tests.mailer.kinds import Plain, Raising
@@ -133,6 +135,16 @@ def test_waiting_messages_can_be_cancelled(operator: Client, user: User) -> None
     assert "1 message cancelled" in act(operator, "cancel", message)
     message.refresh_from_db()
     assert (message.state, message.reason) == (State.CANCELLED, "cancelled by operator@example.com")
+
+
+def test_a_paused_transport_is_probed_now(operator: Client) -> None:
+    paused = TransportState.objects.create(alias="transport", paused_until=timezone.now() + timedelta(hours=1))
+    data = {"action": "probe_now", "_selected_action": [paused.pk]}
+
+    page = operator.post(reverse("admin:mailer_transportstate_changelist"), data, follow=True).content.decode()
+
+    assert "The next sweep sends one message as a probe." in page
+    assert TransportState.objects.filter(paused_until__lte=timezone.now()).exists()
 
 
 def test_the_view_permission_does_not_allow_actions(client: Client, user: User) -> None:
