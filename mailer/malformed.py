@@ -6,6 +6,7 @@ list of the broker that nothing reads.
 """
 
 import json
+import re
 from base64 import b64decode
 from datetime import datetime
 from queue import Empty
@@ -22,6 +23,8 @@ ASIDE = "mailer.malformed"
 KEPT = 100
 """Items in that list."""
 
+CONTROL = re.compile(r"^celeryev|pidbox$")
+"""The queues of Celery's events and of its remote control, whose items are not tasks."""
 OPTIONAL_TEXTS = ("argsrepr", "kwargsrepr", "root_id", "parent_id", "group", "shadow", "origin", "lang")
 
 
@@ -112,7 +115,7 @@ class _Delivering:
 
     def _deliver(self, message: Any, queue: str) -> None:
         try:
-            check(message, is_task=not queue.endswith("pidbox"))  # those are Celery's remote control
+            check(message, is_task=not CONTROL.search(queue))
         except Malformed as reason:
             log.error("malformed item put aside", queue=queue, reason=str(reason))
             self._put_aside(message)
@@ -128,21 +131,21 @@ class _Delivering:
 
 
 class Channel(_Checking, redis.Channel):
-    """kombu's own, but for malformed items."""
+    """kombu's channel, which drops items that cannot be read."""
 
 
 class SentinelChannel(_Checking, redis.SentinelChannel):
-    """kombu's own, but for malformed items."""
+    """The same, with Sentinel."""
 
 
 class Transport(_Delivering, redis.Transport):  # type: ignore[misc]
-    """kombu's own, but for malformed items."""
+    """kombu's transport, which puts malformed items aside."""
 
     Channel = Channel
 
 
 class SentinelTransport(_Delivering, redis.SentinelTransport):  # type: ignore[misc]
-    """kombu's own, but for malformed items."""
+    """The same, with Sentinel."""
 
     Channel = SentinelChannel
 
