@@ -1,9 +1,12 @@
 """Database sessions with an owner, so that users can see and end theirs: a model and its store, in one module as Django says.
 
+The table holds a hash of each session's key, so a row that leaks logs nobody in.
+
 https://docs.djangoproject.com/en/6.1/topics/http/sessions/#extending-database-backed-session-engines
 """
 
 from collections.abc import Mapping
+from hashlib import sha256
 from typing import Any
 
 from django.conf import settings
@@ -18,6 +21,11 @@ ORIGIN = "origin"
 """The key of a session under which `describe` stores where and when its owner logged in."""
 
 
+def stored(session_key: str | None) -> str:
+    """Return what the table holds in place of a session's key: 160 bits of its SHA-256."""
+    return sha256((session_key or "").encode()).hexdigest()[:40]
+
+
 class Session(AbstractBaseSession):
     """A session of a browser, logged in or not."""
 
@@ -25,6 +33,9 @@ class Session(AbstractBaseSession):
     browser = models.CharField(max_length=100, blank=True)
     network = models.CharField(max_length=50, blank=True)
     logged_in_at = models.DateTimeField(null=True)
+
+    def __str__(self) -> str:
+        return f"session of user {self.user_id}"
 
     @classmethod
     def get_session_store_class(cls) -> type["SessionStore"]:
@@ -38,8 +49,22 @@ class SessionStore(DatabaseStore):
     def get_model_class(cls) -> type[Session]:
         return Session
 
+    def _get_session_from_db(self) -> Session | None:  # Django's hook; load() calls it
+        row = Session.objects.filter(session_key=stored(self.session_key), expire_date__gt=timezone.now()).first()
+        if row is None:
+            self._session_key = None
+        return row
+
+    def exists(self, session_key: str) -> bool:
+        return super().exists(stored(session_key))
+
+    def delete(self, session_key: str | None = None) -> None:
+        if key := session_key or self.session_key:
+            super().delete(stored(key))
+
     def create_model_instance(self, data: Mapping[str, Any]) -> Any:
         row: Any = super().create_model_instance(dict(data))
+        row.session_key = stored(row.session_key)
         origin = data.get(ORIGIN, {})
         row.user_id = data.get(SESSION_KEY)
         row.browser, row.network = origin.get("browser", ""), origin.get("network", "")
@@ -54,4 +79,4 @@ def describe(session: SessionBase, *, browser: str, network: str) -> None:
 
 def end_sessions(user: Any, *, but: str | None = None) -> int:
     """Log the user out everywhere except in the session with the key `but`. Return the number of sessions ended."""
-    return user.sessions.exclude(session_key=but).delete()[0]  # type: ignore[no-any-return]
+    return user.sessions.exclude(session_key=stored(but)).delete()[0]  # type: ignore[no-any-return]

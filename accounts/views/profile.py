@@ -20,7 +20,7 @@ from accounts.forms import EmailChangeForm, PasswordForm, ProfileForm
 from accounts.links import LinkState
 from accounts.models import User
 from accounts.network import network_of
-from accounts.sessions import end_sessions
+from accounts.sessions import end_sessions, stored
 from accounts.views.common import page_of_link, page_with_form, use_link
 from accounts.views.entering import remember_language
 
@@ -35,7 +35,7 @@ def profile(request: HttpRequest) -> HttpResponse:
         context = {
             "form": form,
             "sessions": user.sessions.filter(expire_date__gt=timezone.now()).order_by("-logged_in_at"),
-            "session_key": request.session.session_key,
+            "session_key": stored(request.session.session_key),
         }
         return render(request, "accounts/profile.html", context)
     # Not form.save(): it writes the whole row and would revert a password reset that happened in between.

@@ -10,6 +10,7 @@ from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
 
 from accounts.models import EmailVerification, User
+from accounts.sessions import Session, SessionStore, stored
 from mailer.models import Message, State
 
 BEFORE = [("accounts", "0002_email_verification"), ("mailer", "0001_outbox")]
@@ -87,3 +88,14 @@ def test_a_process_of_the_previous_release_can_still_write(before: Any) -> None:
     assert (migrated.name, migrated.time_zone, migrated.was_verified) == ("Ann", "", False)
     assert Message.objects.get().answers == {}
     assert migrated.email_verifications.get().expires_at > timezone.now() + timedelta(hours=23)
+
+
+def test_the_key_of_a_session_is_hashed_and_its_browser_stays_logged_in(transactional_db: None) -> None:
+    models = migrate([("accounts", "0006_plain_words")])
+    models.get_model("accounts", "Session").objects.create(
+        session_key="a" * 32, session_data="x", expire_date=timezone.now() + timedelta(days=1)
+    )
+    migrate(newest())
+
+    assert Session.objects.get().session_key == stored("a" * 32)
+    assert SessionStore("a" * 32).exists("a" * 32)

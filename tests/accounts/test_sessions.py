@@ -4,13 +4,15 @@ from datetime import timedelta
 
 import pytest
 import time_machine
+from django.conf import settings
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
 from accounts import sessions
+from accounts.models import User
 from accounts.sessions import Session
-from tests.accounts.steps import is_in, log_in, member
+from tests.accounts.steps import PASSWORD, is_in, log_in, member
 
 pytestmark = pytest.mark.django_db
 
@@ -120,3 +122,41 @@ def test_ending_sessions_returns_their_number() -> None:
 
     assert sessions.end_sessions(user, but=here.session.session_key) == 2
     assert sessions.end_sessions(user) == 1
+
+
+def test_a_row_of_the_table_logs_nobody_in() -> None:
+    user = member()
+    browser = log_in()
+    row = user.sessions.get()
+    thief = Client()
+    thief.cookies[settings.SESSION_COOKIE_NAME] = row.session_key
+
+    assert is_in(browser)
+    assert not is_in(thief)
+    assert browser.cookies[settings.SESSION_COOKIE_NAME].value not in (row.session_key, row.session_data)
+
+
+@pytest.mark.parametrize("page", ["delete", "changelist"], ids=["one user", "in bulk"])
+def test_the_page_before_a_deletion_names_no_key(page: str) -> None:
+    user = member()
+    key = log_in().cookies[settings.SESSION_COOKIE_NAME].value
+    User.objects.create_superuser("root@example.com", PASSWORD)
+    administrator = log_in("root@example.com")
+
+    if page == "delete":
+        answer = administrator.get(reverse("admin:accounts_user_delete", args=[user.pk]))
+    else:
+        form = {"action": "delete_selected", "_selected_action": user.pk}
+        answer = administrator.post(reverse("admin:accounts_user_changelist"), form)
+
+    assert f"session of user {user.pk}" in answer.content.decode().lower()
+    assert key not in answer.content.decode()
+
+
+def test_a_session_that_ends_is_gone_from_the_table() -> None:
+    user = member()
+    browser = log_in()
+
+    browser.post(reverse("logout"))
+
+    assert not user.sessions.exists()
