@@ -20,6 +20,8 @@ LOCAL_PART = _(
 RESERVED = _("This domain is reserved and cannot receive e-mail.")
 DOMAIN = _("After the @ sign, enter a domain that can receive e-mail, for example example.com.")
 
+LONGEST = 254
+"""Characters of an address (RFC 5321, 4.5.3.1.3)."""
 PLAIN = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+")
 """An unquoted local part (RFC 5322, 3.2.3: atext and the dot)."""
 
@@ -29,6 +31,8 @@ def canonical(address: str) -> str:
 
     Raise ValidationError, with the reason, if no mail can be sent to the address.
     """
+    if len(address) > LONGEST:  # before the library, which takes seconds to normalize thousands of combining marks
+        raise ValidationError(_complaint(address), code="invalid")
     try:
         checked = validate_email(address, allow_smtputf8=False, strict=True, check_deliverability=False)
         in_ascii = (checked.ascii_email or "").lower()
@@ -43,7 +47,7 @@ def _complaint(address: str) -> "_StrPromise":
     local, _at, domain = address.rpartition("@")
     if address.count("@") != 1 or not local or not domain:
         return ONE_AT
-    if len(local) > 64 or len(address) > 254:
+    if len(local) > 64 or len(address) > LONGEST:
         return TOO_LONG
     if ".." in address or any(part.startswith(".") or part.endswith(".") for part in (local, domain)):
         return DOTS

@@ -180,7 +180,4 @@ class LogInForm(AuthenticationForm):
 
 
 class StaffLogInForm(LogInForm, AdminAuthenticationForm):
-    """The admin's log-in form, with the same limit on guesses."""
-
-    def confirm_login_allowed(self, user: Any) -> None:
-        AdminAuthenticationForm.confirm_login_allowed(self, user)
+    """The admin's log-in form, with the same checks as the site's."""

@@ -212,3 +212,24 @@ def test_the_canonical_form_is_stable_ascii_and_valid_everywhere(typed: str) -> 
     assert canonical(address) == address
     assert EmailField().clean(address) == address
     assert User._meta.get_field("email").clean(address, None) == address
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        '"a' + "\u0300" * 25_000 + "\u0316" * 25_000 + '" <a@b.co>',
+        "a" + "\u0316\u0300" * 30_000 + "@example.com",
+        "a@" + "\u0316\u0300" * 30_000,
+        "(" * 60_000 + "a@example.com",
+        "a@" + "b." * 40_000 + "example",
+    ],
+    ids=["display name", "local part", "domain", "comments", "labels"],
+)
+def test_a_long_text_is_refused_before_the_library_reads_it(typed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(*_: object, **__: object) -> None:
+        raise AssertionError("it takes seconds for thousands of combining marks")
+
+    monkeypatch.setattr("accounts.addresses.validate_email", read)
+
+    with pytest.raises(ValidationError):
+        canonical(typed)

@@ -1,7 +1,7 @@
 """Attacks on other users' accounts that worked once."""
 
 import pytest
-from django.contrib.auth.models import Permission
+from django.contrib.auth.models import Group, Permission
 from django.core.mail import send_mail
 from django.test import Client
 from django.urls import reverse
@@ -197,3 +197,28 @@ def test_no_name_prevents_the_notice_of_a_changed_address(smtp: Sink) -> None:
         ("accounts.ConfirmNewAddress", change.new_address): State.SENT,
         ("accounts.AddressChangeRequested", ANN): State.SENT,
     }
+
+
+@pytest.mark.parametrize("action", ["add", "change", "delete"])
+def test_only_a_superuser_gives_permissions_through_a_group(action: str) -> None:
+    group = Group.objects.create(name="support")
+    browser = staff("view_group", "add_group", "change_group", "delete_group")
+    page = reverse(f"admin:auth_group_{action}", args=[] if action == "add" else [group.pk])
+    every = list(Permission.objects.values_list("pk", flat=True))
+
+    answer = browser.post(page, {"name": "support", "permissions": every, "post": "yes"})
+
+    assert answer.status_code == 403
+    assert not Permission.objects.filter(group__isnull=False).exists()
+    assert Group.objects.count() == 1
+
+
+@pytest.mark.parametrize("page", ["login", "admin:login"])
+def test_staff_with_an_unverified_address_log_in_nowhere(page: str) -> None:
+    user = member()
+    User.objects.filter(pk=user.pk).update(is_staff=True, email_verified_at=None)
+    browser = Client()
+
+    browser.post(reverse(page), {"username": ANN, "password": PASSWORD})
+
+    assert not is_in(browser)
