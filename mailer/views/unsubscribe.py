@@ -1,5 +1,8 @@
 """The page to unsubscribe from a stream or to subscribe again. Mail clients post to it too (RFC 2369, RFC 8058)."""
 
+from datetime import timedelta
+
+from django.core.signing import BadSignature, TimestampSigner
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.cache import never_cache
@@ -9,6 +12,8 @@ from mailer.recipients import subscriptions
 from mailer.recipients.subscriptions import BrokenLink, Membership
 
 METHODS = ("GET", "HEAD", "POST")
+PAGE_LIFETIME = timedelta(hours=1)
+"""How long the button to subscribe again works after the page was shown."""
 
 
 @csrf_exempt  # the secret link is the permission; a mail client has no cookie and no CSRF token
@@ -17,7 +22,7 @@ def unsubscribe(request: HttpRequest, token: str) -> HttpResponse:
     """Unsubscribe on POST, or subscribe again if the form has the field `resubscribe`.
 
     GET only shows a button, because mail scanners follow links. POST answers with a page, because mail clients do not
-    follow redirects. A second POST changes nothing.
+    follow redirects. A second POST changes nothing. Without the token of our page, `resubscribe` counts as unsubscribing.
     """
     if request.method not in METHODS:
         response = _page(request, "problem", status=405)
@@ -30,7 +35,7 @@ def unsubscribe(request: HttpRequest, token: str) -> HttpResponse:
     if request.method != "POST":
         state = "unsubscribed" if subscriptions.is_unsubscribed(membership) else "subscribed"
         return _page(request, state, membership)
-    if "resubscribe" in request.POST:
+    if "resubscribe" in request.POST and _is_of_our_page(request.POST["resubscribe"], membership):
         subscriptions.resubscribe(membership)
         return _page(request, "resubscribed", membership)
     subscriptions.unsubscribe(membership)
@@ -41,9 +46,22 @@ def _page(request: HttpRequest, state: str, membership: Membership | None = None
     context = {"state": state}
     if membership:
         context |= {"stream": membership.stream.label, "address": _masked(membership.address)}
+        context |= {"page_token": _signer(membership).sign("page")}
     response = render(request, "mailer/unsubscribe.html", context, status=status)
     response["Referrer-Policy"] = "strict-origin"  # the URL of this page is a secret
     return response
+
+
+def _is_of_our_page(page_token: str, membership: Membership) -> bool:
+    """Whether the button of our own page was pressed, not a form of another site that knows the link."""
+    try:
+        return _signer(membership).unsign(page_token, max_age=PAGE_LIFETIME) == "page"
+    except BadSignature:
+        return False
+
+
+def _signer(membership: Membership) -> TimestampSigner:
+    return TimestampSigner(salt=f"mailer.resubscribe:{membership.stream.name}:{membership.address}")
 
 
 def _masked(address: str) -> str:

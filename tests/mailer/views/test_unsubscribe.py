@@ -1,13 +1,16 @@
 """The unsubscribe page, for people, mail clients, scanners and attackers."""
 
 import logging
+from datetime import timedelta
 from io import StringIO
 from typing import Any, ClassVar
 
 import pytest
+import time_machine
 from django.test import Client
 from django.test.client import BOUNDARY, MULTIPART_CONTENT, encode_multipart
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from pytest_django import Settings
 from structlog.stdlib import ProcessorFormatter
@@ -45,6 +48,10 @@ def page() -> str:
 
 def is_unsubscribed() -> bool:
     return subscriptions.is_unsubscribed(Membership(ANN, OFFERS))
+
+
+def page_token(browser: Client, page: str) -> str:
+    return str(browser.get(page).context["page_token"])
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
@@ -94,7 +101,10 @@ def test_a_recipient_can_subscribe_again(browser: Client, page: str) -> None:
     assert 'name="resubscribe"' in browser.get(page).content.decode()
 
     for _time in range(2):
-        assert "You are subscribed again" in browser.post(page, {"resubscribe": "1"}).content.decode()
+        assert (
+            "You are subscribed again"
+            in browser.post(page, {"resubscribe": page_token(browser, page)}).content.decode()
+        )
         assert not is_unsubscribed()
 
 
@@ -188,7 +198,7 @@ def test_token_and_address_are_not_logged(browser: Client, page: str, monkeypatc
 
     browser.get(page)
     browser.put(page)
-    browser.post(page, {"resubscribe": "1"})
+    browser.post(page, {"resubscribe": page_token(browser, page)})
     browser.get(page.rstrip("/")[:-3])
 
     token = page.split("/")[2]
@@ -211,7 +221,7 @@ def test_the_page_does_not_reveal_other_suppressions(browser: Client, page: str)
     Suppression.objects.create(address=ANN, reason="550 5.1.1 no such user")
 
     assert browser.get(page).content == before
-    browser.post(page, {"resubscribe": "1"})
+    browser.post(page, {"resubscribe": page_token(browser, page)})
     assert Suppression.objects.filter(address=ANN, stream="").exists()
 
 
@@ -230,3 +240,30 @@ def test_markup_in_an_address_is_text(browser: Client) -> None:
     page = reverse("unsubscribe", args=[subscriptions.token('"x"@<b>evil</b>.example', OFFERS)])
 
     assert "<b>" not in browser.get(page).content.decode()
+
+
+@pytest.mark.parametrize("value", ["", "1", "page", "page:1vOQ1P:x"])
+def test_another_site_subscribes_nobody_again(page: str, value: str) -> None:
+    browser = Client()
+    browser.post(page, {"List-Unsubscribe": "One-Click"})
+
+    answer = browser.post(page, {"resubscribe": value})
+
+    assert "You are unsubscribed" in answer.content.decode()
+    assert is_unsubscribed()
+
+
+def test_the_token_of_a_page_works_for_an_hour_and_for_its_own_link(page: str) -> None:
+    browser = Client()
+    other = reverse("unsubscribe", args=[subscriptions.token("bob@example.com", OFFERS)])
+    for address in (page, other):
+        browser.post(address, {"List-Unsubscribe": "One-Click"})
+
+    browser.post(page, {"resubscribe": page_token(browser, other)})
+    assert is_unsubscribed()
+    token = page_token(browser, page)
+    with time_machine.travel(timezone.now() + timedelta(hours=2)):
+        browser.post(page, {"resubscribe": token})
+    assert is_unsubscribed()
+    browser.post(page, {"resubscribe": token})
+    assert not is_unsubscribed()
