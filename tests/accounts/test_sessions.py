@@ -8,6 +8,7 @@ from django.conf import settings
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
+from pytest_django import Settings
 
 from accounts import sessions
 from accounts.models import User
@@ -160,3 +161,16 @@ def test_a_session_that_ends_is_gone_from_the_table() -> None:
     browser.post(reverse("logout"))
 
     assert not user.sessions.exists()
+
+
+def test_a_session_outlives_the_rotation_of_the_key(settings: Settings) -> None:
+    member()
+    browser = log_in()
+
+    settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS = "another" * 10, [settings.SECRET_KEY]
+    rotated = is_in(browser)
+    fresh = log_in()
+    settings.SECRET_KEY_FALLBACKS = []
+
+    assert rotated
+    assert is_in(fresh)
