@@ -45,7 +45,6 @@ def configure(*, level: str, as_json: bool) -> dict[str, Any]:
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=False,
     )
     rendering: list[Processor] = (
         [structlog.processors.format_exc_info, Masking(structlog.processors.JSONRenderer(ensure_ascii=False))]
