@@ -122,8 +122,7 @@ PASSWORD_RESET_TIMEOUT = 3600
 SESSION_ENGINE = "accounts.sessions"
 RATE_LIMITS_URL, RATE_LIMITS_OPTIONS = broker.limits_url, broker.limits_options
 LOGIN_URL = "login"
-LOGIN_REDIRECT_URL = "home"
-LOGOUT_REDIRECT_URL = "home"
+LOGIN_REDIRECT_URL = LOGOUT_REDIRECT_URL = "home"
 
 # --- Security --------------------------------------------------------------------------------------------------------
 
