@@ -114,7 +114,7 @@ def _postgres(data_dir: Path, binary: str, *arguments: str) -> Command:
 
 def _system_user() -> pwd.struct_passwd:
     useradd = shutil.which("useradd", path="/usr/sbin:/sbin:/usr/bin:/bin")
-    complaint = "useradd is missing"
+    complaint = "it is not installed"
     for _ in range(50):  # useradd fails while another process makes the same user
         with suppress(KeyError):
             return pwd.getpwnam(SYSTEM_USER)
@@ -124,7 +124,7 @@ def _system_user() -> pwd.struct_passwd:
         complaint = subprocess.run(command, check=False, capture_output=True, text=True).stderr.strip()
         time.sleep(0.1)
     raise CannotStart(
-        f"PostgreSQL does not run as root, and could not make the user {SYSTEM_USER} for it: {complaint}. "
+        f"PostgreSQL does not run as root, and useradd could not make the user {SYSTEM_USER} for it: {complaint}. "
         "Run this as another user, or set DATABASE_URL."
     )
 
