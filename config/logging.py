@@ -6,6 +6,7 @@ All loggers use the standard library's handlers, so the lines of Django, Celery 
 from typing import Any
 
 import structlog
+from structlog import stdlib
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from mailer.text import mask
@@ -27,9 +28,9 @@ class Masking:
 
 SHARED: list[Processor] = [
     structlog.contextvars.merge_contextvars,
-    structlog.stdlib.add_log_level,
-    structlog.stdlib.add_logger_name,
-    structlog.stdlib.PositionalArgumentsFormatter(),
+    stdlib.add_log_level,
+    stdlib.add_logger_name,
+    stdlib.PositionalArgumentsFormatter(),
     structlog.processors.TimeStamper(fmt="iso", utc=True),
     structlog.processors.StackInfoRenderer(),
 ]
@@ -38,14 +39,9 @@ SHARED: list[Processor] = [
 def configure(*, level: str, as_json: bool) -> dict[str, Any]:
     """Configure structlog. Return the matching LOGGING dictionary for Django and gunicorn."""
     structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *SHARED,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=False,
+        processors=[stdlib.filter_by_level, *SHARED, stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=stdlib.LoggerFactory(),
+        wrapper_class=stdlib.BoundLogger,
     )
     rendering: list[Processor] = (
         [structlog.processors.format_exc_info, Masking(structlog.processors.JSONRenderer(ensure_ascii=False))]
@@ -58,9 +54,9 @@ def configure(*, level: str, as_json: bool) -> dict[str, Any]:
         "disable_existing_loggers": False,
         "formatters": {
             "structured": {
-                "()": structlog.stdlib.ProcessorFormatter,
+                "()": stdlib.ProcessorFormatter,
                 "foreign_pre_chain": SHARED,
-                "processors": [structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
+                "processors": [stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
             }
         },
         "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "structured"}},

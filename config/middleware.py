@@ -6,17 +6,16 @@ from collections.abc import Callable
 import structlog
 from django.core.exceptions import BadRequest
 from django.http import HttpRequest, HttpResponse
+from django.utils.deprecation import MiddlewareMixin
 
 log = structlog.get_logger("access")
 PROBES = {"healthz", "readyz"}
-
-GetResponse = Callable[[HttpRequest], HttpResponse]
 
 
 class AccessLogMiddleware:
     """Log one line per request with its route. A path may hold a code or an address; a route holds neither."""
 
-    def __init__(self, get_response: GetResponse) -> None:
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
@@ -30,14 +29,10 @@ class AccessLogMiddleware:
         return response
 
 
-class NulMiddleware:
+class NulMiddleware(MiddlewareMixin):
     """Refuse NUL characters in addresses and cookies, which PostgreSQL cannot store. Form fields refuse them already."""
 
-    def __init__(self, get_response: GetResponse) -> None:
-        self.get_response = get_response
-
-    def __call__(self, request: HttpRequest) -> HttpResponse:
+    def process_request(self, request: HttpRequest) -> None:
         values = (request.path, *request.COOKIES.values(), *(v for values in request.GET.lists() for v in values[1]))
         if any("\0" in value for value in values):
             raise BadRequest("a NUL character")
-        return self.get_response(request)

@@ -109,28 +109,20 @@ LANGUAGE_CODE = "en"
 LANGUAGES = [("en", "English"), ("th", "ไทย")]
 LOCALE_PATHS = [BASE_DIR / "locale"]
 TIME_ZONE = "UTC"
-USE_TZ = True
-DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # --- Accounts --------------------------------------------------------------------------------------------------------
 
 AUTH_USER_MODEL = "accounts.User"
 AUTH_PASSWORD_VALIDATORS = [
-    {"NAME": f"django.contrib.auth.password_validation.{name}"}
-    for name in (
-        "UserAttributeSimilarityValidator",
-        "MinimumLengthValidator",
-        "CommonPasswordValidator",
-        "NumericPasswordValidator",
-    )
+    {"NAME": f"django.contrib.auth.password_validation.{name}Validator"}
+    for name in ("UserAttributeSimilarity", "MinimumLength", "CommonPassword", "NumericPassword")
 ]
 AUTH_PASSWORD_VALIDATORS.append({"NAME": "accounts.password_length.MaximumLengthValidator"})
 PASSWORD_RESET_TIMEOUT = 3600
 SESSION_ENGINE = "accounts.sessions"
 RATE_LIMITS_URL, RATE_LIMITS_OPTIONS = broker.limits_url, broker.limits_options
 LOGIN_URL = "login"
-LOGIN_REDIRECT_URL = "home"
-LOGOUT_REDIRECT_URL = "home"
+LOGIN_REDIRECT_URL = LOGOUT_REDIRECT_URL = "home"
 
 # --- Security --------------------------------------------------------------------------------------------------------
 
@@ -152,9 +144,7 @@ SECURE_SSL_REDIRECT = over_https
 SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$"]  # probes ask for these inside the network
 SECURE_HSTS_SECONDS = 365 * 86_400 if over_https else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = over_https
-SECURE_REFERRER_POLICY = "same-origin"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = over_https
-X_FRAME_OPTIONS = "DENY"
 
 # --- Servers ---------------------------------------------------------------------------------------------------------
 

@@ -1,12 +1,12 @@
 """`make start`, `make restart` and `make stop`: `python -m local start`."""
 
 import fcntl
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
 from types import FrameType
 
@@ -37,79 +37,64 @@ def start() -> int:
     """Run everything in the foreground until Ctrl-C, SIGTERM or `make stop`."""
     STATE.mkdir(mode=0o700, exist_ok=True)
     with (STATE / "lock").open("w") as lock:
+        if supervision.is_running():  # perhaps without its `make start`, which was killed
+            print("Postcommit is running already in this checkout; make stop stops it.")
+            print(_table(environment.in_force()))
+            return 0
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return _already_started()
-        if supervision.running():  # its `make start` was killed
-            return _already_started()
+            raise CannotStart("Another make start is at work in this checkout: wait for it, or stop it.") from None
         given = environment.given()
         ports = environment.ports(given)
         environment.check_free(ports)
         _on_signals(_interrupt)
         with socket_dir(STATE / "run") as sockets:
-            everything = _prepare(given, ports, sockets)
-            with closing(Follower({program.name: log_of(program.name) for program in everything})) as logs:
-                return _run(everything, ports, sockets, logs)
+            everything = programs(given, ports, sockets)
+            if "DATABASE_URL" not in given:
+                servers.prepare_postgres(STATE / "postgres", sockets)
+            if "REDIS_URL" not in given:
+                (STATE / "valkey").mkdir(mode=0o700, exist_ok=True)
+            environment.write(environment.generated(given, environment.read(environment.ENV_FILE), ports, sockets))
+            write_configuration(everything, sockets)
+            return _run(everything, ports, sockets)
 
 
 def restart() -> int:
     """Restart the processes that run the project's code. Servers and inbox go on, so no mail is lost."""
-    supervisor = supervision.running()
-    if not supervisor:
+    if not supervision.is_running():
         raise CannotStart("Postcommit is not running here: make start starts it.")
     ports = environment.ports(environment.read(environment.ENV_FILE))
     for name in RESTARTED:
-        began = time.monotonic()
-        supervisor.stop(name)
-        wait_until_ready(supervisor, {name: supervisor.start(name)}, ports)
-        print(f"{name} restarted in {time.monotonic() - began:.1f} s", flush=True)
+        supervision.stop(name)
+        wait_until_ready({name: supervision.start(name)}, ports)
+        print(f"{name} restarted", flush=True)
     return 0
 
 
 def stop() -> int:
     """Stop everything in order, from any terminal, and wait for the end."""
-    supervisor = supervision.running()
-    if not supervisor:
+    if not supervision.is_running():
         print("Postcommit is not running here.")
         return 0
-    began = time.monotonic()
     print(STOPPING, flush=True)
-    supervisor.shut_down()
-    while supervisor.is_there():
-        if time.monotonic() - began > STOP_TIMEOUT:
-            print(f"Not stopped after {STOP_TIMEOUT:g} s; see .local/log/supervisord.log.", file=sys.stderr)
-            return 1
+    supervision.shut_down()
+    deadline = time.monotonic() + STOP_TIMEOUT
+    while supervision.is_running():
+        if time.monotonic() > deadline:
+            raise CannotStart(f"Not stopped after {STOP_TIMEOUT:g} s; see .local/log/supervisord.log.")
         time.sleep(0.1)
-    print(f"Stopped in {time.monotonic() - began:.1f} s.")
+    print("Stopped.")
     return 0
 
 
-def _already_started() -> int:
-    if not supervision.running():
-        raise CannotStart("Another make start is at work in this checkout: wait for it, or stop it.")
-    print("Postcommit is running already in this checkout; make stop stops it.")
-    print(_table(environment.in_force()))
-    return 0
-
-
-def _prepare(given: Mapping[str, str], ports: Mapping[str, int], sockets: Path) -> Sequence[Program]:
-    """Write every file that the processes need."""
-    everything = programs(given, ports, sockets)
-    if "DATABASE_URL" not in given:
-        servers.prepare_postgres(STATE / "postgres", sockets)
-    if "REDIS_URL" not in given:
-        (STATE / "valkey").mkdir(mode=0o700, exist_ok=True)
-    environment.write(environment.generated(given, environment.read(environment.ENV_FILE), ports, sockets))
-    write_configuration(everything, sockets)
-    return everything
-
-
-def _run(everything: Sequence[Program], ports: Mapping[str, int], sockets: Path, logs: Follower) -> int:
+def _run(everything: Sequence[Program], ports: Mapping[str, int], sockets: Path) -> int:
+    logs = Follower({program.name: log_of(program.name) for program in everything})
     failed = False
     daemon = supervision.launch()
     try:
-        password = bring_up(supervision.await_launch(daemon), everything, ports, sockets)
+        supervision.await_launch(daemon)
+        password = bring_up(everything, ports, sockets)
         logs.skip()  # the output of the start stays in the files
         print(_table(environment.in_force(), password))
         print("Ctrl-C here, or make stop elsewhere, stops everything in order.\n", flush=True)
@@ -121,8 +106,12 @@ def _run(everything: Sequence[Program], ports: Mapping[str, int], sockets: Path,
         logs.skip()
         failed = True
     finally:
-        _stop(daemon, logs)
-    return int(failed or daemon.returncode != 0)
+        _on_signals(_ask_to_wait)
+        daemon.terminate()
+        _follow(daemon, logs)
+    died = daemon.returncode != 0
+    print("The supervisor died; its processes may still run." if died else "Stopped.", flush=True)
+    return int(failed or died)
 
 
 def _follow(daemon: "subprocess.Popen[bytes]", logs: Follower) -> None:
@@ -130,17 +119,6 @@ def _follow(daemon: "subprocess.Popen[bytes]", logs: Follower) -> None:
         logs.show()
         time.sleep(0.2)
     logs.show()
-
-
-def _stop(daemon: "subprocess.Popen[bytes]", logs: Follower) -> None:
-    _on_signals(_ask_to_wait)
-    if daemon.poll() is not None:
-        print("Stopped." if daemon.returncode == 0 else "The supervisor died; its processes may still run.", flush=True)
-        return
-    began = time.monotonic()
-    daemon.terminate()
-    _follow(daemon, logs)
-    print(f"Stopped in {time.monotonic() - began:.1f} s.", flush=True)
 
 
 def _on_signals(handler: Callable[[int, FrameType | None], None]) -> None:
@@ -162,9 +140,7 @@ def _ask_to_wait(_: int, __: FrameType | None) -> None:
 def _table(values: Mapping[str, str], password: str | None = None) -> str:
     """Return one line per address. `password` is the administrator's, if this start made one."""
     site = values["SITE_URL"].rstrip("/")
-    python = Path(sys.executable)
-    python = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python
-    new = f"(a new password: {python} manage.py changepassword {ADMIN})"
+    new = f"(a new password: {os.path.relpath(sys.executable)} manage.py changepassword {ADMIN})"
     hint = f"password: {password}  (shown this once)" if password else new
     rows = [
         ("Site", f"{site}/", ""),

@@ -76,32 +76,26 @@ def generated(given: Mapping[str, str], kept: Mapping[str, str], chosen: Mapping
 
     The URLs of the two servers are always included, so that every terminal uses the servers of this start.
     """
-    values = {
+    defaults = {
         "DEBUG": "1",
         "SITE_URL": f"http://localhost:{chosen['WEB_PORT']}",
         "ALLOWED_HOSTS": f"localhost,{ADDRESS}",
         "EMAIL_URL": f"smtp://{ADDRESS}:{chosen['INBOX_SMTP_PORT']}",
         "FLOWER_URL": f"http://localhost:{chosen['FLOWER_PORT']}",
     }
-    server_urls = {
+    return {name: value for name, value in defaults.items() if name not in given} | {
         "DATABASE_URL": given.get("DATABASE_URL", servers.postgres_url(socket_dir)),
         "REDIS_URL": given.get("REDIS_URL", servers.valkey_url(socket_dir / VALKEY_SOCKET)),
-    }
-    secret = {
         "SECRET_KEY": kept.get("SECRET_KEY") or secrets.token_urlsafe(48),
         "FLOWER_BASIC_AUTH": kept.get("FLOWER_BASIC_AUTH") or f"operator:{secrets.token_urlsafe(12)}",
+        **{variable: str(port) for variable, port in chosen.items()},
     }
-    numbers = {variable: str(port) for variable, port in chosen.items()}
-    return {name: value for name, value in values.items() if name not in given} | server_urls | secret | numbers
 
 
 def write(values: Mapping[str, str], file: Path = ENV_FILE) -> None:
     """Replace the file in one step. Only its owner can read it."""
     draft = file.with_suffix(".new")
-    draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
-        out.write(HEADER)
-        for name, value in values.items():
-            quoted = value.replace("\\", "\\\\").replace("'", "\\'")
-            out.write(f"{name}='{quoted}'\n")
+    draft.touch(mode=0o600)
+    quoted = {name: value.replace("\\", "\\\\").replace("'", "\\'") for name, value in values.items()}
+    draft.write_text(HEADER + "".join(f"{name}='{value}'\n" for name, value in quoted.items()))
     draft.replace(file)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from local import servers
 from local.environment import ADDRESS, ROOT, STATE, VALKEY_SOCKET
+from local.servers import Command
 
 CONFIGURATION = STATE / "supervisord.conf"
 LOGS = STATE / "log"
@@ -27,15 +28,11 @@ class Program:
     """One process under the supervisor."""
 
     name: str
-    argv: tuple[str, ...]
+    command: Command
     patience: int
     """Seconds between the signal and SIGKILL, which loses nothing: the rows in the database say what is left to do."""
 
     signal: str = "TERM"
-    directory: Path = ROOT
-    user: str | None = None
-    needs_tables: bool = False
-    """Whether it starts after the migrations."""
 
 
 def log_of(name: str) -> Path:
@@ -48,11 +45,9 @@ def programs(values: Mapping[str, str], ports: Mapping[str, int], sockets: Path)
     everything = []
     if "DATABASE_URL" not in values:
         postgres = servers.postgres_command(STATE / "postgres", sockets)
-        # INT is its fast shutdown; TERM would wait for every client.
-        everything.append(Program("postgres", postgres.argv, 10, "INT", postgres.directory, postgres.user))
+        everything.append(Program("postgres", postgres, 10, "INT"))  # its fast shutdown; TERM waits for every client
     if "REDIS_URL" not in values:
-        valkey = servers.valkey_command(STATE / "valkey", sockets / VALKEY_SOCKET)
-        everything.append(Program("valkey", valkey.argv, 10, directory=valkey.directory))
+        everything.append(Program("valkey", servers.valkey_command(STATE / "valkey", sockets / VALKEY_SOCKET), 10))
     inbox = (
         f"--smtp-port={ports['INBOX_SMTP_PORT']}",
         f"--port={ports['INBOX_PORT']}",
@@ -64,11 +59,11 @@ def programs(values: Mapping[str, str], ports: Mapping[str, int], sockets: Path)
         *everything,
         Program("inbox", _python("local.inbox", *inbox), 5),
         Program("flower", _celery("flower", *flower), 5),
-        Program("beat", _celery("beat", f"--schedule={STATE / 'beat-schedule'}"), 5, needs_tables=True),
+        Program("beat", _celery("beat", f"--schedule={STATE / 'beat-schedule'}"), 5),
         # TERM is the warm shutdown, which takes 3 s. The soft one (REMAP_SIGTERM=SIGQUIT) sleeps for its whole time-out of
         # 12 s whenever a task runs.
-        Program("worker", _celery("worker", *worker, "--without-heartbeat"), 14, needs_tables=True),
-        Program("web", _python("gunicorn", "config.wsgi"), 10, needs_tables=True),
+        Program("worker", _celery("worker", *worker, "--without-heartbeat"), 14),
+        Program("web", _python("gunicorn", "config.wsgi"), 10),
     ]
 
 
@@ -77,44 +72,33 @@ def write_configuration(everything: Sequence[Program], sockets: Path) -> None:
     LOGS.mkdir(mode=0o700, exist_ok=True)
     control = sockets / "supervisor.sock"
     sections: dict[str, dict[str, object]] = {
-        "supervisord": {
-            "logfile": LOGS / "supervisord.log",
-            "logfile_maxbytes": "1MB",
-            "logfile_backups": 1,
-            "pidfile": STATE / "supervisord.pid",
-            "childlogdir": LOGS,
-        }
-        | ({"user": "root"} if os.geteuid() == 0 else {}),  # without it supervisord warns
-        "unix_http_server": {"file": control, "chmod": "0700"},
+        "supervisord": {"logfile": LOGS / "supervisord.log", "pidfile": STATE / "supervisord.pid"},
+        "unix_http_server": {"file": control},
         "rpcinterface:supervisor": {
             "supervisor.rpcinterface_factory": "supervisor.rpcinterface:make_main_rpcinterface"
         },
         "supervisorctl": {"serverurl": f"unix://{control}"},
     }
     for priority, program in enumerate(everything, start=1):
-        sections[f"program:{program.name}"] = _section(program, priority)
+        sections[f"program:{program.name}"] = {
+            "command": shlex.join(program.command.argv),
+            "directory": program.command.directory,
+            "priority": priority,  # groups stop one by one, the highest number first
+            "autostart": "false",
+            "autorestart": "true",
+            "stopsignal": program.signal,
+            "stopwaitsecs": program.patience,
+            "killasgroup": "true",  # a worker's children end with it
+            "redirect_stderr": "true",
+            "stdout_logfile": log_of(program.name),
+            "stdout_logfile_maxbytes": "5MB",
+            "stdout_logfile_backups": 1,
+        } | ({"user": program.command.user} if program.command.user else {})
     parser = configparser.RawConfigParser()
     for title, options in sections.items():
         parser[title] = {name: str(value).replace("%", "%%") for name, value in options.items()}
     with CONFIGURATION.open("w") as file:
         parser.write(file)
-
-
-def _section(program: Program, priority: int) -> dict[str, object]:
-    return {
-        "command": shlex.join(program.argv),
-        "directory": program.directory,
-        "priority": priority,  # groups stop one by one, the highest number first
-        "autostart": "false",
-        "autorestart": "true",
-        "stopsignal": program.signal,
-        "stopwaitsecs": program.patience,
-        "killasgroup": "true",  # a worker's children end with it
-        "redirect_stderr": "true",
-        "stdout_logfile": log_of(program.name),
-        "stdout_logfile_maxbytes": "5MB",
-        "stdout_logfile_backups": 1,
-    } | ({"user": program.user} if program.user else {})
 
 
 @contextmanager
@@ -128,9 +112,9 @@ def socket_dir(preferred: Path) -> Iterator[Path]:
             yield Path(short)
 
 
-def _python(module: str, *arguments: str) -> tuple[str, ...]:
-    return (sys.executable, "-m", module, *arguments)
+def _python(module: str, *arguments: str) -> Command:
+    return Command((sys.executable, "-m", module, *arguments), ROOT)
 
 
-def _celery(command: str, *arguments: str) -> tuple[str, ...]:
+def _celery(command: str, *arguments: str) -> Command:
     return _python("celery", "-A", "config", command, *arguments)

