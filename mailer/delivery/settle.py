@@ -154,7 +154,7 @@ def _retry(message: Message, outcome: TransientRefusal | OutcomeUnknown, now: da
     )
     if isinstance(decision, retry.GiveUp):
         return Verdict(State.FAILED, f"{decision.reason}; last answer: {_said(outcome)}")
-    return Verdict(State.RETRYING, _said(outcome), due_at=decision.at)
+    return Verdict(State.RETRYING, _said(outcome), due_at=decision)
 
 
 def _said(outcome: Outcome) -> str:
