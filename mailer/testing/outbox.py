@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from django.core.mail import EmailMessage, EmailMultiAlternatives
+from django.db.models import F
 from django.utils import timezone
 
 from mailer.composing.message import build
@@ -88,17 +89,14 @@ class Outbox:
         The mails arrive in `django.core.mail.outbox`, unless the test sets up another transport. `after` moves the due
         times forward by this much first, so that a test need not wait for a delay or a retry.
         """
-        for message in Message.objects.waiting().order_by("pk"):
-            Message.objects.filter(pk=message.pk).update(due_at=message.due_at - after)
+        Message.objects.waiting().update(due_at=F("due_at") - after)
         delivered: list[int] = []
-        while due := self._next_due(delivered):  # a delivery may enqueue further messages
-            pipeline.deliver(due.pk)
-            delivered.append(due.pk)
+        due = Message.objects.waiting().order_by("pk")
+        # A delivery may enqueue further messages.
+        while message := due.filter(due_at__lte=timezone.now()).exclude(pk__in=delivered).first():
+            pipeline.deliver(message.pk)
+            delivered.append(message.pk)
         return list(Message.objects.filter(pk__in=delivered).order_by("pk"))
-
-    def _next_due(self, delivered: list[int]) -> Message | None:
-        due = Message.objects.waiting().filter(due_at__lte=timezone.now()).exclude(pk__in=delivered)
-        return due.order_by("pk").first()
 
     def listing(self) -> str:
         """Describe the outbox: a heading, then one line for each message."""
