@@ -6,7 +6,6 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from email import policy
 from email.message import MIMEPart
-from io import BytesIO
 from typing import IO, Any
 
 from django.core.exceptions import ImproperlyConfigured, SuspiciousOperation
@@ -99,27 +98,23 @@ def _content_type(attachment: Attachment) -> Any:
 
 
 def _read(attachment: Attachment, limit: int) -> bytes:
-    with closing(_open(attachment.content)) as file:
-        content = bytearray()
-        while chunk := _next_chunk(file, attachment.content):
+    content = attachment.content
+    if isinstance(content, StoredFile):
+        content = _read_stored(content, limit)
+    if len(content) > limit:
+        raise TooLarge(
+            f"with the attachment {attachment.name!r} the message is larger than {options().max_message_size} bytes "
+            "(POSTCOMMIT_MAX_MESSAGE_SIZE); send a link instead"
+        )
+    return content
+
+
+def _read_stored(stored: StoredFile, limit: int) -> bytes:
+    content = bytearray()
+    with closing(stored.open()) as file, _storage_may_be_away(stored.storage):
+        while len(content) <= limit and (chunk := file.read(CHUNK)):
             content += chunk
-            if len(content) > limit:
-                raise TooLarge(
-                    f"with the attachment {attachment.name!r} the message is larger than {options().max_message_size} bytes "
-                    "(POSTCOMMIT_MAX_MESSAGE_SIZE); send a link instead"
-                )
     return bytes(content)
-
-
-def _open(content: bytes | StoredFile) -> IO[bytes]:
-    return content.open() if isinstance(content, StoredFile) else BytesIO(content)
-
-
-def _next_chunk(file: IO[bytes], content: bytes | StoredFile) -> bytes:
-    if isinstance(content, bytes):
-        return file.read(CHUNK)
-    with _storage_may_be_away(content.storage):
-        return file.read(CHUNK)
 
 
 @contextmanager

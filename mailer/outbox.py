@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Callable, Iterable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from itertools import batched
 from typing import Any
 
@@ -107,7 +107,7 @@ def _new_message(email: Email, *, delay: timedelta = NOW, key: str = "", using: 
         payload=email.payload if isinstance(email, DjangoMail) else None,
         user=email.user(),
         recipient=email.recipient().address,
-        message_id_header=_new_message_id(),
+        message_id_header=f"<{uuid.uuid4().hex}@{sender_domain()}>",  # every attempt uses it
         queue=email.queue,
         transport=using,
         key=key,
@@ -126,7 +126,8 @@ def _enqueue(message: Message) -> Message:
     else:
         row = message
         row.save(force_insert=True)
-    transaction.on_commit(lambda: log.info("enqueued", **row.log_fields(), due_at=_iso(row.due_at)), robust=True)
+    due_at = row.due_at.isoformat(timespec="milliseconds")
+    transaction.on_commit(lambda: log.info("enqueued", **row.log_fields(), due_at=due_at), robust=True)
     publish_on_commit(row)
     return row
 
@@ -223,12 +224,3 @@ def _keep_body(message: Message) -> bool:
     if message.kind != DjangoMail.kind or message.payload_id is None:
         return message.kind != DjangoMail.kind
     return bool(Payload.objects.select_for_update().filter(pk=message.payload_id).values_list("pk"))
-
-
-def _new_message_id() -> str:
-    """Make a Message-ID in the sender's domain (RFC 5322, 3.6.4). Every attempt uses the same one."""
-    return f"<{uuid.uuid4().hex}@{sender_domain()}>"
-
-
-def _iso(moment: datetime) -> str:
-    return moment.isoformat(timespec="milliseconds")

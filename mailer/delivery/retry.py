@@ -15,13 +15,6 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
-class Retry:
-    """Try again at this moment."""
-
-    at: datetime
-
-
-@dataclass(frozen=True, slots=True)
 class GiveUp:
     """Do not try again. `reason` is for the operator."""
 
@@ -48,8 +41,8 @@ def decide(
     retry_after: timedelta | None = None,
     expires_at: datetime | None = None,
     rng: random.Random | None = None,
-) -> Retry | GiveUp:
-    """Decide after an attempt that was not accepted.
+) -> datetime | GiveUp:
+    """Return the moment of the next attempt after one that was not accepted, or why there is none.
 
     `number` is the number of the attempt and sets the pause. `spent` is the number of attempts that count against the limit;
     an attempt while the server was down does not count. `retry_after` is the pause that the server asked for, a minimum.
@@ -61,5 +54,5 @@ def decide(
         return GiveUp(f"the next attempt would come after the e-mail's deadline ({expires_at:%Y-%m-%d %H:%M} UTC)")
     at = now + max(backoff(number, policy, rng), retry_after or timedelta(0))
     if expires_at is not None and at >= expires_at:
-        return Retry(earliest + (expires_at - earliest) / 2)  # shorten a long pause rather than give up
-    return Retry(at)
+        return earliest + (expires_at - earliest) / 2  # shorten a long pause rather than give up
+    return at

@@ -154,7 +154,7 @@ def _retry(message: Message, outcome: TransientRefusal | OutcomeUnknown, now: da
     )
     if isinstance(decision, retry.GiveUp):
         return Verdict(State.FAILED, f"{decision.reason}; last answer: {_said(outcome)}")
-    return Verdict(State.RETRYING, _said(outcome), due_at=decision.at)
+    return Verdict(State.RETRYING, _said(outcome), due_at=decision)
 
 
 def _said(outcome: Outcome) -> str:
@@ -229,17 +229,14 @@ def _log(message: Message, outcome: Outcome, verdict: Verdict, *, ms: int | None
     """Log what the server said, and what follows from it."""
     line = log.bind(**message.log_fields(), attempt=message.attempts)
     said = {"code": outcome.code, "text": outcome.text, "ms": ms}
-    match outcome:
-        case Accepted() if outcome.refused:
-            line.warning("accepted for some recipients", refused=len(outcome.refused), **said)
-        case Accepted():
-            line.info("accepted", **said)
-        case OutcomeUnknown():
-            line.warning("uncertain", **said)
-        case TransportDown(misconfigured=True):
-            line.error("refused: the transport's configuration needs a person", **said)
-        case _:
-            line.warning("refused", **said)
+    if isinstance(outcome, Accepted) and outcome.refused:
+        line.warning("accepted for some recipients", refused=len(outcome.refused), **said)
+    elif isinstance(outcome, Accepted):
+        line.info("accepted", **said)
+    elif isinstance(outcome, TransportDown) and outcome.misconfigured:
+        line.error("refused: the transport's configuration needs a person", **said)
+    else:
+        line.warning("uncertain" if isinstance(outcome, OutcomeUnknown) else "refused", **said)
     if not moved:
         line.warning("outcome came after the lease; the message was settled without it")
     elif not verdict.publish:

@@ -182,7 +182,10 @@ def _rsa(selector: str, der: bytes) -> Key:
     try:
         numbers = crypto.parse_private_key(der)
         bits = numbers["modulus"].bit_length()
-        works = bits < SHORTEST_RSA or _verifies(numbers)
+        digest = hashlib.sha256()
+        works = bits < SHORTEST_RSA or crypto.RSASSA_PKCS1_v1_5_verify(
+            digest, crypto.RSASSA_PKCS1_v1_5_sign(digest, numbers), numbers
+        )
     except Exception:  # dkimpy's arithmetic may raise anything, and its text may quote the key
         raise UnusableKey("is not a private RSA or Ed25519 key, or it is damaged") from None
     if bits < SHORTEST_RSA:
@@ -191,8 +194,3 @@ def _rsa(selector: str, der: bytes) -> Key:
         raise UnusableKey("is damaged: what it signs does not verify")
     pem = b"-----BEGIN RSA PRIVATE KEY-----\n%b\n-----END RSA PRIVATE KEY-----\n"
     return Key(selector, b"rsa-sha256", pem % base64.b64encode(der))
-
-
-def _verifies(numbers: Any) -> bool:
-    digest = hashlib.sha256()
-    return bool(crypto.RSASSA_PKCS1_v1_5_verify(digest, crypto.RSASSA_PKCS1_v1_5_sign(digest, numbers), numbers))

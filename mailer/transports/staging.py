@@ -67,16 +67,14 @@ def intercept(message: EmailMessage) -> None:
 
 def let_through(messages: Iterable[EmailMessage]) -> list[EmailMessage]:
     """Return the messages that may be sent, for a transport that is used without the outbox. Log the others."""
-    return [message for message in messages if _may_go(message)]
-
-
-def _may_go(message: EmailMessage) -> bool:
-    try:
-        intercept(message)
-    except HeldBack as reason:
-        log.warning("held back", reason=str(reason))
-        return False
-    return True
+    allowed = []
+    for message in messages:
+        try:
+            intercept(message)
+            allowed.append(message)
+        except HeldBack as reason:
+            log.warning("held back", reason=str(reason))
+    return allowed
 
 
 def _refuse_hidden_recipients(message: EmailMessage) -> None:
@@ -105,8 +103,8 @@ def _restrict(message: EmailMessage) -> None:
     """Keep the allowed recipients. Replace all others by the redirect target, if it is set."""
     target = options().redirect_all_to
     others = [str(entry) for entry in message.recipients() if not _stays(entry)]
-    for field in ("to", "cc", "bcc"):
-        setattr(message, field, [_normalized(str(entry)) for entry in getattr(message, field) if _stays(entry)])
+    for field in ("to", "cc", "bcc"):  # in a spelling that all servers and providers parse alike
+        setattr(message, field, [str(mailbox(str(entry))) for entry in getattr(message, field) if _stays(entry)])
     message.extra_headers = {n: value for n, value in message.extra_headers.items() if not _is_addressing(n)}
     if others and target:
         message.extra_headers[ORIGINAL] = ", ".join(filter(None, map(_address_in, others)))
@@ -148,12 +146,6 @@ def _is_on_the_list(box: Address) -> bool:
     if not set(box.username).isdisjoint("@%!"):  # old servers read a forwarding address in these
         return False
     return not {as_compared(box), box.domain}.isdisjoint(options().allowed_recipients)
-
-
-def _normalized(entry: str) -> str:
-    """Return a spelling that all servers and providers parse alike."""
-    box = mailbox(entry)
-    return str(box) if box else entry
 
 
 def _address_in(entry: object) -> str:
