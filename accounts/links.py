@@ -85,20 +85,16 @@ def to_stop_change(change: EmailChange) -> str:
     return _absolute("email_change_stop", change.pk, code(STOP_CHANGE, change))
 
 
-def code(salt: str, row: MailedLink) -> str:
-    """Return the code of a row: an HMAC (RFC 2104) under SECRET_KEY."""
-    return _code(salt, row, settings.SECRET_KEY)
+def code(salt: str, row: MailedLink, key: str | None = None) -> str:
+    """Return the code of a row: an HMAC (RFC 2104) under the key, by default SECRET_KEY."""
+    return salted_hmac(salt, row.signed(), secret=key, algorithm="sha256").hexdigest()[:CODE_LENGTH]
 
 
-def find[Row: MailedLink](model: type[Row], pk: UUID, code: str, salt: str) -> Row | None:
+def find[Row: MailedLink](model: type[Row], pk: UUID, typed: str, salt: str) -> Row | None:
     """Find a row and its user. Return None if the code is wrong under SECRET_KEY and under SECRET_KEY_FALLBACKS."""
     row = model._default_manager.select_related("user").filter(pk=pk).first()
     keys = [settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS]
-    return row if row and any(constant_time_compare(code, _code(salt, row, key)) for key in keys) else None
-
-
-def _code(salt: str, row: MailedLink, key: str) -> str:
-    return salted_hmac(salt, row.signed(), secret=key, algorithm="sha256").hexdigest()[:CODE_LENGTH]
+    return row if row and any(constant_time_compare(typed, code(salt, row, key)) for key in keys) else None
 
 
 def _absolute(route: str, *arguments: object) -> str:
