@@ -1,4 +1,4 @@
-"""Every setting of the project. What differs between two installations comes from the environment alone.
+"""Every setting of the project. Values that differ between installations come only from environment variables.
 
 A missing or broken variable stops the process. The error names every such variable.
 """

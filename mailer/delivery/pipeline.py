@@ -1,7 +1,7 @@
 """The path of one message through a worker: load, admit, still wanted, compose, claim, transmit, settle.
 
 Everything slow comes before the claim, and no transaction is open while the network is used. Admission may wait for the rate
-limit, so the mail is asked whether it is still wanted after that.
+limit, so `is_wanted` is called after it.
 """
 
 import time
@@ -102,7 +102,7 @@ def _expired(message: Message) -> Unsent | None:
 
 
 def _addressed(message: Message, built: EmailMessage, stream: str) -> Ready | Unsent:
-    """Exclude recipients who were answered before or are suppressed.
+    """Exclude recipients that already have an answer or are suppressed.
 
     The row and the suppressions name the recipients that the mail was built for, even if a test system redirects it.
     """
