@@ -27,7 +27,7 @@ DEBUG: bool = env.bool("DEBUG", False)
 
 
 def in_debug(value: str) -> dict[str, Any]:
-    """Return a default for DEBUG alone. In production the variable must be set."""
+    """Return a default that applies only with DEBUG. In production the variable must be set."""
     return {"default": value} if DEBUG else {}
 
 

@@ -33,7 +33,7 @@ log = structlog.get_logger(__name__)
 def deliver(message_id: int, *, longest_wait: timedelta | None = None) -> None:
     """Deliver one message if it is due and unclaimed, and record the result in its row.
 
-    Under a rate limit it waits for a slot, but not longer than `longest_wait` (default: the limit of its queue); then the
+    Under a rate limit it waits for a slot, at most `longest_wait` (default: the limit of its queue); then the
     sweep re-queues the message. Raises OperationalError or InterfaceError if the database is away.
     """
     message = load(message_id)
