@@ -22,7 +22,7 @@ log = structlog.get_logger("accounts")
 
 
 def request(user: User, new_address: str, *, may_mail: bool = True) -> bool:
-    """Store the request instead of an earlier one and mail both addresses.
+    """Replace any open request with a new one, and mail both addresses.
 
     If another account has the new address, that address gets no mail, and the caller cannot tell. Return False if the
     password was reset since the caller checked it.
@@ -93,7 +93,7 @@ def stop(change_id: UUID, code: str) -> Link:
 
 
 def _undo(change: EmailChange) -> bool:
-    """Restore the old address, past any later change: an attacker could otherwise change it twice."""
+    """Restore the old address, even after later changes: an attacker could change it twice to keep the account."""
     user = change.user
     if not _move(user, change.old_address):
         return False

@@ -1,7 +1,7 @@
 """The e-mails of this app.
 
 A kind that anyone may cause by typing an address has a field for the address, not for a user. The worker looks the account
-up, where response times cannot be measured, and cancels the mail if there is none.
+up, where response times cannot be measured, and cancels the mail if there is no account.
 """
 
 from collections.abc import Mapping

@@ -73,7 +73,7 @@ class User(AbstractBaseUser, PermissionsMixin):
         return self.email
 
     def clean(self) -> None:
-        """Store the address in canonical form, whatever form it was typed in."""
+        """Store the address in canonical form."""
         self.email = canonical(self.email)
 
     @property

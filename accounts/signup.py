@@ -46,8 +46,8 @@ def sign_up_hashed(
 
 
 def resend_link(email: str) -> None:
-    """Resend the link of an unverified account. The worker looks it up, so known and unknown addresses take equally long
-    here."""
+    """Resend the link of an unverified account. The worker looks it up, so the response time does not
+    reveal whether it is known."""
     outbox.enqueue(VerifyAddressAgain(email))
 
 

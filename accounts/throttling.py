@@ -42,7 +42,7 @@ GUESSES = parse("10 per 15 minutes")
 """For one account from one network. Above it, every password is refused."""
 
 BREAK = 5.0
-"""Seconds after a failure of Redis during which the table counts."""
+"""Seconds to count in the table after Redis failed."""
 TIMEOUT = 0.25
 """Seconds to connect to Redis, and to wait for each reply."""
 
@@ -105,7 +105,7 @@ def may_mail(purpose: str, address: str, network: str | None) -> bool:
 
 
 def allows_mail(purpose: str, address: str, network: str | None) -> bool:
-    """The same without counting."""
+    """Return what `may_mail` would return, without counting."""
     limits = _limits_of_mail(purpose, address, network)
     return all(counter.would_allow(limit, *identity) for limit, identity in limits)
 

@@ -56,7 +56,7 @@ def follow(verification_id: UUID, code: str) -> Link:
 
 
 def complete(verification_id: UUID, code: str, *, password: str | None) -> Link:
-    """Use an open link to verify its address. Of concurrent calls one gets DONE.
+    """Use an open link to verify its address. Only one of several concurrent calls returns DONE.
 
     `password` is the account's. It is None only for the browser that signed up or is logged in: the owner of the
     address must not confirm an account that another person opened with it.
@@ -76,7 +76,7 @@ def complete(verification_id: UUID, code: str, *, password: str | None) -> Link:
 def disown(verification_id: UUID, code: str) -> bool:
     """Delete the account of an open link, because the owner of the address did not sign up.
 
-    Return False if the link is not open or the account was verified once.
+    Return False if the link is not open or the account was verified before.
     """
     verification = _find(verification_id, code)
     if verification is None or not verification.is_open or not withdraw(verification.user_id):
@@ -105,7 +105,7 @@ def _spend(verification: EmailVerification) -> bool:
     now = timezone.now()
     unspent = EmailVerification.objects.filter(used_at=None, superseded_at=None, expires_at__gt=now)
     with transaction.atomic():
-        # Every use case locks the user first: two orders of locks would be a deadlock.
+        # Every use case locks the user first: two different orders could deadlock.
         user = User.objects.select_for_update().filter(pk=verification.user_id, email=verification.address).first()
         if user is None or not unspent.filter(pk=verification.pk).update(used_at=now):
             return False

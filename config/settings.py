@@ -1,4 +1,4 @@
-"""Every setting of the project. What differs between two installations comes from the environment alone.
+"""Every setting of the project. Values that differ between installations come only from environment variables.
 
 A missing or broken variable stops the process. The error names every such variable.
 """
@@ -27,7 +27,7 @@ DEBUG: bool = env.bool("DEBUG", False)
 
 
 def in_debug(value: str) -> dict[str, Any]:
-    """Return a default for DEBUG alone. In production the variable must be set."""
+    """Return a default that applies only with DEBUG. In production the variable must be set."""
     return {"default": value} if DEBUG else {}
 
 

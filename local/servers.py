@@ -1,6 +1,6 @@
 """PostgreSQL 18 and Valkey 9 from PyPI: prepare a data directory, and build the command that runs the server on it.
 
-Both listen on a unix socket alone. supervisord runs the command for `make start`, a fixture runs it for the tests.
+Both listen only on a unix socket. supervisord runs the command for `make start`, a fixture runs it for the tests.
 """
 
 import os
@@ -68,7 +68,7 @@ def prepare_postgres(data_dir: Path, socket_dir: Path) -> None:
 
 
 def postgres_command(data_dir: Path, socket_dir: Path, **settings: str) -> Command:
-    """Return the command of PostgreSQL. `settings` are its own, such as `fsync="off"`."""
+    """Return the command of PostgreSQL. `settings` are PostgreSQL settings, such as `fsync="off"`."""
     everything = {"listen_addresses": "", "port": PORT, "unix_socket_directories": str(socket_dir)} | settings
     options = [part for name, value in everything.items() for part in ("-c", f"{name}={value}")]
     return _postgres(data_dir, "postgres", "-D", str(data_dir), *options)
@@ -91,7 +91,7 @@ def await_postgres(socket_dir: Path) -> None:
 
 
 def _initdb(data_dir: Path) -> None:
-    """Use PostgreSQL's own locale: those of machines sort differently, or are missing."""
+    """Use PostgreSQL's builtin locale: the machine's locales sort differently or may be missing."""
     locale = ("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--encoding=UTF8")
     options = (f"--pgdata={data_dir}", f"--username={SUPERUSER}", "--auth=trust", "--no-sync")
     command = _postgres(data_dir, "initdb", *locale, *options)
@@ -172,7 +172,7 @@ def valkey_url(socket: Path) -> str:
 def await_valkey(socket: Path) -> None:
     """Wait until the server has loaded its file and answers. Raises TimeoutError."""
     with redis.Redis(unix_socket_path=str(socket)) as client:
-        _until_it_works(client.ping, redis.ConnectionError)  # so is BusyLoadingError
+        _until_it_works(client.ping, redis.ConnectionError)  # includes BusyLoadingError
 
 
 def _until_it_works(attempt: Callable[[], object], failure: type[Exception]) -> None:

@@ -1,4 +1,4 @@
-"""Start the processes: servers first, then migrations, then what needs tables. Wait until each one does its work."""
+"""Start the processes: servers first, then migrations, then what needs tables. Wait until each one is ready."""
 
 import http.client
 import subprocess
@@ -53,7 +53,7 @@ def bring_up(everything: Sequence[Program], ports: Mapping[str, int], sockets: P
 
 
 def wait_until_ready(pids: Mapping[str, int], ports: Mapping[str, int]) -> None:
-    """Wait until every process of `pids` does its work. Raises CannotStart with the first one that does not."""
+    """Wait until every process of `pids` is ready. Raises CannotStart with the first one that does not."""
     deadline = time.monotonic() + PATIENCE
     pending = set(pids)
     while pending:

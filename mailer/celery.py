@@ -37,7 +37,7 @@ DEFAULTS = {
 def configure(app: Celery) -> None:
     """Configure a Celery app by the project's CELERY_… settings, the mailer's defaults, and its periodic tasks.
 
-    It takes the place of `app.config_from_object("django.conf:settings", namespace="CELERY")`, after which Flower and
+    Use it instead of `app.config_from_object("django.conf:settings", namespace="CELERY")`, which makes Flower and
     `celery inspect conf` show every setting of the project, passwords included.
     """
     malformed.install()

@@ -25,10 +25,10 @@ that is due later than this waits in PostgreSQL."""
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """One field a setting: `smtp_timeout` is `POSTCOMMIT["SMTP_TIMEOUT"]`. Durations are written in seconds."""
+    """One field for each setting: `smtp_timeout` is `POSTCOMMIT["SMTP_TIMEOUT"]`. Durations are written in seconds."""
 
     max_attempts: int = 10
-    """Attempts until a message that is refused for now fails. A server that is down spends none of them."""
+    """Attempts until a message that is refused for now fails. An attempt while the server is down does not count."""
     backoff_base: timedelta = timedelta(seconds=10)
     """The first pause after a refusal for now; each further pause is twice as long."""
     backoff_max: timedelta = timedelta(seconds=3600)

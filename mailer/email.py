@@ -219,7 +219,7 @@ class Email:
         try:
             return model._default_manager.get(pk=value)
         except (ObjectDoesNotExist, ValidationError):
-            raise ReferenceGone(f"{model._meta.verbose_name} {value} exists no more") from None
+            raise ReferenceGone(f"{model._meta.verbose_name} {value} no longer exists") from None
 
 
 RESERVED = frozenset({*vars(Email), *inspect.get_annotations(Email)})

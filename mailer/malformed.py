@@ -1,6 +1,6 @@
 """A Redis transport for kombu that puts malformed items of a queue aside, instead of stopping the worker.
 
-Celery and kombu trust what lies in the broker: an item that is not a task ends the worker, and kombu gives some of those items
+Celery and kombu trust every item in the broker: one that is not a task ends the worker, and kombu gives some of those items
 to the next worker, which ends too. Here an item is checked before it is delivered. A malformed item is logged, and kept in a
 list of the broker that nothing reads.
 """
@@ -29,7 +29,7 @@ OPTIONAL_TEXTS = ("argsrepr", "kwargsrepr", "root_id", "parent_id", "group", "sh
 
 
 class Malformed(ValueError):
-    """An item that is not a message of Celery's; the text says why, and holds nothing of it."""
+    """An item that is not a Celery message. The text is the reason, and quotes nothing from the item."""
 
 
 def check(item: Any, *, is_task: bool) -> None:
@@ -108,7 +108,7 @@ class _Checking:
 
 
 class _Delivering:
-    """Mixed into kombu's transports: delivers what is a message, and puts aside what is not."""
+    """Mixed into kombu's transports: delivers messages, and moves malformed items to the list ASIDE."""
 
     channels: list[Any]
     is_delivering = False

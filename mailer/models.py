@@ -113,7 +113,7 @@ class Payload(models.Model):
 
 
 class Message(models.Model):
-    """One e-mail. Its row is the truth; a task of the broker only makes a worker read the row."""
+    """One e-mail. The row has its state; a task in the broker only makes a worker read the row."""
 
     kind = models.CharField(max_length=200, help_text="The class of the e-mail.")
     arguments = models.JSONField(default=dict, help_text="The fields of the e-mail: primary keys and plain values.")

@@ -31,7 +31,7 @@ BATCH = 1000
 def enqueue(email: Email, *, delay: timedelta = NOW, key: str = "", using: str = "") -> Message:
     """Enqueue an e-mail in the current transaction. It is delivered `delay` from now, once the transaction commits.
 
-    A `key` makes it unique: an unsettled message with the same key is returned instead, also if several transactions ask at
+    A `key` makes it unique: an unsettled message with the same key is returned instead, even if several transactions ask at
     the same time. `using` is the alias in MAILERS of the only transport that it may take; without it, it takes the default
     route.
 
@@ -51,11 +51,11 @@ def enqueue_many(
     """Enqueue e-mails in one transaction. Return their number.
 
     It works in batches of BATCH, so `emails` may be a generator over a table of any size, and calls `progress` with the size
-    of each batch. The sweep publishes them, some hundreds each time. An exception in `emails` or `progress` rolls everything
+    of each batch. The sweep publishes them, a few hundred at a time. An exception in `emails` or `progress` rolls everything
     back and is raised.
 
     A second call enqueues them again. To prevent that, write a row with a unique value in the same transaction. If a user of
-    `Email.user` is deleted before the transaction ends, the database refuses all of it.
+    `Email.user` is deleted before the transaction ends, the database rejects the whole transaction.
     """
     enqueued = 0
     with transaction.atomic():
@@ -85,7 +85,7 @@ def enqueue_built(built: EmailMessage, *, using: str = "") -> Message:
 
 
 def resend(message: Message) -> Message:
-    """Enqueue the same e-mail as a new message, which names the old one. The old one does not change.
+    """Enqueue the same e-mail as a new message, which refers to the old one. The old one does not change.
 
     Its Message-ID is new, so receivers do not drop it as a copy. Raises UnknownKind and ReferenceGone, and ValueError if its
     transport is no longer in MAILERS.

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 @dataclass(frozen=True, slots=True)
 class TransientRefusal:
-    """Not accepted for now, for a reason of this message: a 4xx reply, HTTP 429 or 500."""
+    """Not accepted for now, because of this message: a 4xx reply, HTTP 429 or 500."""
 
     code: str
     text: str

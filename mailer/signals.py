@@ -1,4 +1,4 @@
-"""Signals for other code. A receiver is connected as to any Django signal:
+"""Signals for other code. Connect a receiver as to any Django signal:
 
 @receiver(message_settled, sender=OrderShipped)
 def note(sender, message, **_):
@@ -20,7 +20,7 @@ message_settled = Signal()
 """Sent with `message` when it is sent, failed, cancelled, expired or suppressed. The sender is the class of its kind.
 
 Receivers run inside the transaction that settles the message: what they write commits with the outcome, or not at all. They
-should do nothing slow. To call another system, enqueue a task.
+should be fast. To call another system, enqueue a task.
 """
 
 
@@ -31,7 +31,7 @@ class ConnectionLost(OperationalError):
 def send_settled(message: Message) -> None:
     """Call the receivers if the message is settled. Call it inside the transaction that settles.
 
-    If a receiver raises, the error is logged, all writes of receivers are rolled back, and the outcome stands. Raises
+    If a receiver raises, the error is logged, all writes of receivers are rolled back, and the outcome is kept. Raises
     ConnectionLost if the outcome was lost with the transaction: write it again without receivers.
     """
     kind = email.KINDS.get(message.kind)

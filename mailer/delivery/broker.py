@@ -121,7 +121,7 @@ def next_sweep(due_at: datetime, now: datetime) -> datetime:
 
 
 def publish(message: Message) -> bool:
-    """Publish a task for the message, with a countdown if it is due later. False if the broker did not take it."""
+    """Publish a task for the message, with a countdown if it is due later. Return False if the broker is away."""
     countdown = max((message.due_at - timezone.now()).total_seconds(), 0.0)
     started = time.monotonic()
 

@@ -28,18 +28,18 @@ class NoSuchTransport(LookupError):
 
 
 def is_any_paused() -> Exists:
-    """Annotate a message with whether any transport is paused. Usually none is, which saves the query of `pauses`."""
+    """Annotate a message with whether any transport is paused. If not, the query of `pauses` is not needed."""
     return Exists(TransportState.objects.exclude(paused_until=None))
 
 
 def pauses() -> Mapping[str, datetime]:
-    """Return the paused transports, each with the end of its pause, which may be over."""
+    """Return the paused transports, each with the end of its pause, which may be in the past."""
     rows = TransportState.objects.exclude(paused_until=None).values_list("alias", "paused_until")
     return {alias: until for alias, until in rows if until}
 
 
 def find_transport(route: str, paused: Mapping[str, datetime]) -> Transport | None:
-    """Return the first transport of the route that is not in a pause of `pauses()`, or None. Raises NoSuchTransport."""
+    """Return the first transport of the route that is not paused, or None. Raises NoSuchTransport."""
     aliases = routes.transports(route)
     if not aliases:
         raise NoSuchTransport(f"MAILERS has no {route or routes.PRIMARY!r} in this release")
@@ -86,7 +86,7 @@ def _pause(transport: Transport, outcome: TransportDown) -> None:
     policy = retry.Policy(options().max_attempts, options().backoff_base, min(options().backoff_max, LONGEST_PAUSE))
     pause = retry.backoff(failures, policy)
     reason = f"{outcome.code} {outcome.text}".strip()
-    # Many messages may meet the failure at the same time: only the first one pauses the transport. A probe always does.
+    # Many messages may fail at the same time: only the first one pauses the transport. A probe always does.
     row = TransportState.objects.filter(alias=transport.alias)
     row = row if transport.probing else row.filter(paused_until=None)
     if row.update(failures=failures, paused_until=timezone.now() + pause, reason=reason):

@@ -1,7 +1,7 @@
 """The path of one message through a worker: load, admit, still wanted, compose, claim, transmit, settle.
 
 Everything slow comes before the claim, and no transaction is open while the network is used. Admission may wait for the rate
-limit, so the mail is asked whether it is still wanted after that.
+limit, so `is_wanted` is called after it.
 """
 
 import time
@@ -33,7 +33,7 @@ log = structlog.get_logger(__name__)
 def deliver(message_id: int, *, longest_wait: timedelta | None = None) -> None:
     """Deliver one message if it is due and unclaimed, and record the result in its row.
 
-    Under a rate limit it waits for a slot, but not longer than `longest_wait` (default: the limit of its queue); then the
+    Under a rate limit it waits for a slot, at most `longest_wait` (default: the limit of its queue); then the
     sweep re-queues the message. Raises OperationalError or InterfaceError if the database is away.
     """
     message = load(message_id)
@@ -102,7 +102,7 @@ def _expired(message: Message) -> Unsent | None:
 
 
 def _addressed(message: Message, built: EmailMessage, stream: str) -> Ready | Unsent:
-    """Exclude recipients who were answered before or are suppressed.
+    """Exclude recipients that already have an answer or are suppressed.
 
     The row and the suppressions name the recipients that the mail was built for, even if a test system redirects it.
     """

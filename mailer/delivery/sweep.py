@@ -36,7 +36,7 @@ def sweep() -> None:
 
 
 def publish_overdue() -> int:
-    """Publish messages that are overdue, the most urgent first. Return the number that the broker took.
+    """Publish messages that are overdue, the most urgent first. Return the number of published messages.
 
     It only fills the queues up, so a large backlog puts few tasks into the broker. One message of each queue is published
     even if other programs fill the queue.
@@ -67,7 +67,7 @@ def _publish_probe(route: str) -> int:
 
 
 def _publish_batch(queue: Queue, limit: int, which: Q) -> int:
-    """Publish up to `limit` overdue messages of the queue. Return the number that the broker took.
+    """Publish up to `limit` overdue messages of the queue. Return the number of published messages.
 
     Each time, a message waits twice as long until the sweep may publish it again. More tasks for the same row would not help
     slow workers, or a message that kills every worker.
@@ -80,7 +80,7 @@ def _publish_batch(queue: Queue, limit: int, which: Q) -> int:
             these = [message.pk for message in overdue if message.handovers == times]
             Message.objects.filter(pk__in=these).update(handovers=times + 1, publish_at=now + _pause(times))
     unpublished = [message.pk for message in overdue if not publish(message)]
-    if unpublished:  # the broker is away, which says nothing about them: they come first when it is back
+    if unpublished:  # the broker is away, not a fault of the messages: they come first when it is back
         rows = Message.objects.waiting().filter(pk__in=unpublished)
         rows.update(handovers=Greatest(F("handovers") - 1, 0), publish_at=now)
     return len(overdue) - len(unpublished)

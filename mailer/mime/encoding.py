@@ -36,7 +36,7 @@ class Verbatim(Entity):
     """Prebuilt MIME (see `prebuilt`): its header can change, its body stays unchanged."""
 
     rest: bytes | None = None
-    """What follows the last header field; None inside another message, and after the body was encoded again."""
+    """The bytes after the last header field; None inside another message, and after the body was encoded again."""
 
     def as_bytes(self, unixfrom: bool = False, policy: Any = None) -> bytes:
         if self.rest is None:

@@ -1,6 +1,6 @@
 """Keep the mail of a test system from customers: redirect it, or send it only to the addresses on a list.
 
-It works by a list of what is allowed. A recipient stays if it has one unambiguous reading and is on the list, and is sent in
+Only listed recipients are allowed. A recipient stays if it has one unambiguous reading and is on the list, and is sent in
 the spelling that was compared. Everything else that could name a recipient is removed, or the message is blocked.
 """
 
@@ -46,7 +46,7 @@ def reaches(address: str) -> bool:
 def is_allowed(recipient: str) -> bool:
     """Return whether the address in `Ann <ann@example.com>`, or its domain, is in POSTCOMMIT_ALLOWED_RECIPIENTS.
 
-    A domain does not include its subdomains, nor ann@ ann+news@: not every server treats them as the same.
+    A domain does not include its subdomains, and ann@ does not include ann+news@: not every server treats them as the same.
     """
     box = mailbox(recipient)
     return box is not None and _is_on_the_list(box)

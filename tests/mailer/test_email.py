@@ -40,7 +40,7 @@ def test_fields_are_stored_as_keys_and_values_and_loaded_afresh(user: User) -> N
 @pytest.mark.django_db
 @pytest.mark.parametrize("key", ["0b0b0b0b-0000-4000-8000-000000000000", "no uuid"])
 def test_a_row_that_is_gone_is_named(key: str) -> None:
-    with pytest.raises(ReferenceGone, match=f"email verification {key} exists no more"):
+    with pytest.raises(ReferenceGone, match=f"email verification {key} no longer exists"):
         Verified.load({"verification": key, "numbers": []})
 
 

@@ -123,5 +123,5 @@ def test_a_message_about_a_deleted_row_cannot_be_resent(user: User) -> None:
     message = outbox.enqueue(Plain(user))
     user.delete()
 
-    with pytest.raises(ReferenceGone, match="exists no more"):
+    with pytest.raises(ReferenceGone, match="no longer exists"):
         outbox.resend(message)

@@ -317,7 +317,7 @@ def test_a_mail_about_a_deleted_row_is_cancelled(user: User, smtp: Sink) -> None
     user.delete()
 
     assert deliver(message).state == State.CANCELLED
-    assert message.reason == f"user {pk} exists no more"
+    assert message.reason == f"user {pk} no longer exists"
 
 
 def test_nothing_is_sent_after_its_deadline(user: User, smtp: Sink) -> None:
