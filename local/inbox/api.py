@@ -69,8 +69,8 @@ def _brief(summary: Summary) -> dict[str, Any]:
 
 
 def _description(part: Part) -> dict[str, Any]:
-    names = ("number", "filename", "content_type", "content_id", "size")
-    return {name: getattr(part, name) for name in names}
+    names = ("number", "filename", "content_type", "content_id")
+    return {name: getattr(part, name) for name in names} | {"size": len(part.content)}
 
 
 def _from_another_site(request: HttpRequest) -> bool:

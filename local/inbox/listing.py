@@ -92,7 +92,8 @@ def summarise(store: Store, message_id: str) -> Summary:
     sender, recipients = readable(envelope.sender), tuple(map(readable, envelope.recipients))
     named = map(reading.header, ("From", "To", "Cc", "Subject"))
     text, markup = _words(reading.text or ""), _words_of_markup(reading.html or "")
-    searched = (sender, *recipients, *named, text, markup, *(part.filename for part in reading.attachments))
+    attachments = [part.filename for part in reading.parts if not part.embedded]
+    searched = (sender, *recipients, *named, text, markup, *attachments)
     return Summary(
         id=message_id,
         sender=reading.header("From") or sender,
@@ -103,7 +104,7 @@ def summarise(store: Store, message_id: str) -> Summary:
         message_id=reading.header("Message-ID"),
         received=received(message_id),
         size=len(source),
-        attachments=len(reading.attachments),
+        attachments=len(attachments),
         haystack="\n".join(searched).casefold(),
     )
 
