@@ -22,7 +22,11 @@ logger = logging.getLogger("local.inbox")
 
 def main() -> None:
     """Take both ports, then serve until SIGTERM or SIGINT."""
-    options = _options()
+    parser = argparse.ArgumentParser(prog="python -m local.inbox", description="Catch mail and show it in a browser.")
+    parser.add_argument("--smtp-port", type=int, default=1025, help="port for mail (%(default)s; 0: any free one)")
+    parser.add_argument("--port", type=int, default=8025, help="port of the pages (%(default)s; 0: any free one)")
+    parser.add_argument("--directory", type=Path, default=Path(".local/inbox"), help="folder of the mail (%(default)s)")
+    options = parser.parse_args()
     _log_to_stderr()
     with _or_exit(f"cannot use the directory {options.directory}"):
         listing = Listing(options.directory)
@@ -62,19 +66,10 @@ def _or_exit(complaint: str) -> Iterator[None]:
 
 
 def _log_to_stderr() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s inbox: %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
+    logging.basicConfig(level=logging.ERROR, format="%(asctime)s inbox: %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
     logging.getLogger("mail.log").setLevel(logging.CRITICAL)  # aiosmtpd logs addresses
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
-    logging.getLogger("django").setLevel(logging.ERROR)  # not for pages that are not found
+    logging.getLogger("local.inbox").setLevel(logging.INFO)
     logging.getLogger("django.security.DisallowedHost").setLevel(logging.CRITICAL)
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m local.inbox", description="Catch mail and show it in a browser.")
-    parser.add_argument("--smtp-port", type=int, default=1025, help="port for mail (%(default)s; 0: any free one)")
-    parser.add_argument("--port", type=int, default=8025, help="port of the pages (%(default)s; 0: any free one)")
-    parser.add_argument("--directory", type=Path, default=Path(".local/inbox"), help="folder of the mail (%(default)s)")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":
