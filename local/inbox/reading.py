@@ -9,12 +9,13 @@ import mimetypes
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email import message_from_bytes
 from email.message import Message
 from email.parser import BytesHeaderParser
 from email.policy import EmailPolicy
 from functools import lru_cache
+from itertools import islice
 
 type AnyMessage = Message[str, str]
 
@@ -34,17 +35,19 @@ class Lenient(EmailPolicy):
     """The standard library's modern policy, for headers that may be malformed."""
 
     def header_fetch_parse(self, name: str, value: str) -> str:
-        """Decode a header. Return it unchanged if it cannot be parsed, and cut if that would take too long."""
-        try:
-            return str(super().header_fetch_parse(name, value[:MAX_PARSED_HEADER]))
-        except Exception:
-            return value[:MAX_PARSED_HEADER]
+        """Decode a header to one line. Leave it encoded if it is too long or cannot be parsed."""
+        if name.lower().startswith("content-"):  # the parser splits these again
+            value = value[:MAX_PARSED_HEADER]
+        with suppress(Exception):
+            if len(value) <= MAX_PARSED_HEADER:
+                value = str(super().header_fetch_parse(name, value))
+        return " ".join(readable(value).splitlines()).strip()
 
 
 LENIENT = Lenient()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Part:
     """A leaf of the message, decoded. Numbers start at 1, in the order of the source."""
 
@@ -56,59 +59,32 @@ class Part:
     embedded: bool = False  # the HTML shows it, so it is not listed as an attachment
 
     @property
-    def size(self) -> int:
-        """In bytes, decoded."""
-        return len(self.content)
-
-    @property
     def is_image(self) -> bool:
         """Whether a browser may know the type: images run nothing."""
         return self.content_type.startswith("image/")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reading:
     """The content of a message. Every text can be encoded and escaped, and none can be trusted."""
 
-    headers: tuple[tuple[str, str], ...]
-    text: str | None
-    html: str | None
-    parts: tuple[Part, ...]
+    headers: list[tuple[str, str]]
+    text: str | None = None
+    html: str | None = None
+    parts: list[Part] = field(default_factory=list)
 
     def header(self, name: str) -> str:
         """Return the first header of this name, or an empty text."""
         return next((value for key, value in self.headers if key.lower() == name.lower()), "")
 
-    @property
-    def attachments(self) -> tuple[Part, ...]:
-        """The parts that the HTML does not show."""
-        return tuple(part for part in self.parts if not part.embedded)
-
 
 @lru_cache(maxsize=4)  # a page, its frame and each picture in it ask for the same message
 def read(source: bytes) -> Reading:
     """Read the headers, the texts and the other parts of a message, as far as possible."""
-    message = _parsed(source)
-    text: str | None = None
-    html: str | None = None
-    parts: list[Part] = []
-    for leaf in _leaves(message):
-        content_type = _content_type(leaf)
-        is_body = not _is_attached(leaf)
-        if is_body and text is None and _is_plain(content_type):
-            text = _text(leaf)
-        elif is_body and html is None and content_type == "text/html":
-            html = _text(leaf)
-        else:
-            parts.append(_part(leaf, len(parts) + 1, content_type))
-    return Reading(_headers(message), text, html, tuple(_with_embedding(parts, html or "")))
-
-
-def _parsed(source: bytes) -> AnyMessage:
     with suppress(Exception):
         if not _is_tangled(source):
-            return message_from_bytes(source, policy=LENIENT)
-    return BytesHeaderParser(policy=LENIENT).parsebytes(source)  # the body stays in one piece
+            return _reading(message_from_bytes(source, policy=LENIENT))
+    return _reading(BytesHeaderParser(policy=LENIENT).parsebytes(source))  # the body stays in one piece
 
 
 def _is_tangled(source: bytes) -> bool:
@@ -117,102 +93,70 @@ def _is_tangled(source: bytes) -> bool:
     return comparisons > MAX_COMPARISONS or source.count(b"\n--") > MAX_BOUNDARIES
 
 
-def _leaves(message: AnyMessage) -> Iterator[AnyMessage]:
-    """Yield all parts that are not containers. An attached message is one part: it is offered as a file."""
-    waiting = [message]
-    left = MAX_PARTS
-    while waiting and left:
-        part = waiting.pop()
-        payload = part.get_payload()
-        if isinstance(payload, list) and not _content_type(part).startswith("message/"):
-            waiting.extend(child for child in reversed(payload) if isinstance(child, Message))
+def _reading(message: AnyMessage) -> Reading:
+    pairs = islice(message.raw_items(), MAX_HEADERS)
+    reading = Reading([(readable(name), LENIENT.header_fetch_parse(name, str(value))) for name, value in pairs])
+    for leaf in islice(_leaves(message), MAX_PARTS):
+        part = _part(leaf, len(reading.parts) + 1)
+        is_body = not part.filename and leaf.get_content_disposition() != "attachment"
+        # A multipart that could not be split (no boundary, or nested too deep) is shown as text.
+        if is_body and reading.text is None and part.content_type.startswith(("text/plain", "multipart/")):
+            reading.text = _text(leaf, part.content)
+        elif is_body and reading.html is None and part.content_type == "text/html":
+            reading.html = _text(leaf, part.content)
         else:
-            left -= 1
-            yield part
+            extension = mimetypes.guess_extension(part.content_type) or ".bin"
+            part.filename = part.filename or f"part-{part.number}{extension}"
+            reading.parts.append(part)
+    for part in reading.parts:
+        part.embedded = bool(part.content_id) and f"cid:{part.content_id}" in (reading.html or "")
+    return reading
 
 
-def _headers(message: AnyMessage) -> tuple[tuple[str, str], ...]:
-    pairs = list(message.raw_items())[:MAX_HEADERS]
-    return tuple((readable(name), _header_value(name, str(value))) for name, value in pairs)
-
-
-def _header_value(name: str, raw: str) -> str:
-    """Decode encoded words, and join lines."""
-    value = raw if len(raw) > MAX_PARSED_HEADER else LENIENT.header_fetch_parse(name, raw)
-    return " ".join(readable(value).splitlines()).strip()
-
-
-def _content_type(part: AnyMessage) -> str:
-    try:
-        claimed = str(part.get_content_type()).lower()
-    except Exception:
-        return NO_TYPE
-    return claimed if CONTENT_TYPE.fullmatch(claimed) else NO_TYPE
-
-
-def _is_plain(content_type: str) -> bool:
-    """A multipart that could not be split (no boundary, or nested too deep) is shown as text."""
-    return content_type == "text/plain" or content_type.startswith("multipart/")
-
-
-def _is_attached(part: AnyMessage) -> bool:
-    try:
-        return part.get_content_disposition() == "attachment" or bool(part.get_filename())
-    except Exception:
-        return True
-
-
-def _text(part: AnyMessage) -> str:
-    """Decode the text with its own charset or else with UTF-8, and mark each byte that fits neither."""
-    content = _content(part)
-    try:
-        return readable(content.decode(part.get_content_charset() or "utf-8"))
-    except Exception:
-        return content.decode("utf-8", "replace")
-
-
-def _content(part: AnyMessage) -> bytes:
+def _leaves(part: AnyMessage) -> Iterator[AnyMessage]:
+    """Yield all parts that are not containers. An attached message is one part: it is offered as a file."""
     payload = part.get_payload()
-    if isinstance(payload, list):  # an attached message, or a delivery report made of header blocks
-        return b"\r\n".join(_source(child) for child in payload)
-    try:
-        decoded = part.get_payload(decode=True)
-    except Exception:
-        decoded = None
-    return decoded if isinstance(decoded, bytes) else _bytes(str(payload))
+    if isinstance(payload, list) and part.get_content_maintype() != "message":
+        for child in payload:
+            yield from _leaves(child)  # type: ignore[arg-type]
+    else:
+        yield part
 
 
-def _source(message: object) -> bytes:
-    try:
-        return message.as_bytes() if isinstance(message, Message) else _bytes(str(message))
-    except Exception:
-        return b""
+def _part(leaf: AnyMessage, number: int) -> Part:
+    content_type = leaf.get_content_type()
+    if not CONTENT_TYPE.fullmatch(content_type):
+        content_type = NO_TYPE
+    return Part(number, content_type, _filename(leaf), str(leaf.get("Content-ID", "")).strip("<> "), _content(leaf))
 
 
-def _part(leaf: AnyMessage, number: int, content_type: str) -> Part:
-    return Part(number, content_type, _filename(leaf, number, content_type), _content_id(leaf), _content(leaf))
-
-
-def _filename(part: AnyMessage, number: int, content_type: str) -> str:
+def _filename(part: AnyMessage) -> str:
     """Return a safe name: no folders, nothing unprintable (a line break, a right-to-left override)."""
     try:
         claimed = readable(part.get_filename() or "")
     except Exception:
-        claimed = ""
+        claimed = "unreadable-name"
     name = re.split(r"[/\\]", claimed)[-1]
-    name = "".join(character for character in name if character.isprintable()).strip(". ")
-    return name[-MAX_FILENAME:] or f"part-{number}{mimetypes.guess_extension(content_type) or '.bin'}"
+    return "".join(character for character in name if character.isprintable()).strip(". ")[-MAX_FILENAME:]
 
 
-def _content_id(part: AnyMessage) -> str:
-    raw = next((str(value) for name, value in part.raw_items() if name.lower() == "content-id"), "")
-    return readable(raw).strip().removeprefix("<").removesuffix(">")
+def _content(part: AnyMessage) -> bytes:
+    payload = part.get_payload()
+    try:
+        if isinstance(payload, list):  # an attached message, or a delivery report made of header blocks
+            return b"\r\n".join(child.as_bytes() for child in payload)  # type: ignore[union-attr]
+        decoded = part.get_payload(decode=True)
+        return decoded if isinstance(decoded, bytes) else _bytes(str(payload))
+    except Exception:
+        return b"" if isinstance(payload, list) else _bytes(str(payload))
 
 
-def _with_embedding(parts: list[Part], html: str) -> Iterator[Part]:
-    for part in parts:
-        embedded = bool(part.content_id) and f"cid:{part.content_id}" in html
-        yield Part(part.number, part.content_type, part.filename, part.content_id, part.content, embedded)
+def _text(part: AnyMessage, content: bytes) -> str:
+    """Decode the text with its own charset or else with UTF-8, and mark each byte that fits neither."""
+    try:
+        return readable(content.decode(part.get_content_charset() or "utf-8"))
+    except Exception:
+        return content.decode("utf-8", "replace")
 
 
 def readable(text: str) -> str:

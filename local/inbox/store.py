@@ -8,25 +8,19 @@ with any mail program.
 import json
 import re
 import secrets
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+from django.http import Http404
 
 WHEN = "%Y%m%dT%H%M%S-%f"
 ID = re.compile(r"\d{8}T\d{6}-\d{6}-[0-9a-f]{6}", re.ASCII)
 
 
-class Missing(LookupError):
+class Missing(Http404):
     """The message does not exist, or no longer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Envelope:
-    """The addresses of the SMTP conversation. A Bcc is only here, not in the headers."""
-
-    sender: str = ""
-    recipients: tuple[str, ...] = ()
 
 
 class Store:
@@ -36,14 +30,18 @@ class Store:
         # Mail contains login links: only the owner may read the directory.
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.directory = directory
-        self._sweep()
+        for path in directory.iterdir():
+            is_leftover = path.suffix == ".part" or (path.suffix == ".json" and not path.with_suffix(".eml").exists())
+            if is_leftover and ID.fullmatch(path.stem):
+                path.unlink()
 
-    def add(self, source: bytes, envelope: Envelope) -> str:
+    def add(self, source: bytes, sender: str, recipients: Sequence[str]) -> str:
         """Store a message and return its id. After an OSError (a full disk) no file of it remains."""
+        envelope = {"sender": sender, "recipients": recipients}
         message_id = f"{datetime.now(UTC):{WHEN}}-{secrets.token_hex(3)}"
         part = self._path(message_id, "part")
         try:
-            self._path(message_id, "json").write_text(json.dumps(asdict(envelope)), encoding="ascii")
+            self._path(message_id, "json").write_text(json.dumps(envelope), encoding="ascii")
             part.write_bytes(source)
             part.rename(self._path(message_id, "eml"))
         except OSError:
@@ -63,12 +61,15 @@ class Store:
         except FileNotFoundError as error:
             raise Missing(message_id) from error
 
-    def envelope(self, message_id: str) -> Envelope:
-        """Return the envelope, or an empty one if its file is missing or unreadable."""
+    def envelope(self, message_id: str) -> tuple[str, list[str]]:
+        """Return sender and recipients of the SMTP conversation, or nothing if their file is missing or unreadable.
+
+        A Bcc is only here, not in the headers.
+        """
         with suppress(OSError, ValueError, KeyError, TypeError):
             kept = json.loads(self._path(message_id, "json").read_bytes())
-            return Envelope(str(kept["sender"]), tuple(map(str, kept["recipients"])))
-        return Envelope()
+            return str(kept["sender"]), list(map(str, kept["recipients"]))
+        return "", []
 
     def remove(self, message_id: str) -> None:
         """Delete one message, which may be gone already."""
@@ -84,15 +85,3 @@ class Store:
         if not ID.fullmatch(message_id):
             raise Missing(message_id)
         return self.directory / f"{message_id}.{suffix}"
-
-    def _sweep(self) -> None:
-        for path in self.directory.iterdir():
-            is_leftover = path.suffix == ".part" or (path.suffix == ".json" and not path.with_suffix(".eml").exists())
-            if is_leftover and ID.fullmatch(path.stem):
-                path.unlink()
-
-
-def received(message_id: str) -> datetime:
-    """Return the time of receipt, in the time zone of this machine."""
-    moment = message_id.rpartition("-")[0]
-    return datetime.strptime(moment, WHEN).replace(tzinfo=UTC).astimezone()

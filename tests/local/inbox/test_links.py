@@ -2,7 +2,7 @@
 
 import pytest
 
-from local.inbox.links import linked
+from local.inbox.markup import linked
 
 LINKS = [
     ("see https://example.com.", "https://example.com"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from local.inbox.store import Envelope, Missing, Store
+from local.inbox.store import Missing, Store
 from tests.local.inbox.conftest import Start
 from tests.local.inbox.running_inbox import ROOT, RunningInbox, command
 
@@ -90,7 +90,7 @@ def test_only_the_owner_can_read_the_directory(tmp_path: Path) -> None:
 
 def test_leftovers_of_a_crash_are_removed_at_the_next_start(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    whole = store.add(b"whole", Envelope("a@example.com", ("b@example.com",)))
+    whole = store.add(b"whole", "a@example.com", ["b@example.com"])
     dead = "20261121T120000-000000-abcdef"
     (tmp_path / f"{dead}.json").write_text("{}")
     (tmp_path / f"{dead}.part").write_bytes(b"hal")
@@ -107,15 +107,15 @@ def test_a_message_that_cannot_be_written_leaves_no_file(tmp_path: Path, monkeyp
     store = Store(tmp_path)
     monkeypatch.setattr(Path, "rename", full)
     with pytest.raises(OSError, match="No space left"):
-        store.add(b"x", Envelope())
+        store.add(b"x", "", [])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_lost_or_broken_envelope_does_not_hide_the_message(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    message_id = store.add(b"x", Envelope("a@example.com", ()))
+    message_id = store.add(b"x", "a@example.com", [])
     (tmp_path / f"{message_id}.json").write_text('{"sender": 1')
-    assert (store.envelope(message_id), store.source(message_id)) == (Envelope(), b"x")
+    assert (store.envelope(message_id), store.source(message_id)) == (("", []), b"x")
 
 
 @pytest.mark.parametrize("name", ["../secret", "secret", "", "20261121T120000-000000-ABCDEF"])
@@ -132,5 +132,5 @@ def test_an_id_cannot_point_to_another_file(tmp_path: Path, name: str) -> None:
 
 def test_the_newest_message_is_the_first(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    ids = [store.add(b"x", Envelope()) for _ in range(5)]
+    ids = [store.add(b"x", "", []) for _ in range(5)]
     assert store.ids() == ids[::-1]
