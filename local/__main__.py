@@ -15,7 +15,7 @@ from local.database import ADMIN
 from local.environment import STATE
 from local.follow import Follower
 from local.programs import RESTARTED, Program, log_of, programs, socket_dir, write_configuration
-from local.startup import bring_up, wait_until_ready
+from local.startup import bring_up, migrate, wait_until_ready
 
 STOPPING = "Stopping in order: web, worker, beat, Flower, inbox, servers."
 STOP_TIMEOUT = 60.0
@@ -61,10 +61,11 @@ def start() -> int:
 
 
 def restart() -> int:
-    """Restart the processes that run the project's code. Servers and inbox go on, so no mail is lost."""
+    """Migrate, then restart the processes that run the project's code. Servers and inbox go on, so no mail is lost."""
     if not supervision.is_running():
         raise CannotStart("Postcommit is not running here: make start starts it.")
     ports = environment.ports(environment.read(environment.ENV_FILE))
+    migrate()
     for name in RESTARTED:
         supervision.stop(name)
         wait_until_ready({name: supervision.start(name)}, ports)

@@ -43,12 +43,18 @@ def bring_up(everything: Sequence[Program], ports: Mapping[str, int], sockets: P
             AWAIT[name](sockets)  # not its pid: after a crash PostgreSQL may need a second attempt
         except TimeoutError as error:
             raise failure(name, f"does not answer: {error}") from error
+    password = migrate()
+    wait_until_ready({name: supervision.start(name) for name in names if name not in AWAIT}, ports)
+    return password
+
+
+def migrate() -> str | None:
+    """Migrate the database. Return the administrator's password if there was none. Raises CannotStart."""
     # In its own session, so that Ctrl-C reaches this process alone.
-    migrate = [sys.executable, "-m", "local.database"]
-    done = subprocess.run(migrate, stdout=subprocess.PIPE, text=True, cwd=ROOT, check=False, start_new_session=True)
+    command = [sys.executable, "-m", "local.database"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, check=False, start_new_session=True)
     if done.returncode:
         raise CannotStart("The database was not brought up to date; the reason is above.")
-    wait_until_ready({name: supervision.start(name) for name in names if name not in AWAIT}, ports)
     return done.stdout.strip() or None
 
 
