@@ -86,7 +86,7 @@ def test_sign_up_verify_and_find_the_mail_in_the_admin(running: Running, new_pag
     admin = new_page()
     log_in_to_admin(admin, running)
     expect(admin.get_by_role("link", name="Flower")).to_have_attribute("href", running.flower)
-    admin.get_by_role("link", name="Messages").first.click()
+    admin.get_by_role("link", name="Messages", exact=True).first.click()
     admin.get_by_role("row", name="ann@example.com").get_by_role("link").first.click()
     expect(admin.get_by_role("cell", name="accepted")).to_be_visible()
 
