@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from django.conf import settings
-from django.db.models import Exists, Model, OuterRef, QuerySet
-from django.db.models.functions import Lower
+from django.db.models import QuerySet
 from django.urls import reverse
 from nacl.exceptions import CryptoError
 from nacl.secret import SecretBox
@@ -67,23 +66,11 @@ def is_unsubscribed(membership: Membership) -> bool:
     return _row_of(membership).exists()
 
 
-def unsubscribed_streams(address: str) -> set[str]:
-    """Return the names of the streams that this address unsubscribed from."""
-    rows = Suppression.objects.filter(address=address.lower()).exclude(stream="")
-    return set(rows.values_list("stream", flat=True))
-
-
 def copy_unsubscribes(old: str, new: str) -> None:
     """Unsubscribe the address `new` from all streams that `old` unsubscribed from."""
     for stream in streams():
         if is_unsubscribed(Membership(old, stream)):
             unsubscribe(Membership(new, stream))
-
-
-def subscribed[M: Model](rows: "QuerySet[M]", stream: Stream, *, address: str = "email") -> "QuerySet[M]":
-    """Filter the rows whose address may get mail of this stream, in one query. `address` names the field."""
-    suppressions = Suppression.objects.filter(address=Lower(OuterRef(address)), stream__in=("", stream.name))
-    return rows.filter(~Exists(suppressions))
 
 
 def unsubscribe_url(address: str, stream: Stream) -> str:

@@ -82,7 +82,7 @@ def _refuse_hidden_recipients(message: EmailMessage) -> None:
         raise HeldBack("its esp_extra may name recipients, which a test system must not write to")
     merged = getattr(message, "merge_headers", None) or {}
     names = {
-        name.lower() for headers in (message.extra_headers, *merged.values(), _ready_made(message)) for name in headers
+        name.lower() for headers in (message.extra_headers, *merged.values(), _own_headers(message)) for name in headers
     }
     if steering := sorted(name for name in names if name.startswith(STEERING)):
         raise HeldBack(f"its header field {steering[0]} may name recipients, which a test system must not write to")
@@ -90,7 +90,7 @@ def _refuse_hidden_recipients(message: EmailMessage) -> None:
         raise HeldBack("its merge_headers name recipients, which a test system must not write to")
 
 
-def _ready_made(message: EmailMessage) -> Iterable[str]:
+def _own_headers(message: EmailMessage) -> Iterable[str]:
     """Return the header names of a class that makes its own MIME and may ignore `extra_headers`."""
     if type(message).message is EmailMessage.message:
         return ()
