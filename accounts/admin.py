@@ -44,7 +44,7 @@ class UserAdmin(DjangoUserAdmin):
     add_form = CreateUserForm
     change_password_form = ChangePasswordForm
     ordering = ("-date_joined",)
-    list_display = ("email", "name", "is_verified", "is_staff", "is_active", "date_joined")
+    list_display = ("email", "name", "has_verified_email", "is_staff", "is_active", "date_joined")
     list_filter = ("is_staff", "is_active", ("email_verified_at", admin.EmptyFieldListFilter), "language")
     search_fields = ("email", "name")
     readonly_fields = ("email_verified_at", "date_joined", "last_login")
@@ -79,7 +79,7 @@ class UserAdmin(DjangoUserAdmin):
 
     def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
         if change and "email" in form.changed_data:
-            obj.was_verified |= obj.is_verified
+            obj.was_verified |= obj.has_verified_email
             obj.email_verified_at = None  # the new address is not verified
             end_sessions(obj, but=request.session.session_key)
             # Confirmed changes too: a link in an older mail must not undo what an administrator decided.
@@ -93,8 +93,8 @@ class UserAdmin(DjangoUserAdmin):
         obj.save(update_fields=own & set(form.changed_data) | marks)
 
     @admin.display(description="verified", boolean=True, ordering="email_verified_at")
-    def is_verified(self, user: User) -> bool:
-        return user.is_verified
+    def has_verified_email(self, user: User) -> bool:
+        return user.has_verified_email
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):

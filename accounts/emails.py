@@ -102,7 +102,7 @@ class VerifyAddress(Email):
         return {"link": links.to_verify(self.verification), "expires_at": self.verification.expires_at}
 
     def is_wanted(self) -> bool:
-        return self.verification.is_open and not self.verification.user.is_verified
+        return self.verification.is_open and not self.verification.user.has_verified_email
 
     def expires_at(self) -> datetime:
         return self.verification.expires_at

@@ -175,7 +175,7 @@ class LogInForm(AuthenticationForm):
 
     def confirm_login_allowed(self, user: Any) -> None:
         super().confirm_login_allowed(user)
-        if not user.is_verified:
+        if not user.has_verified_email:
             raise ValidationError(_("Please verify your e-mail address first."), code=self.UNVERIFIED)
 
 

@@ -77,7 +77,7 @@ class User(AbstractBaseUser, PermissionsMixin):
         self.email = canonical(self.email)
 
     @property
-    def is_verified(self) -> bool:
+    def has_verified_email(self) -> bool:
         """Whether the current address is verified."""
         return self.email_verified_at is not None
 

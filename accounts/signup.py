@@ -76,7 +76,7 @@ def _mail_to(user: User, *, is_new: bool) -> None:
     """
     delay = timedelta(seconds=settings.VERIFICATION_DELAY)
     lately = verification.was_begun_lately(user)
-    if user.is_verified:
+    if user.has_verified_email:
         verification.supersede(user)
         user.email_verifications.exists()
         outbox.enqueue(AccountExists(user), key=f"account-exists:{user.pk}", delay=delay)

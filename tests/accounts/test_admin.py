@@ -86,7 +86,7 @@ def test_a_new_name_ends_no_session(administrator: Client) -> None:
 
     assert is_in(browser)
     assert EmailChange.objects.get().is_open
-    assert User.objects.get(pk=user.pk).is_verified
+    assert User.objects.get(pk=user.pk).has_verified_email
 
 
 def test_a_new_address_ends_sessions_and_all_changes_of_address(administrator: Client) -> None:
@@ -100,7 +100,7 @@ def test_a_new_address_ends_sessions_and_all_changes_of_address(administrator: C
     save(administrator, user, email="Given@Example.com")
 
     user.refresh_from_db()
-    assert (user.email, user.is_verified, user.was_verified) == ("given@example.com", False, True)
+    assert (user.email, user.has_verified_email, user.was_verified) == ("given@example.com", False, True)
     assert not is_in(browser)
     assert EmailChange.objects.filter(stopped_at=None).count() == 0
     assert stop(first) is LinkState.STOPPED

@@ -78,7 +78,7 @@ def test_correcting_to_a_known_address_looks_the_same(client: Client) -> None:
 
     assert known.content.decode().replace(ANN, "new@example.com") == unknown.content.decode()
     assert not is_in(log_in(password="something else"))
-    assert User.objects.get(email=ANN).is_verified
+    assert User.objects.get(email=ANN).has_verified_email
 
 
 def test_the_same_address_again_changes_nothing(client: Client) -> None:

@@ -43,7 +43,7 @@ def test_another_browser_needs_the_password(link: str) -> None:
     for password in ({}, {"password": ""}, {"password": "wrong"}, {"password": "x" * 5000}):
         answer = other.post(link, password)
         assert (answer.status_code, answer.context["state"]) == (200, "wrong_password")
-        assert not User.objects.get().is_verified
+        assert not User.objects.get().has_verified_email
     assert other.post(link, {"password": PASSWORD}).context["state"] == "done"
     assert not is_in(other)
     assert is_in(log_in())

@@ -157,7 +157,7 @@ def test_the_old_address_can_undo_a_change_for_a_week(client: Client) -> None:
 
         assert (answer.status_code, answer.context["state"]) == (200, "done")
         user = User.objects.get()
-        assert (user.email, user.is_verified, user.has_usable_password()) == (ANN, True, False)
+        assert (user.email, user.has_verified_email, user.has_usable_password()) == (ANN, True, False)
         assert user.sessions.count() == 0  # the rows are deleted, not only their hashes invalid
         assert (is_in(attacker), is_in(elsewhere)) == (False, False)
         assert not any(is_in(log_in(address)) for address in (ANN, NEW))
@@ -364,7 +364,7 @@ def test_a_confirmed_address_is_verified_even_if_the_old_one_was_not() -> None:
     confirm(change)
 
     user = User.objects.get()
-    assert (user.email, user.is_verified, user.was_verified) == (NEW, True, True)
+    assert (user.email, user.has_verified_email, user.was_verified) == (NEW, True, True)
 
 
 def test_a_request_ends_when_the_old_address_changes() -> None:

@@ -126,7 +126,7 @@ def test_a_reset_verifies_the_address(client: Client) -> None:
     choose(client, link_to_reset())
 
     user = User.objects.get()
-    assert (user.is_verified, user.was_verified) == (True, True)
+    assert (user.has_verified_email, user.was_verified) == (True, True)
     assert is_in(log_in(password=NEW_PASSWORD))
 
 

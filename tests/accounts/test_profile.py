@@ -65,7 +65,7 @@ def test_the_profile_form_changes_no_other_field() -> None:
     save(log_in(), email="evil@example.com", is_staff="on", password="evil", email_verified_at="")
 
     user = User.objects.get()
-    assert (user.email, user.is_staff, user.is_verified) == ("ann@example.com", False, True)
+    assert (user.email, user.is_staff, user.has_verified_email) == ("ann@example.com", False, True)
     assert user.check_password("correct horse 9 battery")
 
 

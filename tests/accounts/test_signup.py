@@ -36,7 +36,7 @@ def test_a_sign_up_creates_user_verification_and_message(client: Client, outbox:
     assert response.redirect_chain == [(reverse("check_inbox"), 302)]
     assert "ann@example.com" in response.content.decode()
     user = User.objects.get()
-    assert (user.email, user.is_verified, user.check_password(PASSWORD)) == ("ann@example.com", False, True)
+    assert (user.email, user.has_verified_email, user.check_password(PASSWORD)) == ("ann@example.com", False, True)
     verification = EmailVerification.objects.get(user=user)
     assert verification.expires_at - verification.created_at == pytest.approx(
         timedelta(hours=24), abs=timedelta(seconds=1)

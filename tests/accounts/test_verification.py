@@ -53,7 +53,7 @@ def test_post_verifies_once(client: Client, link: EmailVerification) -> None:
     assert (first.status_code, second.status_code) == (200, 410)
     assert second.context["state"] == "used"
     link.user.refresh_from_db()
-    assert link.user.is_verified
+    assert link.user.has_verified_email
     assert "_auth_user_id" not in client.session
 
 
@@ -73,7 +73,7 @@ def test_a_link_expires_after_a_day(client: Client, link: EmailVerification) -> 
             assert (response.status_code, response.context["state"]) == (410, "expired")
             assert reverse("resend") in response.content.decode()
     link.user.refresh_from_db()
-    assert not link.user.is_verified
+    assert not link.user.has_verified_email
 
 
 def test_a_newer_link_supersedes_the_older_one(client: Client, link: EmailVerification) -> None:
@@ -109,7 +109,7 @@ def test_a_link_does_not_verify_an_address_that_the_user_no_longer_has(client: C
     User.objects.update(email="new@example.com")
 
     assert client.post(path_of(link)).context["state"] == "superseded"
-    assert not User.objects.get().is_verified
+    assert not User.objects.get().has_verified_email
 
 
 def test_the_code_is_not_stored_and_depends_on_the_secret_key(link: EmailVerification, settings: Settings) -> None:

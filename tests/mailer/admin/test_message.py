@@ -240,7 +240,7 @@ def test_an_address_changed_by_staff_is_canonical_and_unverified(operator: Clien
     operator.post(reverse("admin:accounts_user_change", args=[user.pk]), change)
 
     user.refresh_from_db()
-    assert (user.email, user.is_verified) == ("new.ann@example.com", False)
+    assert (user.email, user.has_verified_email) == ("new.ann@example.com", False)
 
 
 def test_a_too_long_address_for_a_test_mail_is_explained(operator: Client) -> None:
