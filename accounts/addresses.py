@@ -42,6 +42,25 @@ def canonical(address: str) -> str:
     return in_ascii
 
 
+SAME_DOMAIN = {"googlemail.com": "gmail.com", "pm.me": "proton.me", "protonmail.com": "proton.me"}
+IGNORED = {"gmail.com": ".", "proton.me": ".-_"}
+"""Characters before the @ sign that a provider does not read.
+
+https://support.google.com/mail/answer/7436150, https://proton.me/support/addresses-and-aliases
+"""
+
+
+def mailbox(address: str) -> str:
+    """Return one name for all spellings of a canonical address that reach the same mailbox, as far as that is known.
+
+    For limits only: two spellings are two accounts. Nearly every server delivers `ann+shop@…` to `ann@…` (RFC 5233).
+    """
+    local, _at, domain = address.rpartition("@")
+    domain = SAME_DOMAIN.get(domain, domain)
+    plain = local.partition("+")[0] or local
+    return f"{plain.translate(dict.fromkeys(map(ord, IGNORED.get(domain, ''))))}@{domain}"
+
+
 def _complaint(address: str) -> "_StrPromise":
     """Return the reason in a translated text. The library's texts are in English only."""
     local, _at, domain = address.rpartition("@")

@@ -9,40 +9,48 @@ from uuid import UUID
 import structlog
 from django.contrib.auth.hashers import check_password
 from django.db import IntegrityError, transaction
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from accounts import links, verification
 from accounts.emails import AddressChanged, AddressChangeRequested, ConfirmNewAddress, ResetPassword
 from accounts.links import Link, LinkState
-from accounts.models import EmailChange, User
+from accounts.models import VERIFICATION_LIFETIME, EmailChange, User
 from accounts.sessions import end_sessions
 from mailer import outbox
 
 log = structlog.get_logger("accounts")
 
 
-def request(user: User, new_address: str, *, may_mail: bool = True) -> bool:
+def request(user: User, new_address: str) -> bool:
     """Replace any open request with a new one, and mail both addresses.
 
-    If another account has the new address, that address gets no mail, and the caller cannot tell. Return False if the
-    password was reset since the caller checked it.
+    If another account has the new address, that address gets no mail, and the caller cannot tell. A second request for the
+    same address mails the same links. Return False if the password was reset since the caller checked it.
     """
     with transaction.atomic():
         locked = User.objects.lock_unchanged(user)
         if locked is None:
             return False
-        stop_all(locked)
-        change = EmailChange.objects.create(user=locked, old_address=locked.email, new_address=new_address)
-        if may_mail:
-            outbox.enqueue(ConfirmNewAddress(change))
-            outbox.enqueue(AddressChangeRequested(change))
+        enough = timezone.now() + VERIFICATION_LIFETIME / 2
+        same = {"old_address": locked.email, "new_address": new_address}
+        change = _open(locked).filter(**same, expires_at__gt=enough).first()
+        if change is None:
+            stop_all(locked)
+            change = EmailChange.objects.create(user=locked, **same)
+        outbox.enqueue(ConfirmNewAddress(change))
+        outbox.enqueue(AddressChangeRequested(change))
     log.info("change of address requested", user=user.pk, change=str(change.pk))
     return True
 
 
 def stop_all(user: User) -> None:
     """Stop the user's open request."""
-    user.email_changes.filter(confirmed_at=None, stopped_at=None).update(stopped_at=timezone.now())
+    _open(user).update(stopped_at=timezone.now())
+
+
+def _open(user: User) -> QuerySet[EmailChange]:
+    return user.email_changes.filter(confirmed_at=None, stopped_at=None)
 
 
 def look_to_confirm(change_id: UUID, code: str) -> Link:

@@ -1,11 +1,13 @@
 """The e-mails of this app.
 
 A kind that anyone may cause by typing an address has a field for the address, not for a user. The worker looks the account
-up, where response times cannot be measured, and cancels the mail if there is no account.
+up, where response times cannot be measured, and cancels the mail if there is no account. It counts there, too, against the
+limits on mail to one mailbox: a mail that was cancelled must not spend them.
 """
 
+import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any, ClassVar, Self
@@ -15,10 +17,10 @@ from django.db.models import QuerySet
 from django.urls import reverse
 from django.utils import timezone
 
-from accounts import links
+from accounts import links, throttling
 from accounts import verification as verifying
 from accounts.models import REVERSAL_LIFETIME, VERIFICATION_LIFETIME, EmailChange, EmailVerification, User
-from mailer.email import CRITICAL, Email, Recipient
+from mailer.email import CRITICAL, Email, Recipient, Unwanted
 
 SAMPLE = {"email": "ann@example.com", "name": "Ann Example", "language": "en"}
 
@@ -26,6 +28,22 @@ SAMPLE = {"email": "ann@example.com", "name": "Ann Example", "language": "en"}
 def recipient_of(user: User, address: str | None = None) -> Recipient:
     """Return the user as a recipient, at their own or at another address."""
     return Recipient(address or user.email, name=user.name, language=user.language, time_zone=user.time_zone or None)
+
+
+@dataclass(frozen=True)
+class Limited:
+    """An e-mail that a stranger can cause. Above the limits of its purpose, the mailbox gets no more."""
+
+    purpose: ClassVar[throttling.Purpose]
+
+    request: str = field(default_factory=lambda: uuid.uuid4().hex, kw_only=True)
+    """Names the request, so that several attempts to send count as one mail."""
+
+    def check_limits(self, address: str) -> bool:
+        """Count the mail, and return True. Raise Unwanted if the mailbox has had enough."""
+        if not throttling.may_mail(self.purpose, address, request=self.request):
+            raise Unwanted("too many mails of this kind to this mailbox lately")
+        return True
 
 
 @dataclass(frozen=True)
@@ -46,7 +64,7 @@ class ToAccount:
 
 
 @dataclass(frozen=True)
-class ToAddress:
+class ToAddress(Limited):
     """An e-mail to an address that may have an account. It is cancelled if it has none."""
 
     address: str
@@ -63,7 +81,14 @@ class ToAddress:
         return recipient_of(self.account) if self.account else Recipient(self.address)
 
     def is_wanted(self) -> bool:
-        return self.account is not None
+        return self.account is not None and self.check_limits(self.address)
+
+    @classmethod
+    def to(cls, user: User, *fields: str) -> Self:
+        """Return the e-mail for a user who is loaded already."""
+        mail = cls(user.email, *fields)
+        vars(mail).update(account=user)
+        return mail
 
 
 @dataclass(frozen=True)
@@ -84,11 +109,12 @@ class AboutChange:
         return cls(EmailChange(user=user, old_address=user.email, new_address="ann@new.example"))
 
 
-class VerifyAddress(Email):
+class VerifyAddress(Limited, Email):
     """Ask the owner of an address to verify it."""
 
     template: ClassVar = "email/verify_address"
     queue: ClassVar = CRITICAL
+    purpose: ClassVar = throttling.Purpose.SIGN_UP
 
     verification: EmailVerification
 
@@ -102,7 +128,8 @@ class VerifyAddress(Email):
         return {"link": links.to_verify(self.verification), "expires_at": self.verification.expires_at}
 
     def is_wanted(self) -> bool:
-        return self.verification.is_open and not self.verification.user.has_verified_email
+        is_needed = self.verification.is_open and not self.verification.user.has_verified_email
+        return is_needed and self.check_limits(self.verification.address)
 
     def expires_at(self) -> datetime:
         return self.verification.expires_at
@@ -117,6 +144,7 @@ class VerifyAddressAgain(ToAddress, Email):
 
     template: ClassVar = "email/verify_address"
     queue: ClassVar = CRITICAL
+    purpose: ClassVar = throttling.Purpose.VERIFY
 
     def accounts(self) -> "QuerySet[User]":
         return super().accounts().filter(email_verified_at=None)
@@ -134,21 +162,23 @@ class VerifyAddressAgain(ToAddress, Email):
 
     @classmethod
     def sample(cls) -> Self:
-        mail, user = cls(SAMPLE["email"]), User(pk=1, **SAMPLE)
-        vars(mail).update(account=user, verification=EmailVerification(user=user, address=user.email))
+        user = User(pk=1, **SAMPLE)
+        mail = cls.to(user)
+        vars(mail).update(verification=EmailVerification(user=user, address=user.email))
         return mail
 
 
-class AccountExists(ToAccount, Email):
+class AccountExists(Limited, ToAccount, Email):
     """Notify the owner of an account that its address was used to sign up again."""
 
     template: ClassVar = "email/account_exists"
+    purpose: ClassVar = throttling.Purpose.ACCOUNT_EXISTS
 
     def context(self) -> Mapping[str, Any]:
         return {"login_url": settings.SITE_URL + reverse("login"), "reset_url": _reset_url()}
 
     def is_wanted(self) -> bool:
-        return self.account.is_active
+        return self.account.is_active and self.check_limits(self.account.email)
 
 
 class ResetPassword(ToAddress, Email):
@@ -156,6 +186,7 @@ class ResetPassword(ToAddress, Email):
 
     template: ClassVar = "email/reset_password"
     queue: ClassVar = CRITICAL
+    purpose: ClassVar = throttling.Purpose.RESET
 
     def context(self) -> Mapping[str, Any]:
         assert self.account is not None, "is_wanted() comes first"
@@ -166,15 +197,14 @@ class ResetPassword(ToAddress, Email):
 
     @classmethod
     def sample(cls) -> Self:
-        mail = cls(SAMPLE["email"])
-        vars(mail).update(account=User(pk=1, **SAMPLE))
-        return mail
+        return cls.to(User(pk=1, **SAMPLE))
 
 
 class LogInAlert(ToAddress, Email):
     """Notify the owner of an account of wrong passwords. It contains nothing that was typed."""
 
     template: ClassVar = "email/login_alert"
+    purpose: ClassVar = throttling.Purpose.ALERT
 
     network: str
     at: str
@@ -188,9 +218,7 @@ class LogInAlert(ToAddress, Email):
 
     @classmethod
     def sample(cls) -> Self:
-        mail = cls(SAMPLE["email"], "203.0.113.0/24", "2026-11-22T12:00:00+00:00")
-        vars(mail).update(account=User(pk=1, **SAMPLE))
-        return mail
+        return cls.to(User(pk=1, **SAMPLE), "203.0.113.0/24", "2026-11-22T12:00:00+00:00")
 
 
 class PasswordChanged(ToAccount, Email):
@@ -202,11 +230,12 @@ class PasswordChanged(ToAccount, Email):
         return {"reset_url": _reset_url()}
 
 
-class ConfirmNewAddress(AboutChange, Email):
+class ConfirmNewAddress(Limited, AboutChange, Email):
     """Ask the owner of the new address to confirm the change."""
 
     template: ClassVar = "email/confirm_new_address"
     queue: ClassVar = CRITICAL
+    purpose: ClassVar = throttling.Purpose.NEW_ADDRESS
 
     def recipient(self) -> Recipient:
         # Without the name that the user chose: the address may belong to another person.
@@ -216,8 +245,9 @@ class ConfirmNewAddress(AboutChange, Email):
         return {"link": links.to_confirm_change(self.change), "expires_at": self.change.expires_at}
 
     def is_wanted(self) -> bool:
-        user = self.change.user
-        return self.change.is_open and user.is_active and not verifying.is_taken(self.change.new_address, user)
+        user, address = self.change.user, self.change.new_address
+        is_free = self.change.is_open and user.is_active and not verifying.is_taken(address, user)
+        return is_free and self.check_limits(address)
 
     def expires_at(self) -> datetime:
         return self.change.expires_at

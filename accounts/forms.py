@@ -8,7 +8,6 @@ from django import forms
 from django.conf import settings
 from django.contrib.admin.forms import AdminAuthenticationForm
 from django.contrib.auth.forms import AuthenticationForm, PasswordChangeForm, SetPasswordMixin, UsernameField
-from django.contrib.auth.hashers import make_password
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxLengthValidator
 from django.forms.utils import flatatt
@@ -19,7 +18,7 @@ from django.utils.translation import gettext_lazy as _
 from accounts import login_alerts, throttling
 from accounts.addresses import canonical
 from accounts.models import User
-from accounts.network import UNKNOWN, network_of
+from accounts.network import UNKNOWN
 from accounts.password_length import LONGEST_PASSWORD
 
 REGIONS = ("Africa", "America", "Antarctica", "Asia", "Atlantic", "Australia", "Europe", "Indian", "Pacific")
@@ -78,22 +77,27 @@ class AddressForm(forms.Form):
     email = AddressField()
 
 
-def knows_password(user: User, password: str) -> bool:
-    """Whether it is the user's password. Wrong ones are counted: a browser left logged in must not allow guessing."""
-    if not throttling.may_guess(user.email, UNKNOWN):
+def knows_password(user: User, password: str, session_key: str | None) -> bool:
+    """Whether it is the user's password. Wrong ones are counted for this session, which may be in a thief's browser."""
+    counts = throttling.guesses(user.email, known=f"session {session_key}")
+    if not throttling.may_guess(counts):
         return False
     if user.check_password(password):
         return True
-    login_alerts.count(user.email, UNKNOWN)
+    login_alerts.count(user.email, counts, UNKNOWN)
     return False
 
 
 class ChangePasswordForm(PasswordChangeForm):
     """Django's form, counting wrong passwords."""
 
+    def __init__(self, *args: Any, session_key: str | None, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.session_key = session_key
+
     def clean_old_password(self) -> str:
         old_password: str = self.cleaned_data["old_password"]
-        if not knows_password(self.user, old_password):
+        if not knows_password(self.user, old_password, self.session_key):
             raise ValidationError(self.error_messages["password_incorrect"], code="password_incorrect")
         return old_password
 
@@ -108,13 +112,13 @@ class PasswordForm(forms.Form):
         widget=forms.PasswordInput(attrs={"autocomplete": "current-password"}),
     )
 
-    def __init__(self, *args: Any, user: User, **options: Any) -> None:
+    def __init__(self, *args: Any, user: User, session_key: str | None, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.user = user
+        self.user, self.session_key = user, session_key
 
     def clean_password(self) -> str:
         password: str = self.cleaned_data["password"]
-        if not knows_password(self.user, password):
+        if not knows_password(self.user, password, self.session_key):
             raise ValidationError(_("This is not your password."), code="wrong")
         return password
 
@@ -145,9 +149,14 @@ class ProfileForm(forms.ModelForm):
 
 
 class LogInForm(AuthenticationForm):
-    """Log in with address and password. Only a right password reveals that the address is not verified."""
+    """Log in with address and password. One answer for everything that does not log in: it must not reveal an account."""
 
-    UNVERIFIED = "unverified"
+    error_messages: ClassVar = {
+        "invalid_login": _(
+            "This address and this password do not match, or the address is not verified yet. After many wrong passwords,"
+            " none is accepted for a while. You can choose a new one."
+        ),
+    }
 
     username = UsernameField(
         label=_("E-mail address"),
@@ -159,10 +168,9 @@ class LogInForm(AuthenticationForm):
         self.fields["password"].validators.append(MaxLengthValidator(LONGEST_PASSWORD))
 
     def clean(self) -> dict[str, Any]:
-        """Refuse every password after too many guesses from this network, in the same time as a wrong one."""
+        """Refuse every password after too many wrong ones."""
         address = self.cleaned_data.get("username")
-        if address and self.request and not throttling.may_guess(address, network_of(self.request)):
-            make_password(self.cleaned_data.get("password"))
+        if address and not throttling.may_guess(login_alerts.guesses(self.request, address)):
             raise self.get_invalid_login_error()
         return super().clean()
 
@@ -172,11 +180,6 @@ class LogInForm(AuthenticationForm):
             return canonical(typed)
         except ValidationError:
             return typed  # it matches no account, and a reason would help attackers
-
-    def confirm_login_allowed(self, user: Any) -> None:
-        super().confirm_login_allowed(user)
-        if not user.has_verified_email:
-            raise ValidationError(_("Please verify your e-mail address first."), code=self.UNVERIFIED)
 
 
 class StaffLogInForm(LogInForm, AdminAuthenticationForm):

@@ -51,6 +51,8 @@ class Link:
     address: str = ""
     """The account's address when the link was made."""
     new_address: str = ""
+    begun_by: UUID | None = None
+    """The sign-up that alone is behind the link."""
 
 
 class ResetTokens(PasswordResetTokenGenerator):

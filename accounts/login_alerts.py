@@ -9,7 +9,7 @@ from django.dispatch import receiver
 from django.http import HttpRequest
 from django.utils import timezone
 
-from accounts import throttling
+from accounts import devices, throttling
 from accounts.addresses import canonical
 from accounts.emails import LogInAlert
 from accounts.network import UNKNOWN, network_of, rough
@@ -25,11 +25,18 @@ def note(*, credentials: dict[str, Any], request: HttpRequest | None = None, **_
         address = canonical(str(credentials.get("username", "")))
     except ValidationError:
         return  # not an address; often a password typed into the wrong field
-    count(address, network_of(request) if request else UNKNOWN)
+    network = network_of(request) if request else UNKNOWN
+    count(address, guesses(request, address), network)
 
 
-def count(address: str, network: str) -> None:
+def guesses(request: HttpRequest | None, address: str) -> list[throttling.Count]:
+    """Return the counts for a password at a log-in page."""
+    network = network_of(request) if request else UNKNOWN
+    return throttling.guesses(address, known=devices.known(request, address), network=network)
+
+
+def count(address: str, counts: list[throttling.Count], network: str) -> None:
     """Count a wrong password from any form, and enqueue an alert if there were many."""
-    if throttling.note_wrong_password(address, network):
+    if throttling.note_wrong_password(address, counts):
         outbox.enqueue(LogInAlert(address, rough(network), timezone.now().isoformat()))
         log.warning("many wrong passwords for one account")

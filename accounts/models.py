@@ -114,6 +114,9 @@ class EmailVerification(MailedLink):
     address = models.EmailField(max_length=254, help_text="The user's address when the link was made.")
     used_at = models.DateTimeField(null=True, blank=True)
     superseded_at = models.DateTimeField(null=True, blank=True, help_text="When a newer link replaced it.")
+    begun_by = models.UUIDField(
+        null=True, blank=True, editable=False, help_text="The only sign-up behind it; empty after a second one."
+    )
 
     class Meta(MailedLink.Meta):
         constraints = [

@@ -40,6 +40,14 @@ def rough(network: str) -> str:
     return str(exact.supernet(new_prefix=24 if exact.version == 4 else 48))
 
 
+def wider(network: str) -> list[str]:
+    """Return the network and those around it that one subscriber may have: of IPv6, the /64, the /56 and the /48."""
+    if ":" not in network:
+        return [network]
+    exact = ip_network(network)
+    return [str(exact.supernet(new_prefix=prefix)) for prefix in (64, 56, 48)]
+
+
 def _address(hop: str) -> Address | None:
     if match := WITH_PORT.fullmatch(hop):
         hop = match[1] or match[2]

@@ -1,12 +1,15 @@
-"""Limits on requested mail and on wrong passwords: moving windows in Redis, or in a table while Redis is away.
+"""Limits on requests, on mail to one mailbox and on wrong passwords: moving windows in Redis, or in a table without Redis.
 
-A caller never learns that a limit was reached: an answer that depends on the number of requests could reveal whether an
-address is known. Keys are hashes, so neither store contains an address.
+No limit of an owner can be spent by strangers. Mail is counted when it really goes, in the worker. A wrong password counts
+against the browser that typed it if that browser is known to the account, and otherwise against the account and the network.
+
+Known and unknown addresses are counted alike, so an answer above a limit reveals nothing. Keys are hashes, so neither store
+contains an address.
 """
 
-import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from enum import StrEnum
 from functools import cache
 from typing import Any
 
@@ -21,25 +24,49 @@ from limits.strategies import MovingWindowRateLimiter
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from accounts.addresses import mailbox
 from accounts.models import Hit
+from accounts.network import wider
 
 log = structlog.get_logger("accounts")
 
 SALT = "accounts.throttling"
 
+
+class Purpose(StrEnum):
+    """What a mail that strangers can cause is for."""
+
+    SIGN_UP = "sign-up"
+    VERIFY = "verify"
+    ACCOUNT_EXISTS = "account exists"
+    RESET = "reset"
+    NEW_ADDRESS = "new address"
+    ALERT = "alert"
+
+
 MAIL_OF_A_PURPOSE = parse_many("1/minute; 3/hour")
-"""To one address, for one purpose."""
+"""To one mailbox, for one purpose."""
+MAIL_OF_OTHER_KINDS = {Purpose.SIGN_UP: parse_many("3/hour"), Purpose.ALERT: parse_many("1/day")}
 MAIL_OF_ALL_KINDS = parse_many("5/hour")
-"""To one address."""
-RESET = "reset"
-"""The purpose that MAIL_OF_ALL_KINDS does not limit: requests for other mail must not block an owner's password reset."""
-SUBADDRESS = re.compile(r"\+.*(?=@)")
-"""Nearly every server delivers `ann+shop@…` and `ann+bank@…` to one mailbox (RFC 5233)."""
+"""To one mailbox."""
+ALWAYS = (Purpose.SIGN_UP, Purpose.RESET, Purpose.ALERT)
+"""Purposes that MAIL_OF_ALL_KINDS does not limit: requests for other mail must not block them."""
+ONE_MAIL = parse("1 per 7 days")
+"""However often the worker tries to send it."""
+
 WRONG_PASSWORDS = parse("5 per 15 minutes")
 """For one account. Above it, the owner gets an alert."""
-LOGIN_ALERTS = parse("1/day")
-GUESSES = parse("10 per 15 minutes")
-"""For one account from one network. Above it, every password is refused."""
+GUESSES = parse_many("10 per 15 minutes")
+"""For one account, from one network or known browser. Above it, every password is refused."""
+GUESSES_FOR_ACCOUNT = parse_many("20 per 15 minutes; 40 per 2 hours; 80 per day")
+"""For one account, from all networks."""
+GUESSES_FROM_NETWORK = parse_many("20 per 15 minutes")
+"""For all accounts, from one network."""
+WIDER = 2
+"""The factor by which a wider network may ask more often."""
+
+Count = tuple[RateLimitItem, tuple[str]]
+"""A limit, and the hashed identity for which it counts."""
 
 BREAK = 5.0
 """Seconds to count in the table after Redis failed."""
@@ -94,50 +121,70 @@ class Counter:
 counter = Counter()
 
 
-def may_mail(purpose: str, address: str, network: str | None) -> bool:
-    """Whether a request from this network may cause a mail for this purpose to this address. Counts the mail.
+def may_ask(network: str) -> bool:
+    """Whether a request from this network may do work that costs: hash a password or cause a mail. Counts the request."""
+    return _hit_all(_from_network(parse_many(settings.ACCOUNTS_MAIL_PER_NETWORK), "ask", network))
 
-    `network` is None if no request caused the mail. The limit per network does not apply then.
+
+def may_mail(purpose: Purpose, address: str, *, request: str) -> bool:
+    """Whether the mailbox of this address may get another mail for this purpose. Counts the mail once for each `request`."""
+    box = mailbox(address)
+    own = MAIL_OF_OTHER_KINDS.get(purpose, MAIL_OF_A_PURPOSE)
+    counts = [*_for(own, "mail", purpose, box), *_for([] if purpose in ALWAYS else MAIL_OF_ALL_KINDS, "mail", box)]
+    this_mail = _hashed("one mail", request)
+    if not counter.would_allow(ONE_MAIL, *this_mail):
+        return True  # an attempt after the first
+    return _hit_all(counts) and counter.hit(ONE_MAIL, *this_mail)
+
+
+def guesses(address: str, *, known: str | None = None, network: str = "") -> list[Count]:
+    """Return the counts for a password that is typed for this account.
+
+    `known` names a browser, a session or a secret link that only its owner should have. It counts for itself, so that
+    strangers cannot lock the owner out. Everything else counts for the account and for the network.
     """
-    return allows_mail(purpose, address, network) and all(
-        counter.hit(limit, *identity) for limit, identity in _limits_of_mail(purpose, address, network)
-    )
-
-
-def allows_mail(purpose: str, address: str, network: str | None) -> bool:
-    """Return what `may_mail` would return, without counting."""
-    limits = _limits_of_mail(purpose, address, network)
-    return all(counter.would_allow(limit, *identity) for limit, identity in limits)
-
-
-def count_mail(purpose: str, address: str, network: str | None) -> None:
-    """Count a mail that `allows_mail` allowed, once its transaction has committed."""
-    for limit, identity in _limits_of_mail(purpose, address, network):
-        counter.hit(limit, *identity)
-
-
-def _limits_of_mail(purpose: str, address: str, network: str | None) -> list[tuple[RateLimitItem, tuple[str]]]:
-    of_network = parse_many(settings.ACCOUNTS_MAIL_PER_NETWORK) if network else []
-    of_all_kinds = [] if purpose == RESET else MAIL_OF_ALL_KINDS
-    address = SUBADDRESS.sub("", address)
+    if known:
+        return _for(GUESSES, "guess", address, known)
     return [
-        *((limit, _hashed("mail", "network", network or "")) for limit in of_network),
-        *((limit, _hashed("mail", purpose, address)) for limit in MAIL_OF_A_PURPOSE),
-        *((limit, _hashed("mail", address)) for limit in of_all_kinds),
+        *_for(GUESSES, "guess", address, network),
+        *_for(GUESSES_FOR_ACCOUNT, "guess", address),
+        *_from_network(GUESSES_FROM_NETWORK, "guess", network),
     ]
 
 
-def note_wrong_password(address: str, network: str) -> bool:
-    """Count a wrong password. Return True if an alert to the account's owner is due."""
-    counter.hit(GUESSES, *_hashed("guess", address, network))
-    counter.hit(WRONG_PASSWORDS, *_hashed("wrong password", address))
-    too_many = not counter.would_allow(WRONG_PASSWORDS, *_hashed("wrong password", address))
-    return too_many and counter.hit(LOGIN_ALERTS, *_hashed("login alert", address))
+def may_guess(counts: Iterable[Count]) -> bool:
+    """Whether a password may be checked."""
+    return _allows_all(counts)
 
 
-def may_guess(address: str, network: str) -> bool:
-    """Whether a password for this account may be checked."""
-    return counter.would_allow(GUESSES, *_hashed("guess", address, network))
+def note_wrong_password(address: str, counts: Iterable[Count]) -> bool:
+    """Count a wrong password. Return True if the account's owner should be alerted."""
+    for limit, identity in counts:
+        counter.hit(limit, *identity)
+    wrong = _hashed("wrong password", address)
+    return counter.hit(WRONG_PASSWORDS, *wrong) and not counter.would_allow(WRONG_PASSWORDS, *wrong)
+
+
+def _allows_all(counts: Iterable[Count]) -> bool:
+    return all(counter.would_allow(limit, *identity) for limit, identity in counts)
+
+
+def _hit_all(counts: list[Count]) -> bool:
+    """Count for each identity, or for none if one has reached its limit."""
+    return _allows_all(counts) and all(counter.hit(limit, *identity) for limit, identity in counts)
+
+
+def _for(limits: Iterable[RateLimitItem], *identity: str) -> list[Count]:
+    return [(limit, _hashed(*identity)) for limit in limits]
+
+
+def _from_network(limits: Iterable[RateLimitItem], what: str, network: str) -> list[Count]:
+    """Return the counts of the network and of the wider ones around it, which may ask more often."""
+    return [
+        (type(limit)(limit.amount * WIDER**step, limit.multiples), _hashed(what, "network", around))
+        for step, around in enumerate(wider(network))
+        for limit in limits
+    ]
 
 
 def purge() -> int:

@@ -1,13 +1,12 @@
 """Verify that an address belongs to the person who signed up with it."""
 
 from dataclasses import replace
-from datetime import timedelta
 from uuid import UUID
 
 import structlog
 from django.contrib.auth.hashers import check_password
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from accounts import links
@@ -17,8 +16,6 @@ from mailer import outbox
 
 log = structlog.get_logger("accounts")
 
-PAUSE = timedelta(minutes=1)
-"""The shortest time between two links for one account."""
 NEVER_VERIFIED = Q(email_verified_at=None, was_verified=False, is_staff=False, is_superuser=False)
 """Accounts that may be deleted. `was_verified` stays when an administrator changes an address and so unverifies it."""
 
@@ -29,14 +26,24 @@ def begin(user: User) -> EmailVerification:
     return EmailVerification.objects.create(user=user, address=user.email)
 
 
-def was_begun_lately(user: User) -> bool:
-    """Whether a link for the user was made within PAUSE."""
-    return user.email_verifications.filter(created_at__gt=timezone.now() - PAUSE).exists()
+def begin_first(user: User, *, sign_up: UUID | None) -> EmailVerification:
+    """Make the first link of an account, which this sign-up alone has created."""
+    return EmailVerification.objects.create(user=user, address=user.email, begun_by=sign_up)
+
+
+def share(user: User) -> None:
+    """Take the power over the user's link from the sign-up that began it: another browser signed up with the address."""
+    user.email_verifications.update(begun_by=None)
+
+
+def end_link_of(sign_up: UUID) -> None:
+    """End the link that this sign-up began, unless another sign-up shares it."""
+    _open().filter(begun_by=sign_up).update(superseded_at=timezone.now())
 
 
 def supersede(user: User) -> None:
     """End the user's open link."""
-    user.email_verifications.filter(used_at=None, superseded_at=None).update(superseded_at=timezone.now())
+    _open().filter(user=user).update(superseded_at=timezone.now())
 
 
 def open_link(user: User) -> EmailVerification:
@@ -44,10 +51,9 @@ def open_link(user: User) -> EmailVerification:
     with transaction.atomic():
         user = User.objects.select_for_update().get(pk=user.pk)
         enough = timezone.now() + VERIFICATION_LIFETIME / 2
-        current = user.email_verifications.filter(
-            used_at=None, superseded_at=None, address=user.email, expires_at__gt=enough
-        ).first()
-        return current or begin(user)
+        if current := _open().filter(user=user, address=user.email, expires_at__gt=enough).first():
+            return current
+        return begin(user)
 
 
 def follow(verification_id: UUID, code: str) -> Link:
@@ -55,19 +61,25 @@ def follow(verification_id: UUID, code: str) -> Link:
     return _described(_find(verification_id, code))
 
 
-def complete(verification_id: UUID, code: str, *, password: str | None) -> Link:
+def complete(
+    verification_id: UUID, code: str, *, password: str | None, sign_up: UUID | None = None, chosen: str = ""
+) -> Link:
     """Use an open link to verify its address. Only one of several concurrent calls returns DONE.
 
-    `password` is the account's. It is None only for the browser that signed up or is logged in: the owner of the
-    address must not confirm an account that another person opened with it.
+    The owner of the address must not confirm an account that another person opened with it. So `password` is the account's,
+    or the one that this browser signed up with: `chosen` is its hash, and it becomes the account's. `password` is None in a
+    browser that is logged in to the account, and in that of `sign_up`, if it is the only one behind the link.
     """
     verification = _find(verification_id, code)
     link = _described(verification)
     if verification is None or link.state is not LinkState.OPEN:
         return link
-    if password is not None and not check_password(password, verification.user.password):
-        return replace(link, state=LinkState.NOT_THE_OWNER)
-    if not _spend(verification):
+    user, hashed = verification.user, None
+    if password is not None and not check_password(password, user.password):
+        if user.was_verified or not chosen or not check_password(password, chosen):
+            return replace(link, state=LinkState.NOT_THE_OWNER)
+        hashed = chosen
+    if not _spend(verification, password=hashed, sign_up=sign_up):
         return follow(verification_id, code)
     log.info("address verified", user=verification.user_id, verification=str(verification.pk))
     return replace(link, state=LinkState.DONE)
@@ -101,15 +113,23 @@ def is_taken(address: str, user: User) -> bool:
     return User.objects.filter(email=address).exclude(NEVER_VERIFIED).exclude(pk=user.pk).exists()
 
 
-def _spend(verification: EmailVerification) -> bool:
+def _open() -> QuerySet[EmailVerification]:
+    return EmailVerification.objects.filter(used_at=None, superseded_at=None)
+
+
+def _spend(verification: EmailVerification, *, password: str | None, sign_up: UUID | None) -> bool:
+    """Use the link, if neither it nor the account's password changed since they were checked."""
     now = timezone.now()
-    unspent = EmailVerification.objects.filter(used_at=None, superseded_at=None, expires_at__gt=now)
+    link = _open().filter(pk=verification.pk, expires_at__gt=now)
+    if sign_up is not None:
+        link = link.filter(begun_by=sign_up)
     with transaction.atomic():
         # Every use case locks the user first: two different orders could deadlock.
-        user = User.objects.select_for_update().filter(pk=verification.user_id, email=verification.address).first()
-        if user is None or not unspent.filter(pk=verification.pk).update(used_at=now):
+        user = User.objects.lock_unchanged(verification.user)
+        if user is None or user.email != verification.address or not link.update(used_at=now):
             return False
-        User.objects.filter(pk=user.pk).update(email_verified_at=now, was_verified=True)
+        marks = {"email_verified_at": now, "was_verified": True} | ({"password": password} if password else {})
+        User.objects.filter(pk=user.pk).update(**marks)
     return True
 
 
@@ -126,4 +146,4 @@ def _described(verification: EmailVerification | None) -> Link:
         state = LinkState.SUPERSEDED
     else:
         state = LinkState.OPEN if verification.is_open else LinkState.EXPIRED
-    return Link(state, verification.user_id, verification.address)
+    return Link(state, verification.user_id, verification.address, begun_by=verification.begun_by)

@@ -120,6 +120,7 @@ AUTH_PASSWORD_VALIDATORS = [
 AUTH_PASSWORD_VALIDATORS.append({"NAME": "accounts.password_length.MaximumLengthValidator"})
 PASSWORD_RESET_TIMEOUT = 3600
 SESSION_ENGINE = "accounts.sessions"
+AUTHENTICATION_BACKENDS = ["accounts.backends.VerifiedAddressBackend"]
 RATE_LIMITS_URL, RATE_LIMITS_OPTIONS = broker.limits_url, broker.limits_options
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = LOGOUT_REDIRECT_URL = "home"
@@ -145,6 +146,10 @@ SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$"]  # probes ask for these ins
 SECURE_HSTS_SECONDS = 365 * 86_400 if over_https else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = over_https
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = over_https
+# Browsers take a cookie of this name from this host alone, over https: no subdomain can plant one (RFC 6265bis, 4.1.3.2).
+cookie_prefix = "__Host-" if over_https else ""
+SESSION_COOKIE_NAME, CSRF_COOKIE_NAME = f"{cookie_prefix}sessionid", f"{cookie_prefix}csrftoken"
+DEVICE_COOKIE_NAME = f"{cookie_prefix}device"
 
 # --- Servers ---------------------------------------------------------------------------------------------------------
 

@@ -40,7 +40,11 @@ CRITICAL, DEFAULT, BULK = Queue.CRITICAL, Queue.DEFAULT, Queue.BULK
 RESEND, HOLD = WhenUncertain.RESEND, WhenUncertain.HOLD
 
 
-class ReferenceGone(Exception):
+class Unwanted(Exception):
+    """The mail must not be sent; the text says why. `Email.is_wanted` may raise it instead of returning False."""
+
+
+class ReferenceGone(Unwanted):
     """A row that the e-mail needs does not exist any more."""
 
 
@@ -167,7 +171,10 @@ class Email:
         return {}
 
     def is_wanted(self) -> bool:
-        """Return whether the mail should still be sent. Called just before it is built; False cancels it."""
+        """Return whether the mail should still be sent. Called just before each attempt; False cancels it.
+
+        Raise Unwanted to cancel it with a reason of your own, which operators see.
+        """
         return True
 
     def expires_at(self) -> datetime | None:

@@ -8,11 +8,12 @@ from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 
+from accounts import devices
 from accounts.forms import LogInForm
 from accounts.models import User
 from accounts.network import network_of, rough
 from accounts.sessions import describe
-from accounts.views.common import ADDRESS_IN_SESSION, PAGE_WITH_FORM
+from accounts.views.common import PAGE_WITH_FORM, SignUp
 
 BROWSERS = ("Edg", "OPR", "Firefox", "Chrome", "Safari")
 """In this order, because a User-Agent contains the names of later ones too."""
@@ -38,13 +39,15 @@ class LogInView(LoginView):
             response = super().form_valid(form)
         describe(self.request.session, browser=browser_of(self.request), network=rough(network_of(self.request)))
         remember_language(response, form.get_user())
+        devices.remember(response, form.get_user().email)
         return response
 
-    def form_invalid(self, form: Any) -> HttpResponse:
-        if not form.has_error("__all__", code=LogInForm.UNVERIFIED):
-            return super().form_invalid(form)
-        self.request.session[ADDRESS_IN_SESSION] = form.cleaned_data["username"]
-        return self.render_to_response(self.get_context_data(form=form, is_unverified=True))
+    def get_context_data(self, **context: Any) -> dict[str, Any]:
+        """Say that the address is to be verified first if this browser signed up with it, known or not."""
+        data = getattr(context.get("form"), "cleaned_data", {})
+        signed_up = SignUp.of(self.request)
+        is_unverified = signed_up and signed_up.matches(data.get("username"), data.get("password", ""))
+        return super().get_context_data(**context, is_unverified=is_unverified)
 
 
 def browser_of(request: HttpRequest) -> str:

@@ -17,7 +17,7 @@ from django.urls import reverse_lazy
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.cache import never_cache
 
-from accounts import links, passwords, throttling
+from accounts import devices, links, passwords
 from accounts.forms import ChangePasswordForm
 from accounts.views.common import PAGE_WITH_FORM, page_with_form, request_mail
 
@@ -25,7 +25,7 @@ from accounts.views.common import PAGE_WITH_FORM, page_with_form, request_mail
 @page_with_form
 @never_cache
 def request_reset(request: HttpRequest) -> HttpResponse:
-    return request_mail(request, "accounts/password_reset.html", throttling.RESET, passwords.request_reset)
+    return request_mail(request, "accounts/password_reset.html", passwords.request_reset)
 
 
 class ResetPasswordView(PasswordResetConfirmView):
@@ -47,7 +47,9 @@ class ResetPasswordView(PasswordResetConfirmView):
         if is_logged_in:
             logout(self.request)  # the reset ended this session too
         messages.success(self.request, _("Your password is changed. Log in with the new one."))
-        return redirect(self.get_success_url())
+        response = redirect(self.get_success_url())
+        devices.remember(response, self.user.email)
+        return response
 
     def render_to_response(self, context: dict[str, Any], **options: Any) -> HttpResponse:
         response = super().render_to_response(context, **options)
@@ -61,6 +63,9 @@ class ChangePasswordView(PasswordChangeView):
     form_class = ChangePasswordForm
     http_method_names = PAGE_WITH_FORM
     success_url = reverse_lazy("profile")
+
+    def get_form_kwargs(self) -> dict[str, Any]:
+        return super().get_form_kwargs() | {"session_key": self.request.session.session_key}
 
     def form_valid(self, form: Any) -> HttpResponse:
         key = self.request.session.session_key

@@ -21,7 +21,7 @@ from accounts.links import LinkState
 from accounts.models import User
 from accounts.network import network_of
 from accounts.sessions import end_sessions, stored
-from accounts.views.common import page_of_link, page_with_form, use_link
+from accounts.views.common import page_of_link, page_with_form, refuse, use_link
 from accounts.views.entering import remember_language
 
 
@@ -60,7 +60,7 @@ def end_other_sessions(request: HttpRequest) -> HttpResponse:
 @login_required
 @never_cache
 def delete_account(request: HttpRequest) -> HttpResponse:
-    form = PasswordForm(request.POST or None, user=_user(request))
+    form = PasswordForm(request.POST or None, user=_user(request), session_key=request.session.session_key)
     if not form.is_valid():
         return render(request, "accounts/delete_account.html", {"form": form})
     user = form.user
@@ -75,12 +75,13 @@ def delete_account(request: HttpRequest) -> HttpResponse:
 @login_required
 @never_cache
 def change_email(request: HttpRequest) -> HttpResponse:
-    form = EmailChangeForm(request.POST or None, user=_user(request))
+    form = EmailChangeForm(request.POST or None, user=_user(request), session_key=request.session.session_key)
     if not form.is_valid():
         return render(request, "accounts/email_change.html", {"form": form})
+    if not throttling.may_ask(network_of(request)):
+        return refuse(request, "accounts/email_change.html", form)
     email = form.cleaned_data["email"]
-    may_mail = throttling.may_mail("email change", email, network_of(request))
-    if not email_change.request(form.user, email, may_mail=may_mail):
+    if not email_change.request(form.user, email):
         return redirect("email_change")
     return render(request, "accounts/email_change_sent.html", {"address": email})
 

@@ -1,7 +1,7 @@
 """Pages from the sign-up form to the verified address."""
 
 from functools import partial
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from django.contrib.auth.hashers import make_password
 from django.http import HttpRequest, HttpResponse
@@ -11,14 +11,20 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_safe
 
-from accounts import signup, verification
+from accounts import devices, signup, throttling, verification
 from accounts.forms import AddressForm, SignUpForm
-from accounts.links import LinkState
+from accounts.links import Link, LinkState
 from accounts.network import network_of
-from accounts.views.common import ADDRESS_IN_SESSION, page_of_link, page_with_form, request_mail, use_link
-
-SIGN_UP_IN_SESSION = "sign_up"
-"""The hash of the password that this browser signed up with, and the account, if the sign-up created one."""
+from accounts.views.common import (
+    ADDRESS_IN_SESSION,
+    SIGN_UP_IN_SESSION,
+    SignUp,
+    page_of_link,
+    page_with_form,
+    refuse,
+    request_mail,
+    use_link,
+)
 
 PAGE_OF_LINK = {
     LinkState.OPEN: "accounts/verify.html",
@@ -34,6 +40,8 @@ def sign_up(request: HttpRequest) -> HttpResponse:
     form = SignUpForm(request.POST or None)
     if not form.is_valid():
         return render(request, "accounts/signup.html", {"form": form})
+    if not throttling.may_ask(network_of(request)):
+        return refuse(request, "accounts/signup.html", form)
     return _sign_up(request, form.cleaned_data["email"], make_password(form.cleaned_data["password1"]))
 
 
@@ -43,7 +51,7 @@ def check_inbox(request: HttpRequest) -> HttpResponse:
     """The page after a sign-up, a resend or a reset. It is the same for known and unknown addresses."""
     context = {
         "address": request.session.get(ADDRESS_IN_SESSION),
-        "may_correct": SIGN_UP_IN_SESSION in request.session,
+        "may_correct": SignUp.of(request) is not None,
     }
     return render(request, "accounts/check_inbox.html", context)
 
@@ -51,8 +59,8 @@ def check_inbox(request: HttpRequest) -> HttpResponse:
 @page_with_form
 @never_cache
 def correct_address(request: HttpRequest) -> HttpResponse:
-    """Replace a mistyped address: cancel its mail or end its link, and mail the right address."""
-    mine = request.session.get(SIGN_UP_IN_SESSION)
+    """Replace a mistyped address: end its link, which cancels its mail if that still waits, and mail the right address."""
+    mine = SignUp.of(request)
     if mine is None:
         return redirect("signup")
     form = AddressForm(request.POST or None, initial={"email": request.session.get(ADDRESS_IN_SESSION, "")})
@@ -61,13 +69,15 @@ def correct_address(request: HttpRequest) -> HttpResponse:
     email = form.cleaned_data["email"]
     if email == request.session.get(ADDRESS_IN_SESSION):
         return redirect("check_inbox")
-    return _sign_up(request, email, mine["password"], instead_of=mine["account"])
+    if not throttling.may_ask(network_of(request)):
+        return refuse(request, "accounts/correct_address.html", form)
+    return _sign_up(request, email, mine.password, instead_of=UUID(mine.id))
 
 
 @page_with_form
 @never_cache
 def resend(request: HttpRequest) -> HttpResponse:
-    return request_mail(request, "accounts/resend.html", signup.PURPOSE, signup.resend_link)
+    return request_mail(request, "accounts/resend.html", signup.resend_link)
 
 
 @page_with_form
@@ -76,35 +86,42 @@ def resend(request: HttpRequest) -> HttpResponse:
 def verify(request: HttpRequest, verification_id: UUID, code: str) -> HttpResponse:
     """GET shows a button and changes nothing, because mail scanners follow links. POST uses the link.
 
-    The browser that signed up needs only the button. Any other browser needs the account's password, or can delete the
-    account ("This was not me").
+    The browser that signed up needs only the button. Any other browser needs the password, or can delete the account on a
+    page of its own ("This was not me"). A form with more than the fields of one of them changes nothing.
     """
     link = verification.follow(verification_id, code)
-    is_mine = link.user_id is not None and _account_of(request) == link.user_id
+    mine = SignUp.of(request)
+    is_mine = link.user_id is not None and _is_behind(request, mine, link)
     if request.method == "POST" and link.state is LinkState.OPEN:
-        if "disown" in request.POST:
-            if verification.disown(verification_id, code):
-                return page_of_link(request, "accounts/disowned.html", link)
-            link = verification.follow(verification_id, code)
-        else:
-            link = use_link(request, link, partial(verification.complete, verification_id, code), is_mine=is_mine)
-        if link.state is LinkState.DONE:
-            request.session.pop(SIGN_UP_IN_SESSION, None)  # nothing is left to correct, and it contains a hash
+        match request.POST.keys() - {"csrfmiddlewaretoken"}:
+            case fields if fields == {"disown"}:
+                if verification.disown(verification_id, code):
+                    return page_of_link(request, "accounts/disowned.html", link)
+                link = verification.follow(verification_id, code)
+            case fields if fields <= {"password"}:
+                chosen = mine.password if mine and mine.address == link.address else ""
+                use = partial(verification.complete, verification_id, code, sign_up=link.begun_by, chosen=chosen)
+                link = use_link(request, link, use, is_mine=is_mine)
     template = PAGE_OF_LINK.get(link.state, "accounts/link_problem.html")
-    return page_of_link(request, template, link, is_mine=is_mine)
+    if link.state is LinkState.OPEN and "disown" in request.GET:
+        template = "accounts/disown.html"
+    response = page_of_link(request, template, link, is_mine=is_mine)
+    if link.state is LinkState.DONE:
+        request.session.pop(SIGN_UP_IN_SESSION, None)  # nothing is left to correct, and it contains a hash
+        devices.remember(response, link.address)
+    return response
 
 
-def _sign_up(request: HttpRequest, email: str, hashed: str, *, instead_of: int | None = None) -> HttpResponse:
-    language, network = get_language() or "en", network_of(request)
-    account = signup.sign_up_hashed(email, hashed, language=language, network=network, instead_of=instead_of)
+def _sign_up(request: HttpRequest, email: str, hashed: str, *, instead_of: UUID | None = None) -> HttpResponse:
+    browser = uuid4()
+    signup.sign_up_hashed(email, hashed, language=get_language() or "en", browser=browser, instead_of=instead_of)
+    SignUp(email, hashed, str(browser)).keep(request)
     request.session[ADDRESS_IN_SESSION] = email
-    request.session[SIGN_UP_IN_SESSION] = {"password": hashed, "account": account}
     return redirect("check_inbox")
 
 
-def _account_of(request: HttpRequest) -> int | None:
-    """Return the account that this browser is logged in to, or created."""
+def _is_behind(request: HttpRequest, mine: SignUp | None, link: Link) -> bool:
+    """Whether this browser is logged in to the account, or is the only one that signed up for it."""
     if request.user.is_authenticated:
-        return request.user.pk
-    account: int | None = request.session.get(SIGN_UP_IN_SESSION, {}).get("account")
-    return account
+        return request.user.pk == link.user_id
+    return mine is not None and mine.id == str(link.begun_by)

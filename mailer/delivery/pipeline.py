@@ -86,8 +86,8 @@ def prepare(message: Message) -> Ready | Unsent:
         if not mail.is_wanted():
             return Unsent(State.CANCELLED, "no longer wanted when it was due")
         return _addressed(message, build(mail, message.message_id_header), mail.stream.name if mail.stream else "")
-    except email.ReferenceGone as gone:
-        return Unsent(State.CANCELLED, str(gone))
+    except email.Unwanted as reason:
+        return Unsent(State.CANCELLED, str(reason))
     except (OperationalError, InterfaceError, email.UnknownKind, StorageAway):
         raise  # the database or a storage is away, which says nothing about this message
     except Exception as error:  # a template or an e-mail class may raise anything; other messages are not affected
