@@ -33,7 +33,7 @@ log = structlog.get_logger(__name__)
 def deliver(message_id: int, *, longest_wait: timedelta | None = None) -> None:
     """Deliver one message if it is due and unclaimed, and record the result in its row.
 
-    Under a rate limit it waits for a slot, at most `longest_wait` (default: the limit of its queue); then the
+    Under a rate limit it waits for a slot. If that would take more than `longest_wait` (default: the limit of its queue), the
     sweep re-queues the message. Raises OperationalError or InterfaceError if the database is away.
     """
     message = load(message_id)
@@ -46,9 +46,11 @@ def deliver(message_id: int, *, longest_wait: timedelta | None = None) -> None:
             case Unsent() as unsent:
                 settle_unsent(message, unsent)
     except (email.UnknownKind, circuit.NoSuchTransport) as error:
-        log.warning("left to a newer worker", **message.log_fields(), reason=str(error))
-    except StorageAway as error:  # the sweep re-queues it, after growing pauses
-        log.warning("not built yet", **message.log_fields(), reason=str(error))
+        log.warning(
+            "not delivered; it waits for a worker of a newer release", **message.log_fields(), reason=str(error)
+        )
+    except StorageAway as error:
+        log.warning("not built; the sweep re-queues it", **message.log_fields(), reason=str(error))
 
 
 def _run_steps(message: Message, longest_wait: timedelta) -> Postponed | Unsent | None:
@@ -114,7 +116,7 @@ def _addressed(message: Message, built: EmailMessage, stream: str) -> Ready | Un
     suppressed = suppression.suppressed(recipients if others else ())  # the claim itself checks a single one
     exclude = frozenset({*message.answers, *map(addresses.as_transmitted, suppressed)})
     if all(addresses.as_transmitted(entry) in exclude for entry in built.recipients()):
-        return Unsent(State.SUPPRESSED, "every recipient who had no answer yet is suppressed")
+        return Unsent(State.SUPPRESSED, "every recipient without an answer is suppressed")
     return Ready(built, recipient, str(built.subject), stream, exclude)
 
 

@@ -73,7 +73,7 @@ def let_through(messages: Iterable[EmailMessage]) -> list[EmailMessage]:
             intercept(message)
             allowed.append(message)
         except HeldBack as reason:
-            log.warning("held back", reason=str(reason))
+            log.warning("mail not sent from a test system", reason=str(reason))
     return allowed
 
 

@@ -137,7 +137,10 @@ def test_a_refused_login_is_logged_as_misconfiguration_and_the_mail_waits(
         assert (message.state, outcomes(message)) == (State.RETRYING, [Outcome.TRANSPORT_DOWN])
         assert "535" in message.reason
         errors = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
-        assert ["transport paused" in errors[0], "configuration needs a person" in errors[1]] == [True, True]
+        assert ["transport paused" in errors[0], "must correct the transport's configuration" in errors[1]] == [
+            True,
+            True,
+        ]
         assert "wrong" not in caplog.text
 
         assert deliver(message).state == State.SENT
@@ -466,14 +469,14 @@ def test_after_a_late_acceptance_a_refused_copy_is_not_retried(user: User, smtp:
 
     message = Message.objects.get(pk=late.pk)
     assert message.state == State.SENT
-    assert "an earlier attempt was accepted after all" in message.reason
+    assert "an earlier attempt was accepted; answer to the last one" in message.reason
 
 
 def test_a_late_sweep_does_not_overwrite_the_servers_answer(user: User, smtp: Sink) -> None:
     message = outbox.enqueue(Plain(user))
     stale = deliver(message)
     assert stale.state == State.SENT
-    settle(stale, OutcomeUnknown("the worker was not heard of again"))
+    settle(stale, OutcomeUnknown("the worker stopped responding"))
 
     message.refresh_from_db()
     assert (message.state, outcomes(message)) == (State.SENT, [Outcome.ACCEPTED])
