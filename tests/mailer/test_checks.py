@@ -248,7 +248,7 @@ def test_migrate_works_on_an_empty_database_with_such_a_kind(
 
 
 def test_a_check_works_while_the_database_is_away(shop: Callable[..., subprocess.CompletedProcess[str]]) -> None:
-    done = shop("check", "postgres://nobody@127.0.0.1:1/none")
+    done = shop("check", "postgres://user@127.0.0.1:1/none")
 
     assert done.returncode == 0, done.stderr
     assert "(mailer.W001) It was not checked: the sample of shop.Asking queries the database" in done.stderr
