@@ -73,9 +73,9 @@ def _check_route(route: str, alias: str | None) -> None:
     """Raise InvalidMailer at once, not when the first mail is enqueued."""
     known = routes.names()
     if route not in known:
-        there_are = ", ".join(map(repr, known[1:])) or "none"
+        others = ", ".join(map(repr, known[1:])) or "none"
         raise InvalidMailer(
-            f"its option 'transport' is {route!r}, which is not the alias of a mailer that sends; there are: {there_are}.",
+            f"its option 'transport' is {route!r}, which is not the alias of a mailer that sends; there are: {others}.",
             alias=alias,
         )
     if not routes.transports(route):

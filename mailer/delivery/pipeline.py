@@ -111,7 +111,7 @@ def _addressed(message: Message, built: EmailMessage, stream: str) -> Ready | Un
     recipient, *others = recipients = [addresses.as_written(entry) for entry in built.recipients()]
     try:
         staging.intercept(built)
-    except staging.HeldBack as reason:
+    except staging.Blocked as reason:
         return Unsent(State.SUPPRESSED, str(reason))
     suppressed = suppression.suppressed(recipients if others else ())  # the claim itself checks a single one
     exclude = frozenset({*message.answers, *map(addresses.as_transmitted, suppressed)})
