@@ -87,7 +87,9 @@ def prepare(message: Message) -> Ready | Unsent:
         mail = kind.load(message.arguments)
         if not mail.is_wanted():
             return Unsent(State.CANCELLED, "no longer wanted when it was due")
-        return _addressed(message, build(mail, message.message_id_header), mail.stream.name if mail.stream else "")
+        return _exclude_recipients(
+            message, build(mail, message.message_id_header), mail.stream.name if mail.stream else ""
+        )
     except email.ReferenceGone as gone:
         return Unsent(State.CANCELLED, str(gone))
     except (OperationalError, InterfaceError, email.UnknownKind, StorageAway):
@@ -103,7 +105,7 @@ def _expired(message: Message) -> Unsent | None:
     return None
 
 
-def _addressed(message: Message, built: EmailMessage, stream: str) -> Ready | Unsent:
+def _exclude_recipients(message: Message, built: EmailMessage, stream: str) -> Ready | Unsent:
     """Exclude recipients that already have an answer or are suppressed.
 
     The row and the suppressions name the recipients that the mail was built for, even if a test system redirects it.

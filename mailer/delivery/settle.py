@@ -118,14 +118,14 @@ def decide(message: Message, outcome: Outcome, now: datetime) -> Verdict:
         case Accepted():
             return _accepted(message, "")
         case _ if _was_accepted_before(message):
-            return _accepted(message, f"an earlier attempt was accepted; answer to the last one: {_said(outcome)}")
+            return _accepted(message, f"an earlier attempt was accepted; answer to the last one: {_answer_of(outcome)}")
         case PermanentRefusal():
-            return Verdict(State.FAILED, f"refused for good: {_said(outcome)}")
+            return Verdict(State.FAILED, f"refused for good: {_answer_of(outcome)}")
         case OutcomeUnknown() if email.find(message.kind).when_uncertain is email.WhenUncertain.HOLD:
             return Verdict(State.HELD, f"it may have arrived, and a copy would do harm: {outcome.text}")
         case TransportDown():  # not the message's fault: it stays due, and waits for a working transport
             is_route_open = circuit.find_transport(message.transport, circuit.pauses()) is not None
-            return Verdict(State.RETRYING, _said(outcome), due_at=now, publish=is_route_open)
+            return Verdict(State.RETRYING, _answer_of(outcome), due_at=now, publish=is_route_open)
         case TransientRefusal() | OutcomeUnknown():
             return _retry(message, outcome, now)
         case _:
@@ -150,17 +150,17 @@ def _retry(message: Message, outcome: TransientRefusal | OutcomeUnknown, now: da
     decision = retry.decide(
         now=now,
         number=message.attempts - message.counted_after,
-        spent=counted,
+        counted=counted,
         policy=retry.Policy(options().max_attempts, options().backoff_base, options().backoff_max),
         retry_after=outcome.retry_after if isinstance(outcome, TransientRefusal) else None,
         expires_at=message.expires_at,
     )
     if isinstance(decision, retry.GiveUp):
-        return Verdict(State.FAILED, f"{decision.reason}; last answer: {_said(outcome)}")
-    return Verdict(State.RETRYING, _said(outcome), due_at=decision)
+        return Verdict(State.FAILED, f"{decision.reason}; last answer: {_answer_of(outcome)}")
+    return Verdict(State.RETRYING, _answer_of(outcome), due_at=decision)
 
 
-def _said(outcome: Outcome) -> str:
+def _answer_of(outcome: Outcome) -> str:
     return f"{outcome.code} {outcome.text}".strip()
 
 
@@ -169,7 +169,7 @@ def _close_attempt(message: Message, outcome: Outcome, now: datetime) -> None:
     recorded = RECORDED[type(outcome)]
     if recorded is Recorded.ACCEPTED and _refused(outcome):
         recorded = Recorded.PARTLY_ACCEPTED
-    others = [f"not for {mask(address)}: {_said(refusal)}" for address, refusal in _refused(outcome).items()]
+    others = [f"not for {mask(address)}: {_answer_of(refusal)}" for address, refusal in _refused(outcome).items()]
     unanswered = (Recorded.PENDING, Recorded.UNCERTAIN)
     message.delivery_attempts.filter(number=message.attempts, outcome__in=unanswered).update(
         outcome=recorded, finished_at=now, code=outcome.code, response="; ".join([outcome.text, *others])
@@ -204,10 +204,10 @@ def _suppress_unknown_addresses(message: Message, outcome: Outcome) -> None:
     if isinstance(outcome, PermanentRefusal) and outcome.address_unknown and not outcome.refused:
         was_answered = addresses.as_transmitted(message.recipient) in message.answers
         if staging.reaches(message.recipient) and not was_answered:
-            suppression.suppress(message.recipient, _said(outcome), message)
+            suppression.suppress(message.recipient, _answer_of(outcome), message)
     for address, refusal in _refused(outcome).items():
         if isinstance(refusal, PermanentRefusal) and refusal.address_unknown and staging.reaches(address):
-            suppression.suppress(address, _said(refusal), message)
+            suppression.suppress(address, _answer_of(refusal), message)
 
 
 def _apply(message: Message, verdict: Verdict, now: datetime) -> bool:

@@ -43,7 +43,7 @@ class _Recording:
     """The end of the conversation about the newest message, on the monotonic clock."""
     payload_sent = False
     """Whether the whole payload of the newest message was sent."""
-    verdict: tuple[int, bytes] | None = None
+    payload_reply: tuple[int, bytes] | None = None
     """The reply to the payload."""
     refused: dict[str, tuple[int, bytes]]
     """The replies to refused recipients while others were accepted; Django drops them."""
@@ -60,12 +60,12 @@ class _Recording:
         return self.refused
 
     def data(self, msg: Any) -> tuple[int, bytes]:
-        self.payload_sent, self.verdict, self._in_data = False, None, True
+        self.payload_sent, self.payload_reply, self._in_data = False, None, True
         try:
-            self.verdict = super().data(msg)  # type: ignore[misc]
+            self.payload_reply = super().data(msg)  # type: ignore[misc]
         finally:
             self._in_data = False
-        return self.verdict
+        return self.payload_reply
 
     def getreply(self) -> tuple[int, bytes]:
         self._limit_silence()
@@ -127,7 +127,7 @@ class EmailBackend(smtp.EmailBackend):
         """Begin a conversation about a new message, which ends by `deadline` (monotonic)."""
         self.deadline = deadline
         if self.connection and self.connection.sock:
-            self.connection.payload_sent, self.connection.verdict, self.connection.refused = False, None, {}
+            self.connection.payload_sent, self.connection.payload_reply, self.connection.refused = False, None, {}
             self.connection.deadline = deadline
 
     def _send(self, email_message: EmailMessage) -> bool:
@@ -186,7 +186,7 @@ class EmailBackend(smtp.EmailBackend):
     @property
     def reply(self) -> tuple[str, str]:
         """The code and text of the reply to the newest payload."""
-        code, text = (self.connection and self.connection.verdict) or (250, b"")
+        code, text = (self.connection and self.connection.payload_reply) or (250, b"")
         return str(code), _text(text)
 
     @property

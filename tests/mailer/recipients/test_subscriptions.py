@@ -242,7 +242,7 @@ def test_unsubscribing_stops_a_mail_that_is_already_composed(user: User, smtp: S
 
     subscriptions.unsubscribe(Membership(ANN, TIPS))
 
-    assert not claim.take(message, prepared)
+    assert not claim.claim_row(message, prepared)
 
 
 @pytest.mark.django_db
