@@ -23,9 +23,7 @@ ADDRESS = "127.0.0.1"
 """The address that all processes listen on."""
 
 PORTS = {"WEB_PORT": 8000, "FLOWER_PORT": 5555, "INBOX_SMTP_PORT": 1025, "INBOX_PORT": 8025}
-HEADER = (
-    "# Written by `make start`, which keeps the secrets and overwrites the rest. Write your own values into .env.\n"
-)
+HEADER = "# Written by `make start`, which keeps the secrets and replaces the rest. Write your own values into .env.\n"
 
 Values = dict[str, str]
 

@@ -48,7 +48,7 @@ def send_settled(message: Message) -> None:
         raise
     except Exception as error:
         _check_connection(error)
-        log.exception("a receiver of message_settled failed; its writes were rolled back", **message.log_fields())
+        log.exception("a receiver of message_settled failed and was rolled back", **message.log_fields())
 
 
 def with_receivers[Result](message: Message, settle: Callable[[bool], Result]) -> Result:
@@ -60,9 +60,7 @@ def with_receivers[Result](message: Message, settle: Callable[[bool], Result]) -
         connection.close()
     with transaction.atomic():
         result = settle(False)
-    log.error(
-        "settled without receivers of message_settled: one of them lost the database connection", **message.log_fields()
-    )
+    log.error("settled without receivers of message_settled: one lost the connection", **message.log_fields())
     return result
 
 

@@ -46,9 +46,7 @@ def deliver(message_id: int, *, longest_wait: timedelta | None = None) -> None:
             case Unsent() as unsent:
                 settle_unsent(message, unsent)
     except (email.UnknownKind, circuit.NoSuchTransport) as error:
-        log.warning(
-            "not delivered; it waits for a worker of a newer release", **message.log_fields(), reason=str(error)
-        )
+        log.warning("not delivered; waits for a newer release's worker", **message.log_fields(), reason=str(error))
     except StorageAway as error:
         log.warning("not built; the sweep re-queues it", **message.log_fields(), reason=str(error))
 
@@ -87,9 +85,8 @@ def prepare(message: Message) -> Ready | Unsent:
         mail = kind.load(message.arguments)
         if not mail.is_wanted():
             return Unsent(State.CANCELLED, "no longer wanted when it was due")
-        return _exclude_recipients(
-            message, build(mail, message.message_id_header), mail.stream.name if mail.stream else ""
-        )
+        stream = mail.stream.name if mail.stream else ""
+        return _exclude_recipients(message, build(mail, message.message_id_header), stream)
     except email.ReferenceGone as gone:
         return Unsent(State.CANCELLED, str(gone))
     except (OperationalError, InterfaceError, email.UnknownKind, StorageAway):

@@ -87,10 +87,7 @@ def settle_persistently(message: Message, transport: Transport, outcome: Outcome
         except (OperationalError, InterfaceError) as error:
             if time.monotonic() > deadline:
                 raise
-            name = type(error).__name__
-            log.warning(
-                "outcome not recorded yet; trying again until the lease ends", **message.log_fields(), error=name
-            )
+            log.warning("outcome not recorded yet; trying again", **message.log_fields(), error=type(error).__name__)
             connection.close()
             time.sleep(PAUSE)
 
@@ -133,7 +130,7 @@ def decide(message: Message, outcome: Outcome, now: datetime) -> Verdict:
 
 
 def _accepted(message: Message, reason: str) -> Verdict:
-    """Settle a message that is not sent again: sent if every recipient was accepted, else failed."""
+    """Settle a message that needs no further attempt: SENT if every recipient was accepted, else FAILED."""
     if refused := list(message.answers.values()).count(REFUSED):
         total = len(message.answers)
         return Verdict(State.FAILED, f"refused for good for {refused} of {total} recipients, accepted for the rest")

@@ -98,9 +98,7 @@ def settle_abandoned() -> int:
         try:
             settled += signals.with_receivers(message, partial(_settle_abandoned, message))
         except email.UnknownKind as error:
-            log.warning(
-                "not settled; it waits for a worker of a newer release", **message.log_fields(), reason=str(error)
-            )
+            log.warning("not settled; waits for a newer release's worker", **message.log_fields(), reason=str(error))
     return settled
 
 

@@ -211,7 +211,7 @@ def _encode_for_server(part: Message, *, eight_bit: bool) -> bool:
         is_8bit = any(results)  # not any(generator), which would stop at the first one
         part.preamble = part.epilogue = None  # mail clients do not show them, and they may be 8-bit
         del part["Content-Transfer-Encoding"]
-        if is_8bit:  # a multipart may declare no other encoding (RFC 2045, 6.4)
+        if is_8bit:  # required; a multipart may declare no other encoding (RFC 2045, 6.4)
             part["Content-Transfer-Encoding"] = "8bit"
         return is_8bit
     payload = _payload_octets(part)

@@ -28,8 +28,7 @@ from mailer.transports import anymail, smtp
 log = structlog.get_logger(__name__)
 
 _open = threading.local()
-"""alias → backend. Backends are not thread-safe, so each thread has its own. A forked worker inherits no connection: its
-parent never sends."""
+"""alias → backend. Backends are not thread-safe, so each thread has its own. A fork inherits none: the parent never sends."""
 
 
 def transmit(message: EmailMessage, alias: str = PRIMARY, *, exclude: Collection[str] = ()) -> Outcome:
