@@ -14,13 +14,13 @@ worker_class = "gthread"
 threads = 8
 graceful_timeout = 8  # less than the 10 s or more that Docker, Kubernetes and our supervisor allow
 
-# The addresses and networks whose X-Forwarded-Proto is trusted; without them none is.
+# The addresses and networks whose X-Forwarded-Proto is trusted; without them, none is trusted.
 forwarded_allow_ips = ",".join(TRUSTED_PROXIES)
 forwarder_headers = ""  # by default those proxies could set SCRIPT_NAME and PATH_INFO as well
 
 accesslog = None  # AccessLogMiddleware logs the route of each request; a path may hold a secret
 logconfig_dict = LOGGING
-control_socket_disable = True  # it would be in $HOME, shared by every gunicorn of the user
+control_socket_disable = True  # it is in $HOME, and all gunicorns of a user would share it
 
 
 def post_worker_init(worker: Any) -> None:

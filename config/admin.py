@@ -1,7 +1,7 @@
-"""The admin site: a list can be filtered by the filters that it shows, and by nothing else.
+"""The admin site: a list accepts only the filters that it shows.
 
 Django's `ModelAdmin.lookup_allowed` lets every column of the model's own table pass, and the primary key across a relation. A
-session's key is such a primary key, and `?secret__startswith=a` finds out a secret one character at a time.
+session's key is such a primary key, and `?secret__startswith=a` would reveal a secret one character at a time.
 """
 
 from typing import Any
@@ -11,11 +11,11 @@ from django.contrib.admin.apps import AdminConfig as DjangoAdminConfig
 from django.http import HttpRequest
 
 COMPARISONS = {"exact", "in", "isnull", "isempty", "gt", "gte", "lt", "lte", "year", "month", "day"}
-"""What may follow a filter's name in the URL. None of them finds a value by its beginning."""
+"""Lookups that may follow a filter's name in the URL. None of them finds a value by its beginning."""
 
 
 class ListedLookups:
-    """Mixed into every ModelAdmin: refuses each lookup that no filter of the list makes."""
+    """Mixin for every ModelAdmin: refuse lookups that no filter of the list needs."""
 
     list_filter: Any
     date_hierarchy: Any

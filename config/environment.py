@@ -34,7 +34,7 @@ class Environment(Env):
             self.add_parser(parser.__name__, parser)
 
     def seal(self) -> None:
-        """Raise ImproperlyConfigured if a variable is missing or broken, with one sentence for each of them."""
+        """Raise ImproperlyConfigured, with one sentence for each variable that is missing or invalid."""
         try:
             super().seal()
         except EnvValidationError as error:
@@ -64,18 +64,18 @@ def split(url: str) -> SplitResult:
 
 
 def origin(value: str, *, local_only: bool = False) -> str:
-    """Parse the base of every link, an address without a path: `https://example.com`."""
+    """Parse the base of every link: a URL without a path, such as `https://example.com`."""
     parts = split(value)
     extra = parts.path.strip("/") or parts.query or parts.fragment or parts.username or parts.password
     if parts.scheme not in ("http", "https") or not parts.hostname or extra:
-        raise EnvError("write scheme and host alone, as in https://example.com")
+        raise EnvError("write only scheme and host, as in https://example.com")
     if local_only and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
         raise EnvError(f"{parts.netloc} is not this machine, and DEBUG shows settings to every visitor: set DEBUG=0.")
     return f"{parts.scheme}://{parts.netloc}"
 
 
 def secret_keys(value: str) -> list[str]:
-    """Parse keys with commas between them. Anyone could sign with an empty or short key."""
+    """Parse keys with commas between them. A short key could be guessed."""
     keys = [key for key in value.split(",") if key]
     if any(len(key) < KEY_LENGTH for key in keys):
         raise EnvError(f"each key needs at least {KEY_LENGTH} characters")
@@ -118,7 +118,7 @@ def redis_url(url: str) -> Broker:
 
 
 def _sentinel(address: str, master_name: str | None) -> Broker:
-    """As in kombu, the first user and password are those of the server; sentinels have none."""
+    """The first user and password belong to the server, as in kombu; sentinels have none."""
     if not master_name:
         raise EnvError("a sentinel:// address needs ?master_name=… at its end")
     sentinels = [split(each) for each in address.split(";")]
@@ -163,9 +163,9 @@ def _smtp(url: str, *, use_ssl: bool) -> Mailer:
     if not parts.hostname:
         raise EnvError("an SMTP transport needs a host: smtp://user:password@host:587/?tls=1")
     if use_ssl and use_tls:
-        raise EnvError("smtps:// encrypts from the first byte; remove tls=1, or use smtp:// with it")
+        raise EnvError("smtps:// is encrypted from the start; remove tls=1, or write smtp:// with tls=1")
     if bool(parts.username) != bool(parts.password):
-        raise EnvError(f"an SMTP transport needs both a user and a password, or neither; {HINT}")
+        raise EnvError(f"an SMTP transport needs a user and a password, or neither; {HINT}")
     options = {
         "host": parts.hostname,
         "port": parts.port,

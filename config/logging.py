@@ -62,7 +62,7 @@ def configure(*, level: str, as_json: bool) -> dict[str, Any]:
         "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "structured"}},
         "root": {"handlers": ["console"], "level": level},
         "loggers": {
-            # Celery logs every task that is due, received and finished. Our own lines do, with the id of the message.
+            # Celery logs every task that is due, received and finished. Our own lines say the same, with the message's id.
             **{name: {"level": "WARNING"} for name in ("celery.beat", "celery.worker.strategy", "celery.app.trace")},
             # These have their own handlers by default.
             **dict.fromkeys(("django", "django.server", "gunicorn.error"), no_handlers),

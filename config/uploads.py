@@ -1,4 +1,4 @@
-"""No page of the site takes files, so a request that brings one is refused before a byte of it is stored.
+"""Refuse a request with files before they are stored: no page of the site accepts any.
 
 Django's CSRF check reads the whole body to find its token, and would write the files to disk first.
 """

@@ -1,8 +1,8 @@
-"""Everything on one machine that has only Python: `make start`, `make restart`, `make stop`.
+"""Run everything on one machine that has only Python: `make start`, `make restart`, `make stop`.
 
-For development alone: production code does not import this package, and the image does not contain it.
+For development only: production code does not import this package, and the image does not contain it.
 """
 
 
 class CannotStart(Exception):
-    """The message tells the person at the terminal what to do."""
+    """Raised with a message that says at the terminal what to do."""

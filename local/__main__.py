@@ -1,4 +1,4 @@
-"""`make start`, `make restart` and `make stop`: `python -m local start`."""
+"""The commands behind `make start`, `make restart` and `make stop`, such as `python -m local start`."""
 
 import fcntl
 import os
@@ -37,14 +37,14 @@ def start() -> int:
     """Run everything in the foreground until Ctrl-C, SIGTERM or `make stop`."""
     STATE.mkdir(mode=0o700, exist_ok=True)
     with (STATE / "lock").open("w") as lock:
-        if supervision.is_running():  # perhaps without its `make start`, which was killed
-            print("Postcommit is running already in this checkout; make stop stops it.")
+        if supervision.is_running():  # also if its `make start` was killed
+            print("Postcommit is already running in this checkout; make stop stops it.")
             print(_table(environment.in_force()))
             return 0
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise CannotStart("Another make start is at work in this checkout: wait for it, or stop it.") from None
+            raise CannotStart("Another make start runs in this checkout: wait for it, or stop it.") from None
         given = environment.given()
         ports = environment.ports(given)
         environment.check_free(ports)
@@ -61,7 +61,7 @@ def start() -> int:
 
 
 def restart() -> int:
-    """Migrate, then restart the processes that run the project's code. Servers and inbox go on, so no mail is lost."""
+    """Migrate, then restart the processes that run the project's code. Servers and inbox keep running, so no mail is lost."""
     if not supervision.is_running():
         raise CannotStart("Postcommit is not running here: make start starts it.")
     ports = environment.ports(environment.read(environment.ENV_FILE))
@@ -74,7 +74,7 @@ def restart() -> int:
 
 
 def stop() -> int:
-    """Stop everything in order, from any terminal, and wait for the end."""
+    """Stop everything in order, from any terminal, and wait until it has stopped."""
     if not supervision.is_running():
         print("Postcommit is not running here.")
         return 0
@@ -96,7 +96,7 @@ def _run(everything: Sequence[Program], ports: Mapping[str, int], sockets: Path)
     try:
         supervision.await_launch(daemon)
         password = bring_up(everything, ports, sockets)
-        logs.skip()  # the output of the start stays in the files
+        logs.skip()  # the output until now is only in the files
         print(_table(environment.in_force(), password))
         print("Ctrl-C here, or make stop elsewhere, stops everything in order.\n", flush=True)
         _follow(daemon, logs)
@@ -134,12 +134,12 @@ def _interrupt(_: int, __: FrameType | None) -> None:
 
 
 def _ask_to_wait(_: int, __: FrameType | None) -> None:
-    """A second signal must not break the order of the stop."""
-    print("Stopping already: the worker may take some seconds to finish its mails.", flush=True)
+    """Keep a second signal from interrupting the stop."""
+    print("Already stopping: the worker may need some seconds to finish its mails.", flush=True)
 
 
 def _table(values: Mapping[str, str], password: str | None = None) -> str:
-    """Return one line per address. `password` is the administrator's, if this start made one."""
+    """Return the table of addresses. `password` is the administrator's, if this start created it."""
     site = values["SITE_URL"].rstrip("/")
     new = f"(a new password: {os.path.relpath(sys.executable)} manage.py changepassword {ADMIN})"
     hint = f"password: {password}  (shown this once)" if password else new

@@ -1,6 +1,6 @@
-"""Migrate, and make the administrator of a local installation: `python -m local.database`.
+"""Migrate, and create the administrator of a local installation: `python -m local.database`.
 
-Prints the administrator's password if it made one, and nothing else.
+Prints only the password of an administrator that it created.
 """
 
 import os
@@ -17,7 +17,7 @@ ADMIN = "admin@postcommit.example"
 
 
 def main() -> None:
-    """Raises SystemExit with the reason if a setting is invalid."""
+    """Migrate, and create the administrator. Raises SystemExit with the reason if a setting is invalid."""
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
     try:
         django.setup()

@@ -15,7 +15,7 @@ from local import CannotStart, servers
 
 ROOT = Path(__file__).resolve().parent.parent
 STATE = ROOT / ".local"
-"""All data, logs, sockets and secrets of a local installation. Remove it to start from nothing."""
+"""All data, logs, sockets and secrets of a local installation. To start again with no data, remove it."""
 
 ENV_FILE = STATE / "env"
 VALKEY_SOCKET = "valkey.sock"
@@ -23,7 +23,7 @@ ADDRESS = "127.0.0.1"
 """The address that all processes listen on."""
 
 PORTS = {"WEB_PORT": 8000, "FLOWER_PORT": 5555, "INBOX_SMTP_PORT": 1025, "INBOX_PORT": 8025}
-HEADER = "# Written by `make start`, which keeps the secrets and renews the rest. Write your own values into .env.\n"
+HEADER = "# Written by `make start`, which keeps the secrets and replaces the rest. Write your own values into .env.\n"
 
 Values = dict[str, str]
 
@@ -39,7 +39,7 @@ def read(file: Path) -> Values:
 
 
 def in_force() -> Values:
-    """Return the variables of the processes, once .local/env is written."""
+    """Return the variables that the processes have. Call it after .local/env was written."""
     return read(ENV_FILE) | given()
 
 
@@ -51,13 +51,13 @@ def ports(values: Mapping[str, str]) -> dict[str, int]:
         if not (text.isascii() and text.isdigit() and 0 < int(text) < 65_536):
             raise CannotStart(f"{variable} is {text!r}: write a number between 1 and 65535.")
         if other := chosen.get(int(text)):
-            raise CannotStart(f"{other} and {variable} are both {text}: give one of them another number.")
+            raise CannotStart(f"{other} and {variable} are both {text}: change one of them.")
         chosen[int(text)] = variable
     return {variable: port for port, variable in chosen.items()}
 
 
 def check_free(chosen: Mapping[str, int]) -> None:
-    """Raises CannotStart with the first port that is not available."""
+    """Check that each port is available. Raises CannotStart with the first one that is not."""
     for variable, port in chosen.items():
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -67,7 +67,7 @@ def check_free(chosen: Mapping[str, int]) -> None:
                 why = "needs root" if isinstance(error, PermissionError) else "is taken by another program"
                 other = port + 1 if 1023 < port < 65_535 else 8080
                 raise CannotStart(
-                    f"Port {port} {why}: choose another one with {variable}, as in make start {variable}={other}"
+                    f"Port {port} {why}: choose another one, for example make start {variable}={other}"
                 ) from None
 
 

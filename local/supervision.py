@@ -21,7 +21,7 @@ GONE = (OSError, http.client.HTTPException)
 
 
 def launch() -> "subprocess.Popen[bytes]":
-    """Start supervisord in its own session, which a Ctrl-C in this terminal does not reach."""
+    """Start supervisord in its own session, so that Ctrl-C in this terminal does not reach it."""
     return subprocess.Popen(
         [sys.executable, "-m", "supervisor.supervisord", "--nodaemon", "--configuration", str(CONFIGURATION)],
         cwd=ROOT,
@@ -45,7 +45,7 @@ def await_launch(daemon: "subprocess.Popen[bytes]") -> None:
 
 
 def is_running(configuration: Path = CONFIGURATION) -> bool:
-    """Whether supervisord answers. It does so until it has stopped everything."""
+    """Return whether supervisord answers. It does until it has stopped everything."""
     try:
         return configuration.exists() and bool(_call("getState", configuration=configuration))
     except Fault:  # it shuts down
@@ -79,7 +79,7 @@ def shut_down() -> None:
 
 
 def _call(method: str, *arguments: object, configuration: Path = CONFIGURATION) -> Any:
-    """Use one connection per call: an interrupted call then leaves none that waits for its answer."""
+    """Call supervisord over a new connection, because an interrupted call would leave its answer in a shared one."""
     options = ClientOptions()
     options.realize(["--configuration", str(configuration)])
     with options.getServerProxy() as proxy:

@@ -11,7 +11,7 @@ from django.utils.encoding import punycode
 def mailbox(entry: str) -> Address | None:
     """Return the mailbox in `Ann <ann@Bücher.example>`, its domain in lower-case ASCII (RFC 5890).
 
-    None unless the entry is exactly one mailbox without a defect, which every parser reads alike.
+    None unless the entry is exactly one mailbox without a defect, which all parsers read the same way.
     """
     try:
         parsed = AddressHeader.value_parser(entry)  # Django's SMTP backend parses the envelope with it too

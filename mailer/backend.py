@@ -55,7 +55,7 @@ class OutboxBackend(BaseEmailBackend):
         except DATABASE_AWAY as error:
             if not self.fail_silently or transaction.get_connection().in_atomic_block:
                 raise
-            log.error("mail dropped, as fail_silently asks for", messages=len(messages), error=type(error).__name__)
+            log.error("mail dropped because of fail_silently", messages=len(messages), error=type(error).__name__)
             return 0
 
     def _enqueue(self, message: EmailMessage) -> bool:
@@ -64,7 +64,7 @@ class OutboxBackend(BaseEmailBackend):
         except TooLarge as error:  # raised before anything was written
             if not self.fail_silently:
                 raise
-            log.error("mail dropped, as fail_silently asks for", messages=1, error=type(error).__name__)
+            log.error("mail dropped because of fail_silently", messages=1, error=type(error).__name__)
             return False
         return True
 
@@ -73,9 +73,9 @@ def _check_route(route: str, alias: str | None) -> None:
     """Raise InvalidMailer at once, not when the first mail is enqueued."""
     known = routes.names()
     if route not in known:
-        there_are = ", ".join(map(repr, known[1:])) or "none"
+        others = ", ".join(map(repr, known[1:])) or "none"
         raise InvalidMailer(
-            f"its option 'transport' is {route!r}, which is not the alias of a mailer that sends; there are: {there_are}.",
+            f"its option 'transport' is {route!r}, which is not the alias of a mailer that sends; there are: {others}.",
             alias=alias,
         )
     if not routes.transports(route):

@@ -117,7 +117,7 @@ def _convert(name: str, value: Any, kind: Any) -> Any:
 
 def _entries(name: str, value: Any) -> tuple[str, ...]:
     entries = tuple(filter(None, map(str.strip, value.split(",") if isinstance(value, str) else value)))
-    if not entries and isinstance(value, str) and value.strip():  # only commas: it would count as no list at all
+    if not entries and isinstance(value, str) and value.strip():  # only commas: the setting would have no effect
         raise _Expected("must have at least one entry")
     return tuple(map(_recipient, entries)) if name == "ALLOWED_RECIPIENTS" else entries
 

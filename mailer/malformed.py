@@ -1,7 +1,7 @@
 """A Redis transport for kombu that puts malformed items of a queue aside, instead of stopping the worker.
 
-Celery and kombu trust every item in the broker: one that is not a task ends the worker, and kombu gives some of those items
-to the next worker, which ends too. Here an item is checked before it is delivered. A malformed item is logged, and kept in a
+Celery and kombu trust every item in the broker: an item that is not a task ends the worker, and kombu may deliver it again to
+the next worker, which ends too. Here an item is checked before it is delivered. A malformed item is logged, and kept in a
 list of the broker that nothing reads.
 """
 
@@ -82,12 +82,12 @@ def _check_times(headers: dict[str, Any]) -> None:
 
 
 def _is_limit(value: Any) -> bool:
-    """Whether Celery can set a timer with it, in seconds."""
+    """Return whether Celery can set a timer to this number of seconds."""
     return value is None or (isinstance(value, int | float) and 0 <= value <= 10**9)
 
 
 class _Checking:
-    """Mixed into kombu's channels: tells an item that cannot be read from an error of its handling."""
+    """Mixin for kombu's channels: drop an item that cannot be read, and raise errors of its handling."""
 
     connection: Any
     connection_errors: tuple[type[BaseException], ...]
@@ -100,7 +100,7 @@ class _Checking:
             raise
         except self.connection_errors:
             raise
-        except Exception as error:  # json's, or of one of the types that kombu's JSON knows
+        except Exception as error:  # of json, or of a type that kombu's JSON supports
             if self.connection.is_delivering:
                 raise
             log.error("malformed item dropped from a queue", reason=f"not JSON ({type(error).__name__})")
@@ -108,7 +108,7 @@ class _Checking:
 
 
 class _Delivering:
-    """Mixed into kombu's transports: delivers messages, and moves malformed items to the list ASIDE."""
+    """Mixin for kombu's transports: deliver messages, and move malformed items to the list ASIDE."""
 
     channels: list[Any]
     is_delivering = False
@@ -117,7 +117,7 @@ class _Delivering:
         try:
             check(message, is_task=not CONTROL.search(queue))
         except Malformed as reason:
-            log.error("malformed item put aside", queue=queue, reason=str(reason))
+            log.error("malformed item moved to the list mailer.malformed", queue=queue, reason=str(reason))
             self._put_aside(message)
             return
         self.is_delivering = True

@@ -2,7 +2,7 @@
 
 @receiver(message_settled, sender=OrderShipped)
 def note(sender, message, **_):
-    Order.objects.filter(pk=message.arguments["order"]).update(was_told=message.state == State.SENT)
+    Order.objects.filter(pk=message.arguments["order"]).update(was_notified=message.state == State.SENT)
 """
 
 from collections.abc import Callable
@@ -48,7 +48,7 @@ def send_settled(message: Message) -> None:
         raise
     except Exception as error:
         _check_connection(error)
-        log.exception("a receiver of message_settled failed", **message.log_fields())
+        log.exception("a receiver of message_settled failed and was rolled back", **message.log_fields())
 
 
 def with_receivers[Result](message: Message, settle: Callable[[bool], Result]) -> Result:
@@ -60,7 +60,7 @@ def with_receivers[Result](message: Message, settle: Callable[[bool], Result]) -
         connection.close()
     with transaction.atomic():
         result = settle(False)
-    log.error("settled without the receivers of message_settled: they lost the connection", **message.log_fields())
+    log.error("settled without receivers of message_settled: one lost the connection", **message.log_fields())
     return result
 
 

@@ -23,12 +23,12 @@ from mailer.conf import options
 from mailer.email import Email
 
 CLIPPED = 102 * 1024
-"""Gmail clips HTML after so many bytes, which may hide the unsubscribe link."""
+"""Gmail hides HTML after this number of bytes, and maybe the unsubscribe link with it."""
 
 
 @register("emails")
 def check_kinds(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[CheckMessage]:
-    """Check every kind of these apps, or of all apps. If a setting is broken, none can be built, so none is checked."""
+    """Check every kind of these apps, or of all apps. Check nothing if a setting is invalid: then no kind can be built."""
     try:
         options()
     except ImproperlyConfigured:

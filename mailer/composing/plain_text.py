@@ -251,7 +251,7 @@ def _wrap_all(lines: list[str], width: int) -> Iterator[str]:
 
 
 def _wrap(line: str, width: int) -> Iterator[str]:
-    """Break a line at spaces only, so that URLs stay whole, and also Thai, which has no spaces between words."""
+    """Break a line only at spaces, so that URLs stay whole. Thai, which has no spaces between words, stays whole too."""
     indent, finished, text = line.partition(FINISHED)
     if finished:
         yield (indent + text).rstrip()

@@ -173,7 +173,7 @@ def build_sample(kind: type[Email], language: str) -> Sample:
 
 @contextmanager
 def _explained(failure: type[NoPreview], kind: type[Email]) -> Iterator[None]:
-    """Raise any error as this one, with the innermost line in the kind's own module if the error passed through it."""
+    """Raise any error as `failure`, with the innermost line in the kind's own module, if there is one."""
     try:
         yield
     except (NoPreview, DatabaseFault):
@@ -191,7 +191,7 @@ def _without_database(kind: type[Email]) -> Iterator[None]:
     """Refuse all queries, so that a preview is the same with and without a database."""
 
     def refuse(execute: Any, sql: str, *_: Any) -> None:
-        raise NeedsDatabase(f"the sample of {kind.kind} queries the database; make it of unsaved instances")
+        raise NeedsDatabase(f"the sample of {kind.kind} queries the database; build it from unsaved instances")
 
     try:
         with ExitStack() as stack:

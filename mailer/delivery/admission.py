@@ -1,4 +1,4 @@
-"""Admit a message to a transport: the circuit breaker and the rate limit in one answer."""
+"""Admit a message to a transport: check the circuit breaker and the rate limit."""
 
 import time
 from datetime import timedelta

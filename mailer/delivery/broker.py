@@ -94,7 +94,7 @@ class BrokerThread:
         try:
             return asked.result(TIMEOUT)
         except TimeoutError:
-            asked.cancel()  # only if it has not begun; else it may still be published, which does no harm
+            asked.cancel()  # works only before it begins; a task that is published later does no harm
             raise
 
 
@@ -103,7 +103,7 @@ broker_thread = BrokerThread()
 
 
 def publish_on_commit(message: Message) -> None:
-    """Publish the message after the transaction commits. A failure is logged, never raised, and the sweep takes over."""
+    """Publish the message after the transaction commits. A failure is logged, not raised, and the sweep publishes it later."""
 
     def publish_or_leave_to_sweep() -> None:
         if message.due_at - timezone.now() <= HORIZON and not publish(message):
@@ -158,7 +158,7 @@ def _ask[Answer](question: Callable[[Producer], Answer]) -> Answer | None:
         answer = broker_thread.ask(question)
     except BROKER_AWAY as error:
         if breaker.open():
-            log.warning("broker away or slow; the sweep takes over", error=type(error).__name__)
+            log.warning("broker away or slow; mail waits for the sweep", error=type(error).__name__)
         return None
     if breaker.close():
         log.info("broker back")

@@ -1,4 +1,4 @@
-"""Circuit breaker of the transports, shared by all workers: a transport that is down is paused, then probed by one message.
+"""Circuit breaker for transports, shared by all workers: pause a transport that is down, then probe it with one message.
 
 The pauses between probes grow, and other messages wait or take the fallback until a probe is answered.
 """
@@ -28,7 +28,7 @@ class NoSuchTransport(LookupError):
 
 
 def is_any_paused() -> Exists:
-    """Annotate a message with whether any transport is paused. If not, the query of `pauses` is not needed."""
+    """Return an annotation: whether any transport is paused. If none is, `pauses` need not query."""
     return Exists(TransportState.objects.exclude(paused_until=None))
 
 
@@ -86,7 +86,7 @@ def _pause(transport: Transport, outcome: TransportDown) -> None:
     policy = retry.Policy(options().max_attempts, options().backoff_base, min(options().backoff_max, LONGEST_PAUSE))
     pause = retry.backoff(failures, policy)
     reason = f"{outcome.code} {outcome.text}".strip()
-    # Many messages may fail at the same time: only the first one pauses the transport. A probe always does.
+    # If many messages fail at the same time, only the first one pauses the transport. A failed probe always does.
     row = TransportState.objects.filter(alias=transport.alias)
     row = row if transport.probing else row.filter(paused_until=None)
     if row.update(failures=failures, paused_until=timezone.now() + pause, reason=reason):

@@ -46,17 +46,17 @@ SELECT id, attempts, %(transport)s, %(worker)s, %(started_at)s, %(pending)s, '',
 
 
 def claim(message: Message, ready: Ready, transport: Transport) -> Claimed | Postponed | Unsent | None:
-    """Claim the message, and the probe of its transport if it needs one.
+    """Claim the message, and the probe of its transport if it is paused.
 
     Postponed if another worker probes the transport, Unsent if the recipient was suppressed after the mail was composed, None
     if another worker has the message.
     """
     if not circuit.begin_probe(transport):
         return Postponed()
-    if take(message, ready, transport.alias):
+    if claim_row(message, ready, transport.alias):
         return Claimed()
     circuit.release_probe(transport)
-    reason = suppression.reason_against(ready.recipient, ready.stream)
+    reason = suppression.reason_for(ready.recipient, ready.stream)
     if reason is None:
         return None
     if len(ready.mail.recipients()) > 1:
@@ -64,7 +64,7 @@ def claim(message: Message, ready: Ready, transport: Transport) -> Claimed | Pos
     return Unsent(State.SUPPRESSED, f"the address is suppressed: {reason}")
 
 
-def take(message: Message, ready: Ready, alias: str = routes.PRIMARY) -> bool:
+def claim_row(message: Message, ready: Ready, alias: str = routes.PRIMARY) -> bool:
     """Claim the message for this worker until the lease ends, and open a delivery attempt.
 
     False if another worker has it, if it is not due, or if its recipient is suppressed (for all mail or for the stream) and

@@ -33,7 +33,7 @@ log = structlog.get_logger(__name__)
 def deliver(message_id: int, *, longest_wait: timedelta | None = None) -> None:
     """Deliver one message if it is due and unclaimed, and record the result in its row.
 
-    Under a rate limit it waits for a slot, at most `longest_wait` (default: the limit of its queue); then the
+    Under a rate limit it waits for a slot. If that would take more than `longest_wait` (default: the limit of its queue), the
     sweep re-queues the message. Raises OperationalError or InterfaceError if the database is away.
     """
     message = load(message_id)
@@ -46,9 +46,9 @@ def deliver(message_id: int, *, longest_wait: timedelta | None = None) -> None:
             case Unsent() as unsent:
                 settle_unsent(message, unsent)
     except (email.UnknownKind, circuit.NoSuchTransport) as error:
-        log.warning("left to a newer worker", **message.log_fields(), reason=str(error))
-    except StorageAway as error:  # the sweep re-queues it, after growing pauses
-        log.warning("not built yet", **message.log_fields(), reason=str(error))
+        log.warning("not delivered; waits for a newer release's worker", **message.log_fields(), reason=str(error))
+    except StorageAway as error:
+        log.warning("not built; the sweep re-queues it", **message.log_fields(), reason=str(error))
 
 
 def _run_steps(message: Message, longest_wait: timedelta) -> Postponed | Unsent | None:
@@ -85,7 +85,8 @@ def prepare(message: Message) -> Ready | Unsent:
         mail = kind.load(message.arguments)
         if not mail.is_wanted():
             return Unsent(State.CANCELLED, "no longer wanted when it was due")
-        return _addressed(message, build(mail, message.message_id_header), mail.stream.name if mail.stream else "")
+        stream = mail.stream.name if mail.stream else ""
+        return _exclude_recipients(message, build(mail, message.message_id_header), stream)
     except email.Unwanted as reason:
         return Unsent(State.CANCELLED, str(reason))
     except (OperationalError, InterfaceError, email.UnknownKind, StorageAway):
@@ -101,7 +102,7 @@ def _expired(message: Message) -> Unsent | None:
     return None
 
 
-def _addressed(message: Message, built: EmailMessage, stream: str) -> Ready | Unsent:
+def _exclude_recipients(message: Message, built: EmailMessage, stream: str) -> Ready | Unsent:
     """Exclude recipients that already have an answer or are suppressed.
 
     The row and the suppressions name the recipients that the mail was built for, even if a test system redirects it.
@@ -109,12 +110,12 @@ def _addressed(message: Message, built: EmailMessage, stream: str) -> Ready | Un
     recipient, *others = recipients = [addresses.as_written(entry) for entry in built.recipients()]
     try:
         staging.intercept(built)
-    except staging.HeldBack as reason:
+    except staging.Blocked as reason:
         return Unsent(State.SUPPRESSED, str(reason))
     suppressed = suppression.suppressed(recipients if others else ())  # the claim itself checks a single one
     exclude = frozenset({*message.answers, *map(addresses.as_transmitted, suppressed)})
     if all(addresses.as_transmitted(entry) in exclude for entry in built.recipients()):
-        return Unsent(State.SUPPRESSED, "every recipient who had no answer yet is suppressed")
+        return Unsent(State.SUPPRESSED, "every recipient without an answer is suppressed")
     return Ready(built, recipient, str(built.subject), stream, exclude)
 
 

@@ -16,7 +16,7 @@ LONGEST_WAIT = {
 """How long a worker waits with a message for the rate limit. Critical messages may book slots further ahead, so that a backlog
 of other messages does not block them."""
 
-# A virtual clock (GCRA, ITU-T I.371): each message moves it by one interval, unless it is already too far ahead.
+# GCRA (ITU-T I.371): `slot_at` is a virtual clock. Each message moves it by one interval, unless it is already too far ahead.
 BOOK_SLOT = f"""
 INSERT INTO {TransportState._meta.db_table} AS transport (alias, failures, reason, slot_at)
 VALUES (%(alias)s, 0, '', now() + %(interval)s)

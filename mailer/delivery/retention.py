@@ -54,8 +54,8 @@ def _erase_bodies() -> int:
 
 @transaction.atomic
 def _erase_batch(old: QuerySet[Payload]) -> int:
-    # `outbox` locks the body before it retries or resends a message. So a body that the second query, under the lock, finds
-    # unneeded cannot become needed.
+    # `outbox` locks a body before it retries or resends its message. So the second query runs under the lock: what it finds
+    # unneeded stays unneeded.
     locked = list(old.select_for_update(skip_locked=True).values_list("pk", flat=True)[:BATCH])
     unneeded = list(old.filter(pk__in=locked).values_list("pk", flat=True))
     Payload.objects.only("pk").filter(pk__in=unneeded).delete()  # without loading the documents, which may be large
@@ -64,7 +64,7 @@ def _erase_batch(old: QuerySet[Payload]) -> int:
 
 @transaction.atomic
 def _purge_batch(old: "QuerySet[Message, int]") -> int:
-    # Locked: a message that a person retries at this moment is either deleted before, or kept.
+    # Locked: a message that a person retries at this moment is either already deleted, or kept.
     batch = list(old.select_for_update(skip_locked=True)[:BATCH])
     Message.objects.filter(pk__in=batch).delete()
     return len(batch)

@@ -36,19 +36,19 @@ def decide(
     *,
     now: datetime,
     number: int,
-    spent: int,
+    counted: int,
     policy: Policy,
     retry_after: timedelta | None = None,
     expires_at: datetime | None = None,
     rng: random.Random | None = None,
 ) -> datetime | GiveUp:
-    """Return the moment of the next attempt after one that was not accepted, or why there is none.
+    """Return the moment of the next attempt after one that was not accepted, or the reason to give up.
 
-    `number` is the number of the attempt and sets the pause. `spent` is the number of attempts that count against the limit;
-    an attempt while the server was down does not count. `retry_after` is the pause that the server asked for, a minimum.
+    `number` is the number of the attempt and sets the pause. `counted` attempts count against the limit; an attempt while the
+    server was down does not. `retry_after` is the pause that the server asked for, a minimum.
     """
-    if spent >= policy.max_attempts:
-        return GiveUp(f"refused {spent} times, which is the limit")
+    if counted >= policy.max_attempts:
+        return GiveUp(f"{counted} attempts, which is the limit")
     earliest = now + max(policy.base, retry_after or timedelta(0))
     if expires_at is not None and earliest >= expires_at:
         return GiveUp(f"the next attempt would come after the e-mail's deadline ({expires_at:%Y-%m-%d %H:%M} UTC)")

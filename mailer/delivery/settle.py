@@ -52,8 +52,8 @@ class Verdict:
 def settle(message: Message, outcome: Outcome, *, ms: int | None = None, notify: bool = True) -> None:
     """Record the outcome of the message's newest attempt (`message.attempts`), and move the message on.
 
-    Both writes name the attempt. If another process has settled it meanwhile (this worker outlived its lease), only the
-    attempt is updated. `ms` is the duration of the conversation. `notify` calls the receivers of message_settled.
+    Both writes name the attempt. If this worker outlived its lease and another process settled the message, only the attempt
+    is updated. `ms` is the duration of the conversation. `notify` calls the receivers of message_settled.
 
     Raises UnknownKind, and ConnectionLost if `notify`; both undo the writes.
     """
@@ -72,8 +72,8 @@ def settle(message: Message, outcome: Outcome, *, ms: int | None = None, notify:
 def settle_persistently(message: Message, transport: Transport, outcome: Outcome, *, ms: int) -> None:
     """Record the outcome, and while the database is away, try again until the lease has run out.
 
-    Only this process knows what the server said. If that were lost, the message would count as uncertain, and a copy of an
-    accepted mail would be sent.
+    Only this process knows the server's answer. Without it the message would count as uncertain, and an accepted mail would
+    be sent twice.
     """
 
     def record(notify: bool) -> None:
@@ -87,13 +87,13 @@ def settle_persistently(message: Message, transport: Transport, outcome: Outcome
         except (OperationalError, InterfaceError) as error:
             if time.monotonic() > deadline:
                 raise
-            log.warning("outcome not written yet", **message.log_fields(), error=type(error).__name__)
+            log.warning("outcome not recorded yet; trying again", **message.log_fields(), error=type(error).__name__)
             connection.close()
             time.sleep(PAUSE)
 
 
 def settle_unsent(message: Message, why: Unsent) -> None:
-    """Settle a message that was not transmitted, so that there is no attempt to record."""
+    """Settle a message that was not transmitted. It has no attempt to record."""
     if signals.with_receivers(message, partial(_move_unsent, message, why)):
         line = log.error if why.state is State.FAILED else log.info
         line("gave up" if why.state is State.FAILED else str(why.state), **message.log_fields(), reason=why.reason)
@@ -115,14 +115,14 @@ def decide(message: Message, outcome: Outcome, now: datetime) -> Verdict:
         case Accepted():
             return _accepted(message, "")
         case _ if _was_accepted_before(message):
-            return _accepted(message, f"an earlier attempt was accepted after all; then: {_said(outcome)}")
+            return _accepted(message, f"an earlier attempt was accepted; answer to the last one: {_answer_of(outcome)}")
         case PermanentRefusal():
-            return Verdict(State.FAILED, f"refused for good: {_said(outcome)}")
+            return Verdict(State.FAILED, f"refused for good: {_answer_of(outcome)}")
         case OutcomeUnknown() if email.find(message.kind).when_uncertain is email.WhenUncertain.HOLD:
             return Verdict(State.HELD, f"it may have arrived, and a copy would do harm: {outcome.text}")
         case TransportDown():  # not the message's fault: it stays due, and waits for a working transport
             is_route_open = circuit.find_transport(message.transport, circuit.pauses()) is not None
-            return Verdict(State.RETRYING, _said(outcome), due_at=now, publish=is_route_open)
+            return Verdict(State.RETRYING, _answer_of(outcome), due_at=now, publish=is_route_open)
         case TransientRefusal() | OutcomeUnknown():
             return _retry(message, outcome, now)
         case _:
@@ -130,7 +130,7 @@ def decide(message: Message, outcome: Outcome, now: datetime) -> Verdict:
 
 
 def _accepted(message: Message, reason: str) -> Verdict:
-    """Settle a message that no server gets again: sent if every recipient was accepted, else failed."""
+    """Settle a message that needs no further attempt: SENT if every recipient was accepted, else FAILED."""
     if refused := list(message.answers.values()).count(REFUSED):
         total = len(message.answers)
         return Verdict(State.FAILED, f"refused for good for {refused} of {total} recipients, accepted for the rest")
@@ -138,7 +138,7 @@ def _accepted(message: Message, reason: str) -> Verdict:
 
 
 def _was_accepted_before(message: Message) -> bool:
-    """Return whether an earlier attempt, whose outcome was unknown, turned out to be accepted."""
+    """Return whether the server accepted an earlier attempt, whose answer arrived late."""
     return message.delivery_attempts.filter(number__gt=message.counted_after, outcome=Recorded.ACCEPTED).exists()
 
 
@@ -147,17 +147,17 @@ def _retry(message: Message, outcome: TransientRefusal | OutcomeUnknown, now: da
     decision = retry.decide(
         now=now,
         number=message.attempts - message.counted_after,
-        spent=counted,
+        counted=counted,
         policy=retry.Policy(options().max_attempts, options().backoff_base, options().backoff_max),
         retry_after=outcome.retry_after if isinstance(outcome, TransientRefusal) else None,
         expires_at=message.expires_at,
     )
     if isinstance(decision, retry.GiveUp):
-        return Verdict(State.FAILED, f"{decision.reason}; last answer: {_said(outcome)}")
-    return Verdict(State.RETRYING, _said(outcome), due_at=decision)
+        return Verdict(State.FAILED, f"{decision.reason}; last answer: {_answer_of(outcome)}")
+    return Verdict(State.RETRYING, _answer_of(outcome), due_at=decision)
 
 
-def _said(outcome: Outcome) -> str:
+def _answer_of(outcome: Outcome) -> str:
     return f"{outcome.code} {outcome.text}".strip()
 
 
@@ -166,7 +166,7 @@ def _close_attempt(message: Message, outcome: Outcome, now: datetime) -> None:
     recorded = RECORDED[type(outcome)]
     if recorded is Recorded.ACCEPTED and _refused(outcome):
         recorded = Recorded.PARTLY_ACCEPTED
-    others = [f"not for {mask(address)}: {_said(refusal)}" for address, refusal in _refused(outcome).items()]
+    others = [f"not for {mask(address)}: {_answer_of(refusal)}" for address, refusal in _refused(outcome).items()]
     unanswered = (Recorded.PENDING, Recorded.UNCERTAIN)
     message.delivery_attempts.filter(number=message.attempts, outcome__in=unanswered).update(
         outcome=recorded, finished_at=now, code=outcome.code, response="; ".join([outcome.text, *others])
@@ -178,7 +178,7 @@ def _refused(outcome: Outcome) -> Mapping[str, TransientRefusal | PermanentRefus
 
 
 def _note_answers(message: Message, outcome: Outcome) -> None:
-    """Store which of several recipients were answered, so that each gets the message once.
+    """Store the answers for several recipients, so that each gets the message once.
 
     Under a lock: the answer to an earlier attempt may arrive at the same moment.
     """
@@ -195,16 +195,16 @@ def _note_answers(message: Message, outcome: Outcome) -> None:
 def _suppress_unknown_addresses(message: Message, outcome: Outcome) -> None:
     """Suppress addresses that the server does not know.
 
-    An address that the server did not see stays: a test system may have redirected the mail, and one of several recipients
-    may have been answered in an earlier attempt.
+    The refusal may be about another address: a test system redirects mail, and a recipient who was answered in an earlier
+    attempt is left out of this one.
     """
     if isinstance(outcome, PermanentRefusal) and outcome.address_unknown and not outcome.refused:
         was_answered = addresses.as_transmitted(message.recipient) in message.answers
         if staging.reaches(message.recipient) and not was_answered:
-            suppression.suppress(message.recipient, _said(outcome), message)
+            suppression.suppress(message.recipient, _answer_of(outcome), message)
     for address, refusal in _refused(outcome).items():
         if isinstance(refusal, PermanentRefusal) and refusal.address_unknown and staging.reaches(address):
-            suppression.suppress(address, _said(refusal), message)
+            suppression.suppress(address, _answer_of(refusal), message)
 
 
 def _apply(message: Message, verdict: Verdict, now: datetime) -> bool:
@@ -234,17 +234,17 @@ def _log(message: Message, outcome: Outcome, verdict: Verdict, *, ms: int | None
     elif isinstance(outcome, Accepted):
         line.info("accepted", **said)
     elif isinstance(outcome, TransportDown) and outcome.misconfigured:
-        line.error("refused: the transport's configuration needs a person", **said)
+        line.error("refused; a person must correct the transport's configuration", **said)
     else:
         line.warning("uncertain" if isinstance(outcome, OutcomeUnknown) else "refused", **said)
     if not moved:
-        line.warning("outcome came after the lease; the message was settled without it")
+        line.warning("outcome came after the lease ended; only the attempt records it")
     elif not verdict.publish:
-        line.info("waits for the transport")
+        line.info("waits until the transport works again")
     elif verdict.due_at is not None:
         seconds = round((verdict.due_at - timezone.now()).total_seconds())
         line.info("retry at", due_at=verdict.due_at.isoformat(timespec="seconds"), seconds=seconds)
     elif verdict.state is State.HELD:
-        line.warning("held for a person", reason=verdict.reason)
+        line.warning("held until a person decides", reason=verdict.reason)
     elif verdict.state is State.FAILED:
         line.error("gave up", reason=verdict.reason)

@@ -38,8 +38,8 @@ def sweep() -> None:
 def publish_overdue() -> int:
     """Publish messages that are overdue, the most urgent first. Return the number of published messages.
 
-    It only fills the queues up, so a large backlog puts few tasks into the broker. One message of each queue is published
-    even if other programs fill the queue.
+    It only fills the queues up to BATCH tasks, so a large backlog stays in the table. One message of each queue is published
+    even if the queue is full.
     """
     paused = circuit.pauses()
     found = {route: circuit.find_transport(route, paused) for route in routes.names() if routes.transports(route)}
@@ -69,8 +69,8 @@ def _publish_probe(route: str) -> int:
 def _publish_batch(queue: Queue, limit: int, which: Q) -> int:
     """Publish up to `limit` overdue messages of the queue. Return the number of published messages.
 
-    Each time, a message waits twice as long until the sweep may publish it again. More tasks for the same row would not help
-    slow workers, or a message that kills every worker.
+    The pause until a message is published again doubles each time: more tasks for one row help neither slow workers nor a
+    message that kills every worker.
     """
     now = timezone.now()
     with transaction.atomic():
@@ -98,7 +98,7 @@ def settle_abandoned() -> int:
         try:
             settled += signals.with_receivers(message, partial(_settle_abandoned, message))
         except email.UnknownKind as error:
-            log.warning("left to a newer worker", **message.log_fields(), reason=str(error))
+            log.warning("not settled; waits for a newer release's worker", **message.log_fields(), reason=str(error))
     return settled
 
 
@@ -106,5 +106,5 @@ def _settle_abandoned(message: Message, notify: bool) -> int:
     # Skip a locked row: its worker may be alive after all and settle it at this moment.
     if not Message.objects.abandoned().filter(pk=message.pk).select_for_update(skip_locked=True).values_list("pk"):
         return 0
-    settle(message, OutcomeUnknown("the worker was not heard of again after it had begun to send"), notify=notify)
+    settle(message, OutcomeUnknown("the worker stopped responding while it sent the message"), notify=notify)
     return 1

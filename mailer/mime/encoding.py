@@ -29,7 +29,7 @@ IDENTITY = ("", "7bit", "8bit", "binary")
 
 
 class Untouchable(Unsendable):
-    """The message can be sent only as 8bit, because its signature forbids another encoding."""
+    """The message can be sent only as 8bit: another encoding would break its signature."""
 
 
 class Verbatim(Entity):
@@ -57,7 +57,7 @@ def build(mail: EmailMessage, *, eight_bit: bool, utf8: bool = False) -> Entity:
     The mail and its attachments are not changed. Raises ValueError for a header that Python rejects.
     """
     clone = copy.copy(mail)
-    clone.attachments = copy.deepcopy(mail.attachments)  # their encoding may change
+    clone.attachments = copy.deepcopy(mail.attachments)  # `message()` may change their encoding
     built: Entity = clone.message(policy=_policy(eight_bit=eight_bit, utf8=utf8))
     if isinstance(built, Verbatim):
         if _can_stay_verbatim(built, eight_bit=eight_bit):
@@ -80,7 +80,7 @@ def _can_stay_verbatim(built: Verbatim, *, eight_bit: bool) -> bool:
 
 
 def has_international_address(built: Entity) -> bool:
-    """Return whether a header contains an address with non-ASCII characters before its @, which has no ASCII form."""
+    """Return whether a header has an address with non-ASCII characters before the @. Such an address has no ASCII form."""
     headers = (value for value in built.values() if isinstance(value, AddressHeader))
     return any(not address.username.isascii() for header in headers for address in header.addresses)
 
@@ -101,7 +101,7 @@ def octets(built: Entity) -> bytes:
 
 
 class _Contents(ContentManager):
-    """Keep text in 8bit up to the longest line of SMTP; Python would encode lines that are longer than a folded header."""
+    """Keep 8bit text with lines of up to LONGEST_LINE; Python would encode it if a line is longer than FOLDED_AT."""
 
     def get_content(self, msg: Message, *args: Any, **options: Any) -> Any:
         return raw_data_manager.get_content(msg, *args, **options)
@@ -115,7 +115,7 @@ class _Contents(ContentManager):
 REPEATED = frozenset(
     {"from", "mime-version", "content-type", "content-transfer-encoding", "auto-submitted", "list-unsubscribe-post"}
 )
-"""Header fields that are equal in most mails. They are parsed and folded once, which saves most of the time for a mail."""
+"""Header fields that are the same in most mails. Caching them saves most of the time that building a mail takes."""
 
 
 class _Headers(HeaderRegistry):
@@ -146,7 +146,7 @@ class _Policy(policy.EmailPolicy):
     content_manager = _Contents()
 
     def fold_binary(self, name: str, value: str) -> bytes:
-        # The class is compared because prebuilt MIME may have a field with equal text that must stay verbatim.
+        # A field of prebuilt MIME is of another class, and must stay verbatim even if its text is the same.
         is_cacheable = name.lower() in REPEATED and type(value) is _class_of(name.lower())
         return _fold_cached(self, name, value) if is_cacheable else self.fold_uncached(name, value)
 
@@ -155,10 +155,10 @@ class _Policy(policy.EmailPolicy):
         # 8BITMIME does not permit 8-bit octets in headers (RFC 6152, 3), so only UTF-8 headers have them.
         folded: bytes = self.fold(name, value).encode()
         if NO_FIELD.search(folded):  # Python decodes encoded words in parameters without checking the result
-            raise Unsendable("a header field holds a line break or a NUL")
+            raise Unsendable("a header field contains a line break or a NUL")
         if isinstance(value, AddressHeader):
             return self._check_addresses(name, value, folded)
-        # Python encodes a long word in order to fold it, which breaks a URL, as in List-Unsubscribe.
+        # Python turns a long word into encoded words in order to fold it. This breaks a URL, as in List-Unsubscribe.
         if b"=?" in folded and str(value).isascii():
             unfolded = self._fold_late(name, value)
             return folded if b"=?" in unfolded else unfolded
@@ -207,11 +207,11 @@ def _encode_for_server(part: Message, *, eight_bit: bool) -> bool:
     """Encode what the server would not accept. Return whether 8-bit octets remain."""
     if part.is_multipart():
         inner_parts: Any = part.get_payload()
-        results = [_encode_for_server(inner, eight_bit=eight_bit) for inner in inner_parts]  # encode all of them
-        is_8bit = any(results)
-        part.preamble = part.epilogue = None  # mail clients do not show them
+        results = [_encode_for_server(inner, eight_bit=eight_bit) for inner in inner_parts]
+        is_8bit = any(results)  # not any(generator), which would stop at the first one
+        part.preamble = part.epilogue = None  # mail clients do not show them, and they may be 8-bit
         del part["Content-Transfer-Encoding"]
-        if is_8bit:  # must be declared, and nothing else may be (RFC 2045, 6.4)
+        if is_8bit:  # required; a multipart may declare no other encoding (RFC 2045, 6.4)
             part["Content-Transfer-Encoding"] = "8bit"
         return is_8bit
     payload = _payload_octets(part)

@@ -102,6 +102,6 @@ def message_id(source: bytes) -> str:
 
 
 def _parse[Kind: email.message.EmailMessage](source: bytes, kind: type[Kind]) -> Kind:
-    parser: Any = BytesParser(kind, policy=AS_READ)  # the stubs do not know modern policies
+    parser: Any = BytesParser(kind, policy=AS_READ)  # the type stubs lack modern policies
     parsed: Kind = parser.parsebytes(source)
     return parsed

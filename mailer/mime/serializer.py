@@ -31,7 +31,7 @@ VERSION = 1
 CLASSES: dict[str, type[EmailMessage]] = {
     "EmailMessage": EmailMessage,
     "EmailMultiAlternatives": EmailMultiAlternatives,
-    "ReadyMade": Prebuilt,  # its former name, which stored documents hold
+    "ReadyMade": Prebuilt,  # its former name, used in stored documents
 }
 FOR_PROVIDERS = (
     *("envelope_sender", "metadata", "send_at", "tags", "track_clicks", "track_opens", "template_id"),

@@ -19,10 +19,10 @@ from mailer.email import Stream, kinds
 from mailer.models import Suppression
 
 PURPOSE = b"mailer.streams"
-"""Makes this key differ from other keys derived from SECRET_KEY (BLAKE2 personalisation, RFC 7693, 2.8)."""
+"""Separates this key from other keys that are derived from SECRET_KEY (BLAKE2 personalisation, RFC 7693, 2.8)."""
 
 TOKEN = re.compile(r"[A-Za-z0-9_-]+")
-"""The characters of a token; what a mail program appends to a link by mistake starts with another one."""
+"""The characters of a token. Text that a mail client appends to a link by mistake begins with another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Membership:
 
 
 class BrokenLink(ValueError):
-    """The link was not made here, is cut off, or names a stream that does not exist any more."""
+    """The link is forged, is cut off, or names a stream that does not exist any more."""
 
 
 def streams() -> list[Stream]:

@@ -28,7 +28,7 @@ def suppressed(addresses: Collection[str]) -> set[str]:
     return {address for address, spelled in by_spelling.items() if spelled & found}
 
 
-def reason_against(address: str, stream: str = "") -> str | None:
+def reason_for(address: str, stream: str = "") -> str | None:
     """Return why this address gets no mail (of this stream), or None if it may get mail."""
     return _against(spellings(address), stream).values_list("reason", flat=True).first()
 

@@ -101,8 +101,8 @@ def _no_answer(error: AnymailAPIError, text: str) -> Refusal:
 
 
 def _never_connected(cause: BaseException | None) -> bool:
-    # requests wraps urllib3's MaxRetryError, whose reason tells a refused connection from one that broke later.
-    # For botocore the class of the exception tells it.
+    # requests wraps urllib3's MaxRetryError, whose reason shows whether the connection was refused or broke later.
+    # botocore has its own exception classes for it.
     wrapped = cause.args[0] if cause is not None and cause.args else None
     return isinstance(getattr(wrapped, "reason", None), NewConnectionError) or (
         type(cause).__name__ in {"EndpointConnectionError", "NoCredentialsError", "NoRegionError"}

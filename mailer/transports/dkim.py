@@ -1,4 +1,4 @@
-"""Sign mail with DKIM (RFC 6376), by RSA and Ed25519 (RFC 8463): the keys of this installation, and what they sign."""
+"""Sign mail with DKIM (RFC 6376), with RSA and Ed25519 keys (RFC 8463)."""
 
 import base64
 import binascii
@@ -23,13 +23,13 @@ from mailer.outcomes import Unsendable
 SHORTEST_RSA = 1024
 """In bits. Receivers need not verify shorter keys (RFC 8301, 3.2)."""
 
-ALWAYS_SEALED = (b"from", b"to", b"cc", b"reply-to", b"subject", b"date", b"message-id")
-"""Signed once more than they are present, so that another one cannot be added (RFC 6376, 5.4.2 and 8.15)."""
-SEALED_IF_PRESENT = (
+ALWAYS_OVERSIGNED = (b"from", b"to", b"cc", b"reply-to", b"subject", b"date", b"message-id")
+"""Signed once more than they occur, so that no other one can be added (RFC 6376, 5.4.2 and 8.15)."""
+OVERSIGNED_IF_PRESENT = (
     *(b"mime-version", b"content-type", b"content-transfer-encoding", b"auto-submitted", b"feedback-id"),
     *(b"list-id", b"list-unsubscribe", b"list-unsubscribe-post"),  # both of the last two: RFC 8058, 4
 )
-"""Sealed only if present: otherwise a mailing list may add its own."""
+"""Oversigned only if present: otherwise a mailing list may add its own."""
 
 SELECTOR = DOMAIN = re.compile(
     r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*", re.ASCII | re.IGNORECASE
@@ -38,7 +38,7 @@ PATH = re.compile(r"(?!.*PRIVATE KEY)[/.]\S+")
 """The setting may hold the key itself by mistake; an error message must not quote it."""
 PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----\r?\n(.*?)-----END \1-----", re.DOTALL)
 ED25519_PKCS8 = re.compile(rb"\x30.\x02\x01[\x00\x01]\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20(.{32})", re.DOTALL)
-"""The one DER encoding of the seed of an Ed25519 key (RFC 8410, 7). Version 1 adds the public key behind it."""
+"""The DER encoding of an Ed25519 key with its seed (RFC 8410, 7). Version 1 adds the public key at the end."""
 
 
 class UnusableKey(ValueError):
@@ -92,10 +92,10 @@ class Signer:
 
 
 def _names(message: Any) -> Iterator[bytes]:
-    """Yield each header field to sign as often as it is present, and once more."""
+    """Yield each header field to sign, once more than it occurs."""
     present = [name.lower() for name, _ in message.headers]
-    for name in (*ALWAYS_SEALED, *SEALED_IF_PRESENT):
-        if name in present or name in ALWAYS_SEALED:
+    for name in (*ALWAYS_OVERSIGNED, *OVERSIGNED_IF_PRESENT):
+        if name in present or name in ALWAYS_OVERSIGNED:
             yield from [name] * (present.count(name) + 1)
 
 

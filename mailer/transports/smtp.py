@@ -1,4 +1,4 @@
-"""Django's SMTP backend with connections that record how far a conversation got; and what the replies of servers mean."""
+"""Django's SMTP backend, with connections that record their progress, and the translation of replies into outcomes."""
 
 import math
 import re
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from mailer.transports.dkim import Signer
 
 ENHANCED_STATUS = re.compile(r"^([245]\.\d{1,3}\.\d{1,3})\b")  # RFC 3463
-NO_SUCH_ADDRESS = {"5.1.1", "5.1.10"}  # RFC 3463, 3.2; RFC 7505 (a domain that takes no mail at all)
+NO_SUCH_ADDRESS = {"5.1.1", "5.1.10"}  # RFC 3463, 3.2; RFC 7505 (a domain that accepts no mail)
 
 LINE_TOO_LONG = "Line too long."
-"""smtplib's text, instead of a reply that was too long to read."""
+"""smtplib's own text, in place of a reply line that is too long."""
 
 Refusal = TransientRefusal | PermanentRefusal | TransportDown | OutcomeUnknown
 
@@ -35,18 +35,18 @@ Refusal = TransientRefusal | PermanentRefusal | TransportDown | OutcomeUnknown
 class _Recording:
     """Mixin for smtplib's classes: record whether the payload's final dot was sent, and limit the whole conversation.
 
-    smtplib raises the same SMTPServerDisconnected before and after the dot, and drops the reply to an accepted payload. Its
-    timeout limits one silence, and a slow server may be silent many times.
+    smtplib raises SMTPServerDisconnected both before and after the dot, and drops the reply to an accepted payload. Its
+    timeout limits each silence, but a slow server may be silent many times.
     """
 
     deadline: float
     """The end of the conversation about the newest message, on the monotonic clock."""
     payload_sent = False
     """Whether the whole payload of the newest message was sent."""
-    verdict: tuple[int, bytes] | None = None
+    payload_reply: tuple[int, bytes] | None = None
     """The reply to the payload."""
     refused: dict[str, tuple[int, bytes]]
-    """Its recipients that were refused while others were accepted; Django drops them."""
+    """The replies to refused recipients while others were accepted; Django drops them."""
     _in_data = False
     sock: socket.socket | None
 
@@ -60,12 +60,12 @@ class _Recording:
         return self.refused
 
     def data(self, msg: Any) -> tuple[int, bytes]:
-        self.payload_sent, self.verdict, self._in_data = False, None, True
+        self.payload_sent, self.payload_reply, self._in_data = False, None, True
         try:
-            self.verdict = super().data(msg)  # type: ignore[misc]
+            self.payload_reply = super().data(msg)  # type: ignore[misc]
         finally:
             self._in_data = False
-        return self.verdict
+        return self.payload_reply
 
     def getreply(self) -> tuple[int, bytes]:
         self._limit_silence()
@@ -82,7 +82,7 @@ class _Recording:
         try:
             reply: tuple[int, bytes] = super().quit()  # type: ignore[misc]
         except OSError:
-            self.close()  # type: ignore[attr-defined]  # Django drops the connection now, with its socket open
+            self.close()  # type: ignore[attr-defined]  # Django would drop the connection and leave its socket open
             raise
         return reply
 
@@ -107,7 +107,7 @@ class EmailBackend(smtp.EmailBackend):
 
     connection: SMTP | EncryptedSMTP | None
     deadline: float = math.inf
-    """On the monotonic clock; set by `begin`, which Django's own send_mail() does not call."""
+    """On the monotonic clock; set by `begin`, which send_mail() does not call."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -127,11 +127,11 @@ class EmailBackend(smtp.EmailBackend):
         """Begin a conversation about a new message, which ends by `deadline` (monotonic)."""
         self.deadline = deadline
         if self.connection and self.connection.sock:
-            self.connection.payload_sent, self.connection.verdict, self.connection.refused = False, None, {}
+            self.connection.payload_sent, self.connection.payload_reply, self.connection.refused = False, None, {}
             self.connection.deadline = deadline
 
     def _send(self, email_message: EmailMessage) -> bool:
-        """Do what Django does, but encode the message for this server and sign it before the conversation about it begins."""
+        """Do the same as Django, but encode the message for this server and sign it before MAIL."""
         if not email_message.recipients():
             return False
         assert self.connection is not None
@@ -147,7 +147,7 @@ class EmailBackend(smtp.EmailBackend):
         return True
 
     def _addr_spec(self, address: str) -> str:
-        """Return the bare address, its domain in ASCII: a server's reply uses the spelling that it was given."""
+        """Return the address without a name, its domain in ASCII, so that replies can be matched to recipients."""
         spec = self.prep_address(address, force_ascii=False)
         local, _, domain = spec.rpartition("@")
         return spec if domain.isascii() else f"{local}@{punycode(domain)}"
@@ -168,7 +168,7 @@ class EmailBackend(smtp.EmailBackend):
             built = encoding.build(mail, eight_bit=eight_bit)
         utf8 = not "".join(envelope).isascii() or encoding.has_international_address(built)
         if utf8:
-            if not (takes_8bit and self.connection.has_extn("smtputf8")):  # RFC 6531, 3.1: it needs both
+            if not (takes_8bit and self.connection.has_extn("smtputf8")):  # both are required (RFC 6531, 3.1)
                 raise Unsendable(
                     "an address has non-ASCII characters before its @, and the server does not announce SMTPUTF8 (RFC 6531)"
                 )
@@ -186,7 +186,7 @@ class EmailBackend(smtp.EmailBackend):
     @property
     def reply(self) -> tuple[str, str]:
         """The code and text of the reply to the newest payload."""
-        code, text = (self.connection and self.connection.verdict) or (250, b"")
+        code, text = (self.connection and self.connection.payload_reply) or (250, b"")
         return str(code), _text(text)
 
     @property
@@ -197,7 +197,7 @@ class EmailBackend(smtp.EmailBackend):
 
 
 def dkim_signer() -> "Signer | None":
-    """Return what signs mail, if POSTCOMMIT_DKIM_KEYS is set. Only then is dkim loaded: its library is an extra.
+    """Return the DKIM signer, or None if POSTCOMMIT_DKIM_KEYS is not set. Then dkim is not imported: its library is an extra.
 
     Raises ImproperlyConfigured.
     """
@@ -232,7 +232,7 @@ def translate(error: OSError, *, payload_sent: bool) -> Refusal:
 
 
 def _all_refused(replies: dict[str, tuple[int, bytes]]) -> Refusal:
-    """Refuse for good only if every recipient was refused for good; otherwise another attempt is worth it."""
+    """Refuse for good only if every recipient was refused for good; otherwise retry."""
     refusal = _by_code(*min(replies.values(), key=lambda reply: reply[0]))
     if len(replies) == 1 or not isinstance(refusal, TransientRefusal | PermanentRefusal):
         return refusal

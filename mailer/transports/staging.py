@@ -1,7 +1,7 @@
 """Keep the mail of a test system from customers: redirect it, or send it only to the addresses on a list.
 
-Only listed recipients are allowed. A recipient stays if it has one unambiguous reading and is on the list, and is sent in
-the spelling that was compared. Everything else that could name a recipient is removed, or the message is blocked.
+Only listed recipients are allowed. A recipient stays if its address is unambiguous and on the list, and mail goes to the
+spelling that was compared. Everything else that could name a recipient is removed, or the message is blocked.
 """
 
 from collections.abc import Iterable
@@ -29,7 +29,7 @@ ADDING_RECIPIENTS = frozenset({"to", "cc", "bcc", "esp_extra", "extra_headers", 
 ORIGINAL = "X-Redirected-From"
 
 
-class HeldBack(Exception):
+class Blocked(Exception):
     """This test system must not send the message. The text is the reason, for the operator."""
 
 
@@ -55,7 +55,7 @@ def is_allowed(recipient: str) -> bool:
 def intercept(message: EmailMessage) -> None:
     """Apply POSTCOMMIT_REDIRECT_ALL_TO, POSTCOMMIT_ALLOWED_RECIPIENTS and POSTCOMMIT_SUBJECT_PREFIX to a message.
 
-    A second call changes nothing. Raises HeldBack.
+    A second call changes nothing. Raises Blocked.
     """
     prefix = options().subject_prefix
     if prefix and not str(message.subject).startswith(prefix):
@@ -72,29 +72,29 @@ def let_through(messages: Iterable[EmailMessage]) -> list[EmailMessage]:
         try:
             intercept(message)
             allowed.append(message)
-        except HeldBack as reason:
-            log.warning("held back", reason=str(reason))
+        except Blocked as reason:
+            log.warning("mail not sent from a test system", reason=str(reason))
     return allowed
 
 
 def _refuse_hidden_recipients(message: EmailMessage) -> None:
     if getattr(message, "esp_extra", None):
-        raise HeldBack("its esp_extra may name recipients, which a test system must not write to")
+        raise Blocked("its esp_extra may name recipients, which a test system must not write to")
     merged = getattr(message, "merge_headers", None) or {}
     names = {
         name.lower() for headers in (message.extra_headers, *merged.values(), _own_headers(message)) for name in headers
     }
     if steering := sorted(name for name in names if name.startswith(STEERING)):
-        raise HeldBack(f"its header field {steering[0]} may name recipients, which a test system must not write to")
+        raise Blocked(f"its header field {steering[0]} may name recipients, which a test system must not write to")
     if any(_is_addressing(name) for headers in merged.values() for name in headers):  # providers act on them
-        raise HeldBack("its merge_headers name recipients, which a test system must not write to")
+        raise Blocked("its merge_headers name recipients, which a test system must not write to")
 
 
 def _own_headers(message: EmailMessage) -> Iterable[str]:
     """Return the header names of a class that makes its own MIME and may ignore `extra_headers`."""
     if type(message).message is EmailMessage.message:
         return ()
-    with suppress(ValueError):  # then it cannot be sent either
+    with suppress(ValueError):  # such a message cannot be sent anyway
         return message.message().keys()
     return ()
 
@@ -113,9 +113,9 @@ def _restrict(message: EmailMessage) -> None:
     _restrict_merging(message, others)
     left = message.recipients()
     if not left:
-        raise HeldBack("none of its recipients is among POSTCOMMIT_ALLOWED_RECIPIENTS")
-    if not all(map(_stays, left)):  # of a class that computes them itself
-        raise HeldBack("its recipients cannot be changed, and not all of them are among POSTCOMMIT_ALLOWED_RECIPIENTS")
+        raise Blocked("none of its recipients is among POSTCOMMIT_ALLOWED_RECIPIENTS")
+    if not all(map(_stays, left)):  # a class may compute them itself
+        raise Blocked("its recipients cannot be changed, and not all of them are among POSTCOMMIT_ALLOWED_RECIPIENTS")
 
 
 def _restrict_merging(message: EmailMessage, others: list[str]) -> None:

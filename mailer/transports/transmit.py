@@ -28,7 +28,7 @@ from mailer.transports import anymail, smtp
 log = structlog.get_logger(__name__)
 
 _open = threading.local()
-"""alias → backend. Backends have no locks, so each thread has its own. A forked worker has none: its parent never sends."""
+"""alias → backend. Backends are not thread-safe, so each thread has its own. A fork inherits none: the parent never sends."""
 
 
 def transmit(message: EmailMessage, alias: str = PRIMARY, *, exclude: Collection[str] = ()) -> Outcome:
@@ -42,7 +42,7 @@ def transmit(message: EmailMessage, alias: str = PRIMARY, *, exclude: Collection
         _exclude(exclude, message, keep_headers=isinstance(backend, smtp.EmailBackend))
     outcome = _converse(backend, message, deadline)
     if isinstance(outcome, TransportDown) and not is_fresh:
-        close(alias)  # the server had closed the idle connection, which does not mean that it is down
+        close(alias)  # the server closes idle connections, so this error does not mean that it is down
         backend, _ = _connection(alias)
         outcome = _converse(backend, message, deadline)
     if not isinstance(outcome, Accepted):

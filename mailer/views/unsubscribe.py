@@ -22,7 +22,7 @@ def unsubscribe(request: HttpRequest, token: str) -> HttpResponse:
     """Unsubscribe on POST, or subscribe again if the form has the field `resubscribe`.
 
     GET only shows a button, because mail scanners follow links. POST answers with a page, because mail clients do not
-    follow redirects. A second POST changes nothing. Without the token of our page, `resubscribe` counts as unsubscribing.
+    follow redirects. A second POST changes nothing. With `resubscribe` but without our page's token, it unsubscribes.
     """
     if request.method not in METHODS:
         response = _page(request, "problem", status=405)
@@ -53,7 +53,7 @@ def _page(request: HttpRequest, state: str, membership: Membership | None = None
 
 
 def _is_of_our_page(page_token: str, membership: Membership) -> bool:
-    """Whether the button of our own page was pressed, not a form of another site that knows the link."""
+    """Return whether the form is on our own page, not on another site that knows the link."""
     try:
         return _signer(membership).unsign(page_token, max_age=PAGE_LIFETIME) == "page"
     except BadSignature:

@@ -1,4 +1,4 @@
-"""A worker with tens of thousands of messages: its memory, and the number of tasks of a backlog."""
+"""A worker with tens of thousands of messages: its memory, and the number of tasks for a backlog."""
 
 import os
 import re

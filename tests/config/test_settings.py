@@ -62,9 +62,9 @@ def test_production_does_not_start_without_what_it_needs(monkeypatch: pytest.Mon
     ("changes", "complaints"),
     [
         ({"SECRET_KEY": "short"}, ["SECRET_KEY: Shorter than minimum length 50."]),
-        ({"SITE_URL": "shop.example"}, ["SITE_URL: write scheme and host alone"]),
-        ({"SITE_URL": "https://shop.example/path"}, ["SITE_URL: write scheme and host alone"]),
-        ({"SITE_URL": "https://user:pass@shop.example"}, ["SITE_URL: write scheme and host alone"]),
+        ({"SITE_URL": "shop.example"}, ["SITE_URL: write only scheme and host"]),
+        ({"SITE_URL": "https://shop.example/path"}, ["SITE_URL: write only scheme and host"]),
+        ({"SITE_URL": "https://user:pass@shop.example"}, ["SITE_URL: write only scheme and host"]),
         ({"SITE_URL": "https://shop.example:x"}, ["SITE_URL: not a URL"]),
         ({"SECRET_KEY_FALLBACKS": "short"}, ["SECRET_KEY_FALLBACKS: each key needs at least 50 characters"]),
         ({"REDIS_URL": "redis://:hunter2/x@h:6379/0"}, ["REDIS_URL: not a URL with a host and a port"]),

@@ -1,4 +1,4 @@
-"""A file that a stranger uploads."""
+"""Uploaded files are refused."""
 
 import tempfile
 from pathlib import Path

@@ -58,7 +58,7 @@ def test_every_provider_of_anymail_is_known() -> None:
         ("postmrk:?server_token=secret", "did you mean postmark?"),
         ("carrier-pigeon:", "unknown transport 'carrier-pigeon'; use one of smtp"),
         ("smtp:", "needs a host"),
-        ("smtp://secret@h", "both a user and a password"),
+        ("smtp://secret@h", "needs a user and a password"),
         ("smtp://user:pa/secret@h", "write @ : / in a user or password as"),
         ("smtp://h:secret", "write @ : / in a user or password as"),
         ("smtp://h/?ssl=1", "unknown option 'ssl'"),

@@ -1,4 +1,4 @@
-"""Define faults, and combine several to one."""
+"""Define faults, and combine several into one."""
 
 import random
 import threading
@@ -15,7 +15,7 @@ from tests.stack import Stack
 Victim = Literal["web", "worker", "beat", "broker", "database", "mail server"]
 
 Strike = Callable[[Stack, random.Random], str | None]
-"""Make it happen, and return when it is over, with an optional remark for the table."""
+"""Cause the fault, and return when it has ended. The result is an optional remark for the table."""
 
 PROCESSES = ("web", "worker", "beat")
 
@@ -28,15 +28,15 @@ class Fault:
     hits: frozenset[Victim]
     broker: type[Valkey] = Valkey
     processes: tuple[str, ...] = PROCESSES
-    breaks_off: bool = True
-    """Whether it may interrupt a conversation with the mail server."""
+    cuts_conversations: bool = True
+    """Whether it may interrupt a conversation with the mail server, so that its outcome is unknown."""
 
     @property
     def name(self) -> str:
         return self.strike.__name__.replace("_", " ")
 
     @property
-    def spares_requests(self) -> bool:
+    def requests_must_succeed(self) -> bool:
         """Whether every request must still be answered, because web and database are up."""
         return not self.hits & {"web", "database"}
 
@@ -47,10 +47,13 @@ class Fault:
 
 
 def fault(
-    *hits: Victim, broker: type[Valkey] = Valkey, processes: tuple[str, ...] = PROCESSES, breaks_off: bool = True
+    *hits: Victim,
+    broker: type[Valkey] = Valkey,
+    processes: tuple[str, ...] = PROCESSES,
+    cuts_conversations: bool = True,
 ) -> Callable[[Strike], Fault]:
     """Make a fault from a function that causes it."""
-    return lambda strike: Fault(strike, frozenset(hits), broker, processes, breaks_off)
+    return lambda strike: Fault(strike, frozenset(hits), broker, processes, cuts_conversations)
 
 
 def together(faults: Sequence[Fault]) -> Fault:

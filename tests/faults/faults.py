@@ -49,7 +49,7 @@ def two_workers_two_beats_one_worker_killed(stack: Stack, rng: random.Random) ->
         stack.start(name)
 
 
-@fault("web", "worker", "beat", breaks_off=False)
+@fault("web", "worker", "beat", cuts_conversations=False)
 def deployed_three_times(stack: Stack, rng: random.Random) -> str:
     stack.sink.script.sometimes["BODY"] = (0.8, SLOW)
     stops = []
@@ -136,7 +136,7 @@ def broker_disk_full(stack: Stack, rng: random.Random) -> None:
 
 @fault("broker", "beat")
 def beat_away_and_broker_empty(stack: Stack, rng: random.Random) -> None:
-    """The tasks are lost, and beat, which would trigger the sweep, is down."""
+    """Lose all tasks while beat, which triggers the sweep, is down."""
     time.sleep(rng.uniform(2, 4))
     stack.kill("beat")
     broker_comes_back_empty.strike(stack, rng)
@@ -146,7 +146,7 @@ def beat_away_and_broker_empty(stack: Stack, rng: random.Random) -> None:
 
 @fault("broker", broker=CabledValkey)
 def broker_connections_half_open(stack: Stack, rng: random.Random) -> None:
-    """Silence all connections for ever; new ones work at once, and after the second time only later."""
+    """Silence all connections for ever, twice. New ones work at once the first time, and after 5 s the second time."""
     assert isinstance(stack.valkey, CabledValkey)
     time.sleep(rng.uniform(2, 4))
     stack.valkey.cable.silence()
@@ -166,7 +166,7 @@ def sentinels_fail_over(stack: Stack, rng: random.Random) -> None:
 
 @fault("broker", broker=NamedValkey)
 def broker_name_slow_to_find(stack: Stack, rng: random.Random) -> None:
-    """It restarts meanwhile, because a connected client does not resolve the name."""
+    """Restart the broker too, because a connected client does not resolve its name."""
     assert isinstance(stack.valkey, NamedValkey)
     time.sleep(rng.uniform(2, 4))
     with stack.valkey.slow_to_find():
@@ -199,7 +199,7 @@ def server_refuses_for_20_seconds(stack: Stack, rng: random.Random) -> None:
 
 @fault("mail server")
 def server_silent_for_20_seconds(stack: Stack, rng: random.Random) -> None:
-    """First instead of the reply to a payload, then from the connection on."""
+    """Stay silent first in place of the reply to a payload, then from the start of each connection."""
     time.sleep(rng.uniform(1, 3))
     stack.sink.script.always["BODY"] = HANG
     time.sleep(10)
@@ -236,16 +236,16 @@ def several_at_once(stack: Stack, rng: random.Random) -> None:
 
 
 @fault("worker", "broker", "database")
-def everything_again_and_again(stack: Stack, rng: random.Random) -> None:
+def worker_broker_and_database_killed_repeatedly(stack: Stack, rng: random.Random) -> None:
     for _ in range(3):
         worker_killed.strike(stack, rng)
         broker_comes_back_empty.strike(stack, rng)
         postgresql_restarted.strike(stack, rng)
 
 
-@fault(breaks_off=False)
+@fault(cuts_conversations=False)
 def no_fault(stack: Stack, rng: random.Random) -> None:
-    """The baseline."""
+    """Change nothing: the baseline."""
 
 
 FAULTS: list[Fault] = [  # in the order of the table

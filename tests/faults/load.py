@@ -1,4 +1,4 @@
-"""The load during a fault: sign-ups that commit, and some that do not."""
+"""The load during a fault: sign-ups that commit, and some that are rolled back."""
 
 import contextlib
 import time
@@ -12,9 +12,9 @@ import requests
 from tests.stack import Stack
 
 AT_A_TIME = 4
-"""Concurrent people."""
+"""The number of people who sign up at the same time."""
 TRIES = 100
-"""The longest series of tries of one person."""
+"""The largest number of tries of one person."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +38,14 @@ class Load(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SignUps:
-    """`count` sign-ups by the form, four at a time, for at least `seconds`; and some that are rolled back."""
+    """`count` sign-ups through the form, four at a time, for at least `seconds`, and some that are rolled back."""
 
     count: int
     rolled_back: int = 30
     seconds: float = 20
 
     def prepare(self, stack: Stack) -> None:
-        """Run the rolled-back ones, and the first sign-up, for which the web process still imports modules."""
+        """Run those that are rolled back, and the first sign-up, which is slow because the web process imports modules."""
         stack.run(ROLL_BACK, TIMES=str(self.rolled_back))
         stack.sign_up("person-0@example.com")
 
@@ -55,7 +55,7 @@ class SignUps:
             return list(people.map(lambda number: self._sign_up(stack, number), range(1, self.count)))
 
     def _sign_up(self, stack: Stack, number: int) -> Visit:
-        """Repeat a failed request, which may have been committed; that causes no second mail."""
+        """Sign up, and repeat a request that failed. If it was committed, the second one causes no second mail."""
         time.sleep(self.seconds * AT_A_TIME / self.count)
         tries: list[float] = []
         for failures in range(TRIES):

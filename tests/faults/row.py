@@ -28,43 +28,43 @@ class Row:
     uncertain_attempts: int
     failed_requests: int
     slowest_request: float
-    slowest_hook: float
+    slowest_publish: float
     """The longest time (seconds) that publishing delayed a request after its commit."""
     drained_in: float
     remark: str
 
     HEAD = (
         f"{'fault':<40}{'committed':>10}{'lost':>6}{'rolled back, sent':>19}{'copies':>8}{'uncertain':>11}"
-        f"{'failed req.':>13}{'slowest':>9}{'hook':>9}{'drained':>9}"
+        f"{'failed req.':>13}{'slowest':>9}{'publish':>9}{'drained':>9}"
     )
 
     def __str__(self) -> str:
         return (
             f"{self.name:<40}{self.committed:>10}{self.lost:>6}{self.rolled_back_but_sent:>19}{self.copies:>8}"
             f"{self.uncertain_attempts:>11}{self.failed_requests:>13}{self.slowest_request:>8.2f}s"
-            f"{self.slowest_hook:>8.3f}s{self.drained_in:>8.1f}s  {self.remark}"
+            f"{self.slowest_publish:>8.3f}s{self.drained_in:>8.1f}s  {self.remark}"
         ).rstrip()
 
     def check(self, fault: Fault) -> None:
         """Check what must hold under every fault, and what must hold under this one."""
         assert (self.lost, self.rolled_back_but_sent) == (0, 0)
         assert self.copies <= self.uncertain_attempts
-        if not fault.breaks_off:
+        if not fault.cuts_conversations:
             assert self.uncertain_attempts == 0
-        if fault.spares_requests:
+        if fault.requests_must_succeed:
             assert self.failed_requests == 0
 
 
 def measure(fault: Fault, load: Load, *, name: str = "", seed: str, patience: float = 180) -> Row:
-    """Run the fault on a whole installation under load, and wait until every message is settled."""
+    """Cause the fault in a complete installation under load, and wait until every message is settled."""
     name = name or fault.name
     rng = random.Random(f"{seed}-{name}")
     with Sink() as sink, Stack(new_directory("faults"), sink, fault.broker) as stack:
         sink.script.rng = random.Random(rng.random())
         stack.start(*fault.processes)
         load.prepare(stack)
-        with ThreadPoolExecutor(1) as saboteur:
-            struck = saboteur.submit(fault.strike, stack, rng)
+        with ThreadPoolExecutor(1) as background:
+            struck = background.submit(fault.strike, stack, rng)
             visits = load.run(stack)
         remark = struck.result() or ""
         sink.script.sometimes.clear()
@@ -83,9 +83,8 @@ def judge(stack: Stack, visits: Sequence[Visit], *, name: str, remark: str, drai
     committed = {row["email"] for row in stack.sql("SELECT email FROM accounts_user")}
     received = Counter(r.recipients[0] for r in stack.sink.received)
     ids = {r.recipients[0]: r.parsed["Message-ID"] for r in stack.sink.received}
-    assert all(
-        r.parsed["Message-ID"] == ids[r.recipients[0]] for r in stack.sink.received
-    )  # so receivers recognise copies
+    # Copies have one Message-ID, so that receivers can drop them.
+    assert all(r.parsed["Message-ID"] == ids[r.recipients[0]] for r in stack.sink.received)
     uncertain = stack.sql("SELECT count(*) AS n FROM mailer_deliveryattempt WHERE outcome = 'uncertain'")[0]["n"]
     return Row(
         name=name,
@@ -96,16 +95,16 @@ def judge(stack: Stack, visits: Sequence[Visit], *, name: str, remark: str, drai
         uncertain_attempts=uncertain,
         failed_requests=sum(visit.failures for visit in visits),
         slowest_request=max((visit.slowest for visit in visits), default=0.0),
-        slowest_hook=max(hooks(stack)) if visits else 0.0,
+        slowest_publish=max(publish_seconds(stack)) if visits else 0.0,
         drained_in=drained_in,
         remark=remark,
     )
 
 
-def hooks(stack: Stack) -> list[float]:
+def publish_seconds(stack: Stack) -> list[float]:
     """Return the seconds of publishing in each sign-up, from two log lines of the web process.
 
-    One is written right before publishing, the other one when the view goes on.
+    The first is written just before publishing, the second one just after.
     """
     log = stack.log("web")
     enqueued = {int(number): moment for moment, number in ENQUEUED.findall(log)}

@@ -202,7 +202,7 @@ def test_postgresql_stops_between_the_acceptance_and_its_record(stack: Stack) ->
     stack.wait_for(lambda: stack.sink.received, "the payload")
 
     stack.postgres.stop()
-    stack.wait_for(lambda: "outcome not written yet" in stack.log("worker"), "the failure in the log")
+    stack.wait_for(lambda: "outcome not recorded" in stack.log("worker"), "the failure in the log")
     stack.postgres.start()
 
     stack.wait_for(lambda: stack.messages()[0]["state"] == "sent", "the outcome in the database")

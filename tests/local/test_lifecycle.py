@@ -41,7 +41,7 @@ def test_start_runs_all_processes_and_ctrl_c_stops_them_in_order(checkout: Check
 
         again = checkout.make("start")
         assert again.returncode == 0
-        assert again.stdout.startswith("Postcommit is running already")
+        assert again.stdout.startswith("Postcommit is already running")
         assert f"http://localhost:{checkout.ports['WEB_PORT']}/" in again.stdout
 
         began = time.monotonic()

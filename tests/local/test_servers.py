@@ -39,5 +39,5 @@ def test_another_process_may_make_the_system_user_at_the_same_moment(
 def test_a_failing_useradd_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(servers, "SYSTEM_USER", "missing-user")
 
-    with pytest.raises(CannotStart, match=r"could not make the user missing-user.*cannot lock /etc/passwd"):
+    with pytest.raises(CannotStart, match=r"could not create the user missing-user.*cannot lock /etc/passwd"):
         servers._system_user()

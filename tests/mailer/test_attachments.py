@@ -1,4 +1,4 @@
-"""Files that go with a mail, as a real mail server got them; and what a kind may say about sender and header fields."""
+"""Attachments as a real mail server receives them, and the sender and header fields that a kind may set."""
 
 import io
 import os
@@ -29,7 +29,7 @@ ICS = b"BEGIN:VCALENDAR\r\nMETHOD:REQUEST\r\nEND:VCALENDAR\r\n"
 EML = b"From: a@example.com\r\nSubject: inside\r\n\r\nFrom here on.\r\n.\r\n"
 
 FILES: list[Attachment] = []
-"""What the next mail brings."""
+"""The attachments of the next mail."""
 
 
 class WithFiles(Plain):
@@ -37,45 +37,45 @@ class WithFiles(Plain):
         return FILES
 
 
-class Peculiar(Plain):
+class WithOwnHeaders(Plain):
     """Sets sender, reply-to and more."""
 
     from_: str = "Ann's shop <shop@example.com>"
-    answers: list[str] = field(default_factory=list)
+    replies: list[str] = field(default_factory=list)
     more: dict[str, Any] = field(default_factory=dict)
 
     def sender(self) -> str:
         return self.from_
 
     def reply_to(self) -> list[str]:
-        return self.answers
+        return self.replies
 
     def headers(self) -> Mapping[str, str]:
         return self.more
 
 
-class Rented(FileSystemStorage):
-    """A storage on another machine: it can be away, fails with its library's own exceptions, and counts what is read."""
+class RemoteStorage(FileSystemStorage):
+    """A storage on another machine: it can be away, raises its library's own exceptions, and counts the bytes read."""
 
     is_away: type[Exception] | None = None
     fails_after: int | None = None
     read = 0
 
     def _open(self, name: str, mode: str = "rb") -> Any:
-        if Rented.is_away:
-            raise Rented.is_away("the bucket of ann@example.com does not answer")
-        return Metered(super()._open(name, mode))  # type: ignore[misc]
+        if RemoteStorage.is_away:
+            raise RemoteStorage.is_away("the bucket of ann@example.com does not answer")
+        return CountingFile(super()._open(name, mode))  # type: ignore[misc]
 
 
-class Metered(io.RawIOBase):
+class CountingFile(io.RawIOBase):
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
 
     def read(self, size: int = -1) -> bytes:
-        if Rented.fails_after is not None and Rented.read >= Rented.fails_after:
+        if RemoteStorage.fails_after is not None and RemoteStorage.read >= RemoteStorage.fails_after:
             raise ConnectionResetError("reset by peer")
         chunk: bytes = self.file.read(size)
-        Rented.read += len(chunk)
+        RemoteStorage.read += len(chunk)
         return chunk
 
     def close(self) -> None:
@@ -83,18 +83,18 @@ class Metered(io.RawIOBase):
         super().close()
 
 
-class AwayByItsLibrary(Exception):
-    """As botocore's and google-cloud-storage's are: no OSError."""
+class LibraryError(Exception):
+    """Not an OSError, like the errors of botocore and google-cloud-storage."""
 
 
 @pytest.fixture
 def storage(settings: Settings, tmp_path: Path) -> Iterator[Storage]:
     options = {"location": str(tmp_path)}
-    backend = {"BACKEND": "tests.mailer.test_attachments.Rented", "OPTIONS": options}
+    backend = {"BACKEND": "tests.mailer.test_attachments.RemoteStorage", "OPTIONS": options}
     settings.STORAGES = settings.STORAGES | {"default": backend, "papers": backend}
-    Rented.is_away, Rented.fails_after, Rented.read = None, None, 0
+    RemoteStorage.is_away, RemoteStorage.fails_after, RemoteStorage.read = None, None, 0
     yield storages["papers"]
-    Rented.is_away = Rented.fails_after = None
+    RemoteStorage.is_away = RemoteStorage.fails_after = None
 
 
 def deliver(message: Message) -> Message:
@@ -105,7 +105,7 @@ def deliver(message: Message) -> Message:
 
 @pytest.fixture
 def send(user: User, smtp: Sink) -> Iterator[Callable[..., Message]]:
-    """Sends a mail with these files."""
+    """Send a mail with these files."""
 
     def send(*files: Attachment) -> Message:
         FILES[:] = files
@@ -116,7 +116,7 @@ def send(user: User, smtp: Sink) -> Iterator[Callable[..., Message]]:
 
 
 def parts(received: Received) -> list[EmailMessage]:
-    """The files of a mail."""
+    """Return the files of a mail."""
     return cast(list[EmailMessage], list(received.parsed.iter_attachments()))
 
 
@@ -124,16 +124,14 @@ def content(part: EmailMessage) -> bytes:
     return cast(bytes, part.get_payload(decode=True))
 
 
-def test_files_arrive_byte_for_byte_and_in_their_order(
-    send: Callable[..., Message], smtp: Sink, storage: Storage
-) -> None:
+def test_files_arrive_unchanged_and_in_order(send: Callable[..., Message], smtp: Sink, storage: Storage) -> None:
     storage.save("invoices/7.pdf", ContentFile(b"%PDF-1.7\r\n\0\xff" * 1000))
     given = [
         Attachment("sums.csv", CSV),
         Attachment("invite.ics", ICS, "text/calendar; method=REQUEST; charset=utf-8"),
         Attachment("invoice.pdf", StoredFile("invoices/7.pdf", "papers")),
         Attachment("forwarded.eml", EML),
-        Attachment("unknown.nobody-knows", bytes(range(256))),
+        Attachment("unknown.no-such-type", bytes(range(256))),
         Attachment("empty.txt", b""),
     ]
 
@@ -153,7 +151,7 @@ def test_files_arrive_byte_for_byte_and_in_their_order(
     assert smtp.received[0].part("html")
 
 
-def test_two_files_may_have_one_name(send: Callable[..., Message], smtp: Sink) -> None:
+def test_two_files_may_have_the_same_name(send: Callable[..., Message], smtp: Sink) -> None:
     send(Attachment("a.txt", b"one"), Attachment("a.txt", b"two"))
 
     assert [content(part) for part in parts(smtp.received[0])] == [b"one", b"two"]
@@ -162,14 +160,14 @@ def test_two_files_may_have_one_name(send: Callable[..., Message], smtp: Sink) -
 @pytest.mark.parametrize(
     "name", ["ใบเสร็จ.pdf", 'a "b"; c.pdf', "x" * 300 + ".pdf", "Grüße.pdf", "../../etc/passwd", "no extension"]
 )
-def test_any_name_arrives(send: Callable[..., Message], smtp: Sink, name: str) -> None:
+def test_any_file_name_arrives(send: Callable[..., Message], smtp: Sink, name: str) -> None:
     assert send(Attachment(name, b"x")).state == State.SENT
 
     assert parts(smtp.received[0])[0].get_filename() == name
 
 
 @pytest.mark.parametrize("name", ["a\r\nBcc: evil@example.com", "a\nb.pdf"])
-def test_a_name_cannot_add_a_header_field(send: Callable[..., Message], smtp: Sink, name: str) -> None:
+def test_a_file_name_cannot_add_a_header_field(send: Callable[..., Message], smtp: Sink, name: str) -> None:
     message = send(Attachment(name, b"x"))
 
     assert "evil@example.com" not in [address for received in smtp.received for address in received.recipients]
@@ -179,7 +177,7 @@ def test_a_name_cannot_add_a_header_field(send: Callable[..., Message], smtp: Si
     assert message.state in (State.SENT, State.FAILED)
 
 
-def test_an_image_stands_inside_the_html(send: Callable[..., Message], smtp: Sink) -> None:
+def test_a_file_with_a_content_id_is_inline(send: Callable[..., Message], smtp: Sink) -> None:
     send(Attachment("logo.png", PNG, content_id="logo"))
 
     [part] = [part for part in smtp.received[0].parsed.walk() if part.get_content_type() == "image/png"]
@@ -193,12 +191,12 @@ def test_a_file_with_an_invalid_type_is_still_attached(send: Callable[..., Messa
     assert [part.get_content_type() for part in parts(smtp.received[0])] == ["application/octet-stream"] * 2
 
 
-def test_a_file_that_is_far_too_large_is_given_up_early(
+def test_a_file_that_is_too_large_is_not_read_to_its_end(
     send: Callable[..., Message], smtp: Sink, storage: Storage, settings: Settings
 ) -> None:
     settings.POSTCOMMIT = settings.POSTCOMMIT | {"MAX_MESSAGE_SIZE": "1000000"}
     with Path(storage.path("huge")).open("wb") as file:
-        os.truncate(file.fileno(), 20_000_000_000)  # it holds nothing, and takes no room
+        os.truncate(file.fileno(), 20_000_000_000)  # a sparse file, which needs no space
 
     message = send(Attachment("huge", StoredFile("huge", "papers")))
 
@@ -207,16 +205,16 @@ def test_a_file_that_is_far_too_large_is_given_up_early(
         "could not be built: TooLarge: with the attachment 'huge' the message is larger than 1000000 bytes "
         "(POSTCOMMIT_MAX_MESSAGE_SIZE); send a link instead"
     )
-    assert Rented.read <= 1_000_000 + CHUNK
+    assert RemoteStorage.read <= 1_000_000 + CHUNK
 
 
-def test_files_may_fill_a_message_to_the_byte(send: Callable[..., Message], settings: Settings) -> None:
+def test_files_may_have_exactly_the_largest_size(send: Callable[..., Message], settings: Settings) -> None:
     settings.POSTCOMMIT = settings.POSTCOMMIT | {"MAX_MESSAGE_SIZE": "10000"}
 
     assert send(Attachment("a", b"x" * 6000), Attachment("b", b"x" * 4000)).state == State.SENT
 
 
-def test_files_are_too_large_together(send: Callable[..., Message], settings: Settings) -> None:
+def test_files_that_are_too_large_together_fail_the_mail(send: Callable[..., Message], settings: Settings) -> None:
     settings.POSTCOMMIT = settings.POSTCOMMIT | {"MAX_MESSAGE_SIZE": "10000"}
 
     assert send(Attachment("a", b"x" * 6000)).state == State.SENT
@@ -233,7 +231,7 @@ def test_files_are_too_large_together(send: Callable[..., Message], settings: Se
         (StoredFile("../../etc/passwd", "papers"), "SuspiciousFileOperation: "),
     ],
 )
-def test_a_missing_file_is_named(
+def test_a_missing_file_is_named_in_the_reason(
     send: Callable[..., Message], smtp: Sink, storage: Storage, file: StoredFile, complaint: str
 ) -> None:
     message = send(Attachment("a.pdf", file))
@@ -242,8 +240,8 @@ def test_a_missing_file_is_named(
     assert message.reason.startswith(f"could not be built: {complaint}")
 
 
-@pytest.mark.parametrize("error", [ConnectionRefusedError, TimeoutError, PermissionError, AwayByItsLibrary])
-def test_a_storage_that_is_away_costs_no_attempt_and_the_mail_goes_when_it_is_back(
+@pytest.mark.parametrize("error", [ConnectionRefusedError, TimeoutError, PermissionError, LibraryError])
+def test_a_storage_that_is_away_uses_up_no_attempt_and_the_mail_is_sent_later(
     send: Callable[..., Message],
     smtp: Sink,
     storage: Storage,
@@ -251,36 +249,36 @@ def test_a_storage_that_is_away_costs_no_attempt_and_the_mail_goes_when_it_is_ba
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     storage.save("a.pdf", ContentFile(b"%PDF"))
-    Rented.is_away = error
+    RemoteStorage.is_away = error
 
     message = send(Attachment("a.pdf", StoredFile("a.pdf", "papers")))
 
     assert (message.state, message.attempts, smtp.received) == (State.QUEUED, 0, [])
-    assert "not built yet" in caplog.text
+    assert "not built; the sweep re-queues it" in caplog.text
     assert "ann@example.com" not in caplog.text
-    Rented.is_away = None
+    RemoteStorage.is_away = None
     assert deliver(message).state == State.SENT
     assert message.attempts == 1
 
 
-def test_a_storage_that_goes_away_in_the_middle_of_a_file_is_asked_again(
+def test_a_storage_that_fails_while_it_is_read_is_tried_again(
     send: Callable[..., Message], smtp: Sink, storage: Storage
 ) -> None:
     storage.save("a.bin", ContentFile(os.urandom(3 * CHUNK)))
-    Rented.fails_after = CHUNK
+    RemoteStorage.fails_after = CHUNK
 
     message = send(Attachment("a.bin", StoredFile("a.bin", "papers")))
 
     assert (message.state, message.attempts, smtp.received) == (State.QUEUED, 0, [])
-    Rented.fails_after = None
+    RemoteStorage.fails_after = None
     assert deliver(message).state == State.SENT
 
 
-# Sender, answers, header fields.
+# --- Sender, Reply-To, header fields
 
 
 def test_a_kind_sets_sender_and_reply_to(user: User, smtp: Sink) -> None:
-    mail = Peculiar(user, answers=["Help <help@example.com>", "กานดา <k@example.com>"], more={"X-Order": "7 ก"})
+    mail = WithOwnHeaders(user, replies=["Help <help@example.com>", "กานดา <k@example.com>"], more={"X-Order": "7 ก"})
 
     assert deliver(outbox.enqueue(mail)).state == State.SENT
 
@@ -316,10 +314,10 @@ def test_a_kind_sets_sender_and_reply_to(user: User, smtp: Sink) -> None:
         ({"X-Order": "7\nBcc: eve@example.com"}, "ValueError"),
     ],
 )
-def test_a_header_field_that_is_ours_or_broken_fails_the_mail_with_a_sentence(
+def test_a_reserved_or_invalid_header_field_fails_the_mail(
     user: User, smtp: Sink, more: dict[str, str], complaint: str
 ) -> None:
-    message = deliver(outbox.enqueue(Peculiar(user, more=more)))
+    message = deliver(outbox.enqueue(WithOwnHeaders(user, more=more)))
 
     assert (message.state, smtp.received) == (State.FAILED, [])
     assert complaint in message.reason
@@ -327,10 +325,8 @@ def test_a_header_field_that_is_ours_or_broken_fails_the_mail_with_a_sentence(
 
 
 @pytest.mark.parametrize("sender", ["a@example.com\r\nBcc: eve@example.com", "Shop <a@example.com\nX: y>"])
-def test_a_sender_or_an_address_for_answers_with_a_line_break_fails_the_mail(
-    user: User, smtp: Sink, sender: str
-) -> None:
-    for mail in (Peculiar(user, from_=sender), Peculiar(user, answers=[sender])):
+def test_a_line_break_in_sender_or_reply_to_fails_the_mail(user: User, smtp: Sink, sender: str) -> None:
+    for mail in (WithOwnHeaders(user, from_=sender), WithOwnHeaders(user, replies=[sender])):
         message = deliver(outbox.enqueue(mail))
         assert (message.state, smtp.received) == (State.FAILED, [])
         assert "eve@" not in message.reason

@@ -134,7 +134,7 @@ def log_an_error(using: str | None) -> None:
 
 
 @pytest.mark.parametrize("send", [send_mail, send_mass_mail, mail_admins_and_managers, log_an_error])
-def test_mail_of_django_itself_is_the_same(send: Any, smtp: Sink, direct: Sink, settings: Settings) -> None:
+def test_mail_of_django_itself_has_the_same_bytes(send: Any, smtp: Sink, direct: Sink, settings: Settings) -> None:
     settings.ADMINS, settings.MANAGERS = ["Root <root@example.com>", BOB], ["boss@example.com"]
 
     with time_machine.travel(timezone.now(), tick=False):  # Django's error report has the time
@@ -177,7 +177,7 @@ def test_no_commit_no_mail_and_no_body(smtp: Sink) -> None:
     assert Message.objects.count() == Payload.objects.count() == 0
 
 
-def test_it_is_published_after_the_commit(django_capture_on_commit_callbacks: Any, smtp: Sink) -> None:
+def test_a_message_is_published_after_the_commit(django_capture_on_commit_callbacks: Any, smtp: Sink) -> None:
     with capture_logs() as lines, django_capture_on_commit_callbacks(execute=True) as callbacks:
         send_mail(None)
 
@@ -191,7 +191,7 @@ def test_several_messages_are_enqueued_together_or_not_at_all(smtp: Sink) -> Non
         mailers.default.send_messages([good, good, bad])
 
     assert not Message.objects.exists()
-    some: Any = iter([good, EmailMessage("nobody"), good])
+    some: Any = iter([good, EmailMessage("no recipient"), good])
     assert mailers.default.send_messages(some) == 2
     assert Message.objects.count() == 2
 
@@ -199,7 +199,7 @@ def test_several_messages_are_enqueued_together_or_not_at_all(smtp: Sink) -> Non
 def test_a_message_without_recipients_costs_no_statement(smtp: Sink, django_assert_num_queries: Any) -> None:
     with django_assert_num_queries(0):
         assert mailers.default.send_messages([]) == 0
-        assert mailers.default.send_messages([EmailMessage("nobody", to=[""])]) == 0
+        assert mailers.default.send_messages([EmailMessage("no recipient", to=[""])]) == 0
 
 
 def test_a_retry_sends_the_same_bytes(smtp: Sink) -> None:
@@ -215,7 +215,7 @@ def test_a_retry_sends_the_same_bytes(smtp: Sink) -> None:
     assert received.parsed["Message-ID"] == message.message_id_header
 
 
-def test_each_of_several_recipients_has_its_answer(smtp: Sink) -> None:
+def test_each_of_several_recipients_gets_the_message_once(smtp: Sink) -> None:
     smtp.script.to = {BOB: "451 4.7.1 greylisted"}
     EmailMessage("A subject", "The text.", to=[f"Ann <{ANN}>", BOB], bcc=["dee@example.com"]).send()
     deliver_everything()
@@ -317,7 +317,7 @@ def test_a_body_of_a_newer_release_waits_for_a_newer_worker(smtp: Sink) -> None:
     with capture_logs() as lines:
         deliver_everything()
     assert Message.objects.get().state == State.QUEUED
-    assert [line["event"] for line in lines] == ["left to a newer worker"]
+    assert [line["event"] for line in lines] == ["not delivered; waits for a newer release's worker"]
 
 
 def test_a_test_system_redirects_mime_of_a_subclass(smtp: Sink, settings: Settings) -> None:
@@ -430,7 +430,7 @@ def test_a_message_that_is_too_large_says_what_to_do(smtp: Sink, settings: Setti
     assert not Payload.objects.exists()
 
 
-def test_html_counts_as_well(smtp: Sink, settings: Settings) -> None:
+def test_the_html_counts_as_part_of_the_size(smtp: Sink, settings: Settings) -> None:
     settings.POSTCOMMIT = {"MAX_MESSAGE_SIZE": "1000"}
     message = EmailMultiAlternatives("A subject", "The text.", None, [ANN])
     message.attach_alternative("x" * 1000, "text/html")
@@ -444,9 +444,7 @@ def test_fail_silently_drops_only_the_message_that_is_too_large(fail_silently: N
     with capture_logs() as lines:
         assert mailers.default.send_messages([a_message(body="x" * 21), a_message()]) == 1
 
-    assert [(line["event"], line["error"]) for line in lines] == [
-        ("mail dropped, as fail_silently asks for", "TooLarge")
-    ]
+    assert [(line["event"], line["error"]) for line in lines] == [("mail dropped because of fail_silently", "TooLarge")]
     assert Message.objects.count() == Payload.objects.count() == 1
     with pytest.warns((DeprecationWarning, PendingDeprecationWarning), match="fail_silently"):
         assert mail.send_mail("A", "x" * 21, None, [ANN], fail_silently=True) == 0
@@ -454,7 +452,7 @@ def test_fail_silently_drops_only_the_message_that_is_too_large(fail_silently: N
 
 def test_fail_silently_does_not_hide_an_invalid_message(fail_silently: None) -> None:
     with pytest.raises(ValueError, match="Invalid address"):
-        a_message(to=["nobody at all"]).send()
+        a_message(to=["not an address"]).send()
 
 
 @pytest.fixture
@@ -475,7 +473,7 @@ def test_fail_silently_hides_a_database_that_is_away_outside_a_transaction(
     with capture_logs() as lines:
         assert a_message().send() == 0
 
-    assert [line["event"] for line in lines] == ["mail dropped, as fail_silently asks for"]
+    assert [line["event"] for line in lines] == ["mail dropped because of fail_silently"]
 
 
 def test_fail_silently_does_not_hide_the_database_inside_a_transaction(fail_silently: None, locked_table: None) -> None:
@@ -523,7 +521,7 @@ def test_the_admin_shows_no_body(client: Client, smtp: Sink) -> None:
 # --- Like Django's backends; `make conformance` has all of Django's own tests ------------------------------------------
 
 
-def test_it_can_be_opened_and_closed(smtp: Sink) -> None:
+def test_the_backend_can_be_opened_and_closed(smtp: Sink) -> None:
     backend: Any = mailers.default
     backend.close()  # without open()
     with backend as same:

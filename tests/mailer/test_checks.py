@@ -73,7 +73,7 @@ def messages_of(kind: type[Email]) -> list[tuple[str, str]]:
     return [(str(message.id), str(message.msg)) for message in kinds.check_kind(kind)]
 
 
-def test_a_good_kind_has_no_messages(make: Callable[..., type[Email]]) -> None:
+def test_a_correct_kind_passes_the_check(make: Callable[..., type[Email]]) -> None:
     assert messages_of(make()) == []
 
 
@@ -96,7 +96,7 @@ def test_a_good_kind_has_no_messages(make: Callable[..., type[Email]]) -> None:
         ({"body.html": f"<p>{'x' * 103 * 1024}</p>"}, "mailer.W003", "103 KB of HTML in 'en'; Gmail shows 102 KB"),
     ],
 )
-def test_a_fault_of_a_template_names_file_and_language(
+def test_an_error_in_a_template_names_file_and_language(
     make: Callable[..., type[Email]], files: dict[str, str | None], identifier: str, says: str
 ) -> None:
     first = kinds.check_kind(make(files))[0]
@@ -132,7 +132,7 @@ def test_a_subject_may_end_with_a_line_break(make: Callable[..., type[Email]]) -
         ({"stream": Stream("news", "News"), "bcc": lambda self: [Recipient("b@example.com")]}, "mailer.E005", "'news'"),
     ],
 )
-def test_a_fault_of_a_class_names_its_line(
+def test_an_error_in_a_class_names_its_line(
     make: Callable[..., type[Email]], attributes: dict[str, Any], identifier: str, says: str
 ) -> None:
     first = kinds.check_kind(make(**attributes))[0]
@@ -184,7 +184,7 @@ def test_a_sample_that_queries_the_database_is_a_warning(make: Callable[..., typ
     [only] = kinds.check_kind(make(**attributes))
 
     assert (only.id, only.level) == ("mailer.W001", django_checks.WARNING)
-    assert "the sample of tests.Odd queries the database; make it of unsaved instances" in only.msg
+    assert "the sample of tests.Odd queries the database; build it from unsaved instances" in only.msg
     assert User.objects.count() == 0  # and the connection is unchanged
 
 
@@ -248,7 +248,7 @@ def test_migrate_works_on_an_empty_database_with_such_a_kind(
 
 
 def test_a_check_works_while_the_database_is_away(shop: Callable[..., subprocess.CompletedProcess[str]]) -> None:
-    done = shop("check", "postgres://nobody@127.0.0.1:1/none")
+    done = shop("check", "postgres://user@127.0.0.1:1/none")
 
     assert done.returncode == 0, done.stderr
     assert "(mailer.W001) It was not checked: the sample of shop.Asking queries the database" in done.stderr
@@ -257,7 +257,7 @@ def test_a_check_works_while_the_database_is_away(shop: Callable[..., subprocess
 # --- What ships
 
 
-def test_every_kind_that_ships_is_without_fault() -> None:
+def test_every_kind_of_this_project_passes_the_check() -> None:
     ours = [kind for kind in email.kinds() if not kind.__module__.startswith("tests.")]
     assert {"accounts.VerifyAddress", "accounts.AccountExists", "mailer.DjangoMail", "mailer.TestEmail"} <= {
         kind.kind for kind in ours

@@ -1,4 +1,4 @@
-"""What a kind of e-mail is: its fields, how they are stored, and how they come back."""
+"""Kinds of e-mail: their names and fields, how fields are stored and loaded."""
 
 from typing import ClassVar
 
@@ -27,7 +27,7 @@ class Verified(Email):
 
 
 @pytest.mark.django_db
-def test_fields_are_stored_as_keys_and_values_and_loaded_afresh(user: User) -> None:
+def test_fields_are_stored_as_keys_and_values_and_rows_are_loaded_again(user: User) -> None:
     verification = EmailVerification.objects.create(user=user, address=user.email)
     stored = Verified(verification, [1, 2]).arguments()
     assert stored == {"verification": str(verification.pk), "numbers": [1, 2], "note": None, "other": None}
@@ -39,7 +39,7 @@ def test_fields_are_stored_as_keys_and_values_and_loaded_afresh(user: User) -> N
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("key", ["0b0b0b0b-0000-4000-8000-000000000000", "no uuid"])
-def test_a_row_that_is_gone_is_named(key: str) -> None:
+def test_an_error_names_a_row_that_no_longer_exists(key: str) -> None:
     with pytest.raises(ReferenceGone, match=f"email verification {key} no longer exists"):
         Verified.load({"verification": key, "numbers": []})
 
@@ -55,26 +55,26 @@ def test_a_value_that_json_cannot_hold_is_refused(user: User) -> None:
         Plain(user, {1, 2}).arguments()  # type: ignore[arg-type]
 
 
-def test_a_kind_is_registered_by_being_defined() -> None:
+def test_defining_a_class_registers_its_kind() -> None:
     assert email.find("tests.Receipt") is Receipt
     with pytest.raises(email.UnknownKind, match=r"no e-mail of the kind 'tests\.Nothing' is defined"):
         email.find("tests.Nothing")
 
 
-def test_two_classes_cannot_be_one_kind() -> None:
+def test_two_classes_cannot_have_the_same_kind() -> None:
     with pytest.raises(TypeError, match=r"'tests\.Plain' is the kind of both"):
         type("Other", (Email,), {"kind": "tests.Plain", "__module__": __name__})
     assert email.find("tests.Plain") is Plain
 
 
-def test_a_renamed_class_keeps_the_name_of_its_rows() -> None:
+def test_a_renamed_class_can_keep_the_name_of_its_kind() -> None:
     renamed = type("NewName", (Email,), {"kind": "tests.OldName", "__module__": __name__})
 
     assert email.find("tests.OldName") is renamed
 
 
 class Renamed(Plain):
-    """Was called something else, twice."""
+    """Has two former names."""
 
     aliases: ClassVar = ("tests.FormerName", "tests.FirstName")
 
@@ -94,14 +94,14 @@ def test_former_names_are_not_inherited() -> None:
     assert email.find("tests.FormerName") is Renamed
 
 
-def test_kinds_come_by_name() -> None:
+def test_kinds_are_sorted_by_name() -> None:
     names = [kind.kind for kind in email.kinds()]
 
     assert names == sorted(set(names))
     assert {"tests.Plain", "accounts.VerifyAddress", "mailer.DjangoMail"} <= set(names)
 
 
-def test_a_former_name_that_is_taken_is_refused_and_nothing_is_registered() -> None:
+def test_a_former_name_that_is_in_use_is_refused_and_nothing_is_registered() -> None:
     before = dict(email.KINDS)
 
     with pytest.raises(TypeError, match=r"'tests\.Plain' is the kind of both"):
@@ -110,13 +110,13 @@ def test_a_former_name_that_is_taken_is_refused_and_nothing_is_registered() -> N
     assert before == email.KINDS
 
 
-def test_former_names_are_a_tuple() -> None:
+def test_former_names_must_be_a_tuple() -> None:
     with pytest.raises(TypeError, match=r"Odd\.aliases is a str; write a tuple, as in \('tests\.Old',\)"):
         type("Odd", (Email,), {"aliases": "tests.Old", "__module__": __name__})
 
 
 @pytest.mark.django_db
-def test_rows_from_before_a_kind_was_renamed_are_delivered(user: User, outbox: Outbox) -> None:
+def test_rows_with_a_former_name_are_delivered(user: User, outbox: Outbox) -> None:
     mailer_outbox.enqueue(Renamed(user))
     Message.objects.update(kind="tests.FormerName")
 
@@ -127,7 +127,7 @@ def test_rows_from_before_a_kind_was_renamed_are_delivered(user: User, outbox: O
 
 
 @pytest.mark.django_db
-def test_rows_from_before_a_kind_was_renamed_are_queued_again_with_the_others(user: User) -> None:
+def test_rows_with_a_former_name_are_retried_with_the_others(user: User) -> None:
     for name in ("tests.FormerName", "tests.Renamed", "tests.Gone", "tests.Plain"):
         message = mailer_outbox.enqueue(Renamed(user))
         Message.objects.filter(pk=message.pk).update(kind=name, state=State.FAILED)
@@ -139,20 +139,20 @@ def test_rows_from_before_a_kind_was_renamed_are_queued_again_with_the_others(us
 
 
 @pytest.mark.parametrize("name", ["news", "News-2026", "0", "x" * 50])
-def test_a_stream_may_have_a_name_like(name: str) -> None:
+def test_this_is_a_valid_name_of_a_stream(name: str) -> None:
     assert Stream(name, "News").name == name
 
 
 @pytest.mark.parametrize(
     "name", ["", "-news", "my news", "news.", "näws", "news\n", "x" * 51, "a/b", "a_b", "<news>", "news\r\nBcc: x"]
 )
-def test_a_stream_may_not_have_a_name_like(name: str) -> None:
+def test_this_is_not_a_valid_name_of_a_stream(name: str) -> None:
     with pytest.raises(ValueError, match=r"needs a name of at most 50 letters, digits and hyphens"):
         Stream(name, "News")
 
 
 @pytest.mark.django_db
-def test_an_optional_instance_is_loaded_afresh_as_well(user: User) -> None:
+def test_an_optional_instance_is_loaded_again_too(user: User) -> None:
     verification = EmailVerification.objects.create(user=user, address=user.email)
     stored = Verified(verification, [], other=user).arguments()
 

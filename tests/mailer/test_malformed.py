@@ -87,7 +87,7 @@ def test_a_task_passes() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_what_is_published_passes(user: User, broker: redis.Redis) -> None:
+def test_a_published_task_passes(user: User, broker: redis.Redis) -> None:
     outbox.enqueue(Plain(user))
     keys: Any = broker.keys("default*")
     [item] = [json.loads(entry) for key in keys for entry in broker.lrange(key, 0, -1)]
@@ -115,7 +115,7 @@ WRONG: dict[tuple[str, ...], list[Any]] = {
 
 
 @pytest.mark.parametrize(("place", "value"), [(place, value) for place, values in WRONG.items() for value in values])
-def test_what_is_no_task_is_malformed(place: tuple[str, ...], value: Any) -> None:
+def test_an_item_that_is_not_a_task_is_malformed(place: tuple[str, ...], value: Any) -> None:
     with pytest.raises(Malformed):
         check(changed(place, value), is_task=True)
 
@@ -138,7 +138,7 @@ def test_a_task_with_any_part_exchanged_passes_or_is_malformed(place: tuple[str,
         check(changed(place, value), is_task=True)
 
 
-def test_a_worker_outlives_fifty_malformed_items_and_sends_what_comes_after_them(sink: Sink) -> None:
+def test_a_worker_survives_fifty_malformed_items_and_sends_the_mail_after_them(sink: Sink) -> None:
     with Stack(new_directory("malformed"), sink) as stack:
         client = stack.valkey.client()
         for number, item in enumerate(raw_items(50)):
@@ -152,5 +152,5 @@ def test_a_worker_outlives_fifty_malformed_items_and_sends_what_comes_after_them
         assert stack.children("worker") == before
         assert 10 < client.llen(ASIDE) <= KEPT
         assert client.hlen("unacked") == 0
-        assert "malformed item put aside" in stack.log("worker")
+        assert "malformed item moved to the list" in stack.log("worker")
         assert "Unrecoverable error" not in stack.log("worker")

@@ -151,7 +151,7 @@ def test_a_message_with_an_unknown_route_waits_for_newer_code(
     with capture_logs() as lines:
         assert deliver(pinned).state == State.QUEUED
     assert [(line["event"], line["reason"]) for line in lines] == [
-        ("left to a newer worker", "MAILERS has no 'second' in this release")
+        ("not delivered; waits for a newer release's worker", "MAILERS has no 'second' in this release")
     ]
     make_overdue()
     assert sweep.publish_overdue() == 2

@@ -28,6 +28,6 @@ def prepare(message: Message) -> steps.Ready:
     return ready
 
 
-def take(message: Message) -> None:
+def claim_row(message: Message) -> None:
     """Claim the message and transmit nothing."""
-    assert claim.take(message, prepare(message))
+    assert claim.claim_row(message, prepare(message))

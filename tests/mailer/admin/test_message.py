@@ -264,4 +264,4 @@ def test_an_address_added_by_an_operator_matches_in_any_case(operator: Client) -
     form = {"address": "Ann@Example.com", "stream": "", "reason": "asked by phone"}
 
     assert operator.post(reverse("admin:mailer_suppression_add"), form).status_code == 302
-    assert suppression.reason_against("ANN@example.com") == "asked by phone"
+    assert suppression.reason_for("ANN@example.com") == "asked by phone"

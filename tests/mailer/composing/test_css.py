@@ -1,4 +1,4 @@
-"""Two engines, one result: the same declarations for every element, and nothing fetched by either."""
+"""Both inliners give every element the same styles, and neither fetches anything."""
 
 import re
 import threading
@@ -34,13 +34,13 @@ def engine(request: pytest.FixtureRequest, settings: Settings) -> str:
     return str(request.param)
 
 
-# --- What a style attribute amounts to -------------------------------------------------------------------------------
+# --- Reading style attributes ------------------------------------------------------------------------------------------
 
 DECLARATION = re.compile(r"""\s*([\w-]+)\s*:\s*((?:[^;"']|"[^"]*"|'[^']*')*?)\s*(!important)?\s*(?:;|$)""")
 
 
-def amounts_to(style: str) -> Styles:
-    """Each property with its value and whether it is important, as a mail client would see them in the end."""
+def effective_styles(style: str) -> Styles:
+    """Return each property with its value and whether it is important, after overriding, as a mail client sees them."""
     declared: Styles = {}
     for name, raw, important in DECLARATION.findall(style):
         for each, value in expanded(name.lower(), normal(raw)):
@@ -67,18 +67,16 @@ def normal(value: str) -> str:
     return re.sub(r"#([0-9a-f])([0-9a-f])([0-9a-f])(?![0-9a-f])", r"#\1\1\2\2\3\3", value.lower())
 
 
-def seen_by_a_client(html: str) -> list[Any]:
-    """Everything in a document, in order: elements with attributes and styles, texts, comments, the doctype."""
+def elements_of(html: str) -> list[Any]:
+    """Return all nodes of a document in order: elements with attributes and styles, texts, comments, the doctype."""
     seen: list[Any] = []
     for node in BeautifulSoup(html, "html.parser").descendants:
         if isinstance(node, Comment | Doctype):
             seen.append((type(node).__name__, str(node)))
-        elif (
-            isinstance(node, Tag) and node.name != "tbody"
-        ):  # which a parser of HTML 5 puts where the standard implies it
+        elif isinstance(node, Tag) and node.name != "tbody":  # HTML 5 parsers add it
             attributes: dict[str, Any] = dict(node.attrs)
-            styles = amounts_to(attributes.pop("style", ""))
-            for name in attributes.keys() & {"href", "src"}:  # libxml2 writes blanks and the like as %20
+            styles = effective_styles(attributes.pop("style", ""))
+            for name in attributes.keys() & {"href", "src"}:  # libxml2 escapes blanks and some other characters
                 attributes[name] = unquote(attributes[name]).strip()
             seen.append((node.name, attributes, styles))
         elif not isinstance(node, Tag) and (text := " ".join(str(node).split())):
@@ -86,22 +84,25 @@ def seen_by_a_client(html: str) -> list[Any]:
     return seen
 
 
-def test_the_reading_of_styles_knows_what_overrides_what() -> None:
-    assert amounts_to("margin: 1px; margin-top: 2px") == amounts_to("margin: 2px 1px 1px 1px")
-    assert amounts_to("margin-top: 2px; margin: 1px") == amounts_to("margin: 1px")
-    assert amounts_to("color: red !important; color: blue") == {"color": ("red", True)}
-    assert amounts_to("color: #FFF; font: 'A; B', c") == {"color": ("#ffffff", False), "font": ('"a; b",c', False)}
-    assert amounts_to("border-top: 0; border: 1px solid red") == {"border": ("1px solid red", False)}
+def test_effective_styles_apply_overrides() -> None:
+    assert effective_styles("margin: 1px; margin-top: 2px") == effective_styles("margin: 2px 1px 1px 1px")
+    assert effective_styles("margin-top: 2px; margin: 1px") == effective_styles("margin: 1px")
+    assert effective_styles("color: red !important; color: blue") == {"color": ("red", True)}
+    assert effective_styles("color: #FFF; font: 'A; B', c") == {
+        "color": ("#ffffff", False),
+        "font": ('"a; b",c', False),
+    }
+    assert effective_styles("border-top: 0; border: 1px solid red") == {"border": ("1px solid red", False)}
 
 
 # --- Both engines ----------------------------------------------------------------------------------------------------
 
 
-def with_each_engine(settings: Settings, mail: Email, recipient: Recipient) -> dict[str, str]:
+def render_with_each_engine(settings: Settings, mail: Email, recipient: Recipient) -> dict[str, str]:
     documents = {}
     for name in ENGINES:
         settings.POSTCOMMIT = settings.POSTCOMMIT | {"INLINER": name}
-        with time_machine.travel("2026-11-22T12:00:00Z", tick=False):  # some mails tell the time
+        with time_machine.travel("2026-11-22T12:00:00Z", tick=False):  # some mails contain the time
             documents[name] = templates.render(mail, recipient).html
     return documents
 
@@ -109,12 +110,12 @@ def with_each_engine(settings: Settings, mail: Email, recipient: Recipient) -> d
 @pytest.mark.parametrize("language", ["en", "th", "he"])
 @pytest.mark.parametrize("kind", [*SHIPPED, Showcase])
 @pytest.mark.usefixtures("showcase_templates")
-def test_both_engines_say_the_same_of_every_element(kind: type[Email], language: str, settings: Settings) -> None:
+def test_both_engines_style_every_element_the_same(kind: type[Email], language: str, settings: Settings) -> None:
     mail = kind.sample()
 
-    documents = with_each_engine(settings, mail, Recipient("ann@example.com", "Ann", language))
+    documents = render_with_each_engine(settings, mail, Recipient("ann@example.com", "Ann", language))
 
-    fast, reference = map(seen_by_a_client, (documents["css_inline"], documents["premailer"]))
+    fast, reference = map(elements_of, (documents["css_inline"], documents["premailer"]))
     assert len([each for each in fast if isinstance(each, tuple) and each[-1]]) > 20
     assert fast == reference
 
@@ -128,14 +129,14 @@ def test_both_engines_say_the_same_of_every_element(kind: type[Email], language:
     language=st.sampled_from(["en", "th", "he"]),
 )
 @pytest.mark.usefixtures("showcase_templates")
-def test_both_engines_say_the_same_whatever_the_content(
+def test_both_engines_give_the_same_result_for_any_content(
     settings: Settings, kind: type[Email], name: str, remark: str, link: str, language: str
 ) -> None:
     mail = Showcase(name=name, remark=remark, link=link) if kind is Showcase else kind.sample()
 
-    documents = with_each_engine(settings, mail, Recipient("ann@example.com", name, language))
+    documents = render_with_each_engine(settings, mail, Recipient("ann@example.com", name, language))
 
-    fast, reference = map(seen_by_a_client, (documents["css_inline"], documents["premailer"]))
+    fast, reference = map(elements_of, (documents["css_inline"], documents["premailer"]))
     assert fast == reference
 
 
@@ -148,13 +149,13 @@ SHEETS = {
     "a side of a margin": "p { margin: 0 0 16px } .a { margin-top: 3px }",
     "a margin after its side": "p { margin-top: 3px } .a { margin: 0 }",
     "descendants and children": "body .a { color: red } body > p { margin: 1px }",
-    "young values": "p { color: rgb(1 2 3); width: calc(1px + 2px) }",
-    "one that is for other clients": "p { mso-line-height-rule: exactly; -webkit-text-size-adjust: 100% }",
+    "modern values": "p { color: rgb(1 2 3); width: calc(1px + 2px) }",
+    "properties of one client": "p { mso-line-height-rule: exactly; -webkit-text-size-adjust: 100% }",
 }
 
 
 @pytest.mark.parametrize("css", SHEETS.values(), ids=SHEETS)
-def test_both_engines_weigh_rules_alike(css: str, settings: Settings) -> None:
+def test_both_engines_apply_the_same_precedence(css: str, settings: Settings) -> None:
     html = PAGE.format(
         head=f"<style>{css}</style>", body='<p class="a b" id="i">x</p><p style="margin-left: 1px">y</p>'
     )
@@ -163,7 +164,7 @@ def test_both_engines_weigh_rules_alike(css: str, settings: Settings) -> None:
     for engine in ENGINES:
         settings.POSTCOMMIT = {"INLINER": engine}
         styles.append(
-            [amounts_to(str(p.get("style", ""))) for p in BeautifulSoup(inline_css(html), "html.parser")("p")]
+            [effective_styles(str(p.get("style", ""))) for p in BeautifulSoup(inline_css(html), "html.parser")("p")]
         )
 
     assert styles[0] == styles[1]
@@ -182,7 +183,7 @@ def test_media_queries_stay_with_their_importance() -> None:
     soup = BeautifulSoup(html, "html.parser")
     assert soup.style is not None
     assert re.search(r"@media \(max-width: 9px\) \{\s*p \{\s*color: blue !important", soup.style.text)
-    assert amounts_to(str(soup("p")[0]["style"])) == {"color": ("red", False)}
+    assert effective_styles(str(soup("p")[0]["style"])) == {"color": ("red", False)}
 
 
 @pytest.mark.usefixtures("engine")
@@ -203,7 +204,7 @@ def test_a_style_marked_as_not_inlined_stays_unchanged() -> None:
 
 @pytest.mark.usefixtures("engine")
 @pytest.mark.parametrize("html", ["<p>x</p>", "<html><body><p>x</p></body></html>", "<!doctype html><p>x</p>"])
-def test_a_piece_of_html_becomes_a_document(html: str) -> None:
+def test_a_fragment_becomes_a_document(html: str) -> None:
     document = inline_css(html)
 
     assert document.lower().startswith("<!doctype html>")
@@ -222,7 +223,7 @@ def test_a_link_to_a_style_sheet_stays() -> None:
 
 @pytest.fixture
 def web() -> Iterator[tuple[str, list[str]]]:
-    """A web server that should never be asked, and what it was asked for."""
+    """A web server that no test should reach, and the paths of its requests."""
     seen: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -243,12 +244,12 @@ def web() -> Iterator[tuple[str, list[str]]]:
         thread.join()
 
 
-WAYS: dict[str, Callable[[str], str]] = {
+REFERENCES: dict[str, Callable[[str], str]] = {
     "link": lambda url: f"<link rel=stylesheet href='{url}'>",
     "link for Word": lambda url: f"<link rel='stylesheet' type='text/css' media='screen' href='{url}'>",
     "import": lambda url: f"<style>@import url({url});</style>",
     "import of a string": lambda url: f"<style>@import '{url}' screen; p {{ margin: 0 }}</style>",
-    "import among what is kept": lambda url: f"<style data-inline='no'>@import '{url}';</style>",
+    "import in a kept style": lambda url: f"<style data-inline='no'>@import '{url}';</style>",
     "background": lambda url: f"<style>p {{ background: url({url}) }}</style>",
     "font": lambda url: f"<style>@font-face {{ font-family: x; src: url({url}) }} p {{ font-family: x }}</style>",
     "base": lambda url: f"<base href='{url}'><link rel=stylesheet href=x.css>",
@@ -256,16 +257,16 @@ WAYS: dict[str, Callable[[str], str]] = {
 
 
 @pytest.mark.usefixtures("engine")
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("reference", REFERENCES)
 def test_nothing_is_fetched_from_the_network_or_the_disk(
-    way: str, web: tuple[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    reference: str, web: tuple[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, seen = web
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.css").write_text("p { color: green }")
 
     for address in (f"{url}/x.css", f"//{url.partition('//')[2]}/x.css", f"file://{tmp_path}/x.css", "x.css"):
-        html = inline_css(PAGE.format(head=WAYS[way](address), body="<p>x</p>"))
+        html = inline_css(PAGE.format(head=REFERENCES[reference](address), body="<p>x</p>"))
         assert not re.search("<p[^>]*color", html)
 
     assert seen == []

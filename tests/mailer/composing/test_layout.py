@@ -1,4 +1,4 @@
-"""What the layout promises to mail clients: to Gmail, to Outlook's Word, to readers of screens, and to every language."""
+"""The layout suits mail clients (Gmail, Outlook with Word), screen readers, and every language."""
 
 import re
 from pathlib import Path
@@ -31,10 +31,10 @@ def soup_of(kind: type[Email], language: str = "en") -> BeautifulSoup:
 
 
 @every_kind
-def test_gmail_shows_all_of_it(kind: type[Email]) -> None:
+def test_gmail_neither_clips_the_mail_nor_drops_its_styles(kind: type[Email]) -> None:
     html = templates.render(kind.sample(), Recipient("ann@example.com", "Ann", "th")).html
 
-    assert len(html.encode()) < GMAIL_CLIPS_AT / 4  # the rest is for what an order may hold
+    assert len(html.encode()) < GMAIL_CLIPS_AT / 4  # an order may add much content
     styles = BeautifulSoup(html, "lxml").find_all("style")
     assert len(styles) == 2
     for style in styles:
@@ -45,12 +45,12 @@ def test_gmail_shows_all_of_it(kind: type[Email]) -> None:
 
 @every_kind
 @every_language
-def test_language_direction_and_one_heading(kind: type[Email], language: str, direction: str) -> None:
+def test_a_mail_has_language_direction_and_one_heading(kind: type[Email], language: str, direction: str) -> None:
     soup = soup_of(kind, language)
 
     (article,) = soup.select("[role=article]")
     assert soup.html is not None
-    for element in (soup.html, article):  # Gmail takes <html> away
+    for element in (soup.html, article):  # Gmail removes <html>
         assert (element["lang"], element["dir"]) == (language, direction)
     assert len(soup("h1")) == 1
     assert article["aria-label"] == soup.title.text if soup.title else False
@@ -72,7 +72,7 @@ def test_alignment_follows_the_direction(kind: type[Email], language: str, direc
 
 
 @every_kind
-def test_tables_are_for_layout_or_for_data(kind: type[Email]) -> None:
+def test_a_table_has_the_role_presentation_or_column_headings(kind: type[Email]) -> None:
     for table in soup_of(kind)("table"):
         assert [table.get(name) for name in ("border", "cellpadding", "cellspacing")] == ["0", "0", "0"]
         if table.get("role") != "presentation":
@@ -81,7 +81,7 @@ def test_tables_are_for_layout_or_for_data(kind: type[Email]) -> None:
 
 
 @every_kind
-def test_word_finds_widths_and_colors_in_attributes(kind: type[Email]) -> None:
+def test_widths_and_colors_are_also_attributes_for_word(kind: type[Email]) -> None:
     soup = soup_of(kind)
 
     for element in soup.select("[style*=background-color]"):
@@ -94,7 +94,7 @@ def test_word_finds_widths_and_colors_in_attributes(kind: type[Email]) -> None:
 
 
 @every_kind
-def test_nothing_depends_on_a_picture_or_on_the_network(kind: type[Email]) -> None:
+def test_images_have_an_alt_text_and_nothing_is_loaded(kind: type[Email]) -> None:
     soup = soup_of(kind)
 
     assert all(str(image["src"]).startswith("cid:") and image["alt"] for image in soup("img"))
@@ -102,7 +102,7 @@ def test_nothing_depends_on_a_picture_or_on_the_network(kind: type[Email]) -> No
     assert "url(" not in str(soup)
 
 
-def test_the_inbox_shows_the_preheader_and_nothing_after_it() -> None:
+def test_the_preheader_is_padded_so_that_no_other_text_follows() -> None:
     body = soup_of(Showcase).body
     assert body is not None
     first, *_ = (child for child in body.children if isinstance(child, Tag))
@@ -114,17 +114,17 @@ def test_the_inbox_shows_the_preheader_and_nothing_after_it() -> None:
 
 
 @pytest.mark.parametrize("language", ["en", "th"])
-def test_only_a_mail_that_one_can_unsubscribe_from_says_so(language: str) -> None:
+def test_only_a_mail_with_an_unsubscribe_link_shows_it(language: str) -> None:
     recipient = Recipient("ann@example.com", "Ann", language)
     words = {"en": "Unsubscribe from these e-mails", "th": "ยกเลิกการรับอีเมลประเภทนี้"}[language]
 
-    leaving = templates.render(Showcase(), recipient, unsubscribe_url="https://shop.example/leave/abc")
-    staying = templates.render(Showcase(), recipient)
+    with_link = templates.render(Showcase(), recipient, unsubscribe_url="https://shop.example/unsubscribe/abc")
+    without = templates.render(Showcase(), recipient)
 
-    (link,) = BeautifulSoup(leaving.html, "lxml").find_all("a", string=words)
-    assert link["href"] == "https://shop.example/leave/abc"
-    assert f"{words}:\nhttps://shop.example/leave/abc" in leaving.text
-    for each in (staying.html, staying.text):
+    (link,) = BeautifulSoup(with_link.html, "lxml").find_all("a", string=words)
+    assert link["href"] == "https://shop.example/unsubscribe/abc"
+    assert f"{words}:\nhttps://shop.example/unsubscribe/abc" in with_link.text
+    for each in (without.html, without.text):
         assert words not in each
 
 
@@ -137,7 +137,7 @@ def test_only_a_mail_that_one_can_unsubscribe_from_says_so(language: str) -> Non
         ("hello@shop.example", "www.shop.example"),
     ],
 )
-def test_the_site_is_called_by_its_own_name(sender: str, name: str, settings: Settings) -> None:
+def test_mails_name_the_site_and_never_postcommit(sender: str, name: str, settings: Settings) -> None:
     settings.DEFAULT_FROM_EMAIL, settings.SITE_URL = sender, "https://www.shop.example"
 
     assert site_name() == name
@@ -150,7 +150,7 @@ def test_the_site_is_called_by_its_own_name(sender: str, name: str, settings: Se
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_each_part_says_what_it_takes(part: str, settings: Settings) -> None:
+def test_each_part_begins_with_a_comment(part: str, settings: Settings) -> None:
     folder = Path(mailer.__file__).parent / "templates" / "email" / "parts"
     first_line = (folder / f"{part}.html").read_text().splitlines()[0]
 
@@ -170,8 +170,8 @@ def contrast(one: str, other: str) -> float:
     return (lighter + 0.05) / (darker + 0.05)
 
 
-def test_every_text_has_contrast_on_the_background_it_stands_on() -> None:
-    """In light; Chromium computes both in tests/browser. Links and small print included: 4.5 is AA for text of any size."""
+def test_every_text_has_contrast_with_its_background() -> None:
+    """Check the light colors; tests/browser checks both with Chromium. 4.5 is AA for text of any size."""
     seen: set[tuple[str, str]] = set()
     body = soup_of(Showcase).body
     assert body is not None

@@ -46,7 +46,7 @@ class Nasty(Email):
 
 @pytest.fixture(params=sorted(ENGINES))
 def folder(request: pytest.FixtureRequest, tmp_path: Path, settings: Settings) -> Path:
-    """The templates above, to be changed, and one of the two inliners."""
+    """A folder with the templates above, used with each inliner."""
     settings.POSTCOMMIT = settings.POSTCOMMIT | {"INLINER": request.param}
     settings.TEMPLATES = [settings.TEMPLATES[0] | {"DIRS": [*settings.TEMPLATES[0]["DIRS"], tmp_path]}]
     (tmp_path / "nasty").mkdir()
@@ -64,7 +64,7 @@ class Received:
         parsed = parse_email(encoding.octets(encoding.build(built, eight_bit=True)))
         assert parsed.warnings == []
         assert [address.address for address in parsed.to] == [recipient.address]
-        self.headers = parsed.headers.keys() - {"Content-Transfer-Encoding"}  # it says 8bit where that is so
+        self.headers = parsed.headers.keys() - {"Content-Transfer-Encoding"}  # 8bit only if the content needs it
         self.subject = parsed.subject
         [text], [html] = parsed.text_plain, parsed.text_html
         self.text, self.html = text.replace("\r\n", "\n"), html.replace("\r\n", "\n")
@@ -76,23 +76,23 @@ VALUES = {
     "an attribute that ends early": ("\"><img src=x onerror=alert(1)> ' onclick='x", None),
     "the end of everything": ("</td></table></body></html><!-- <![endif]--> ]]> </style></title>", None),
     "a conditional comment": ("<!--[if mso]><p>x</p><![endif]-->", None),
-    "the sign of a kept style": ('<!--"kept style"--><style data-inline="no">p { color: red }</style>', None),
+    "the marker of a kept style": ('<!--"kept style"--><style data-inline="no">p { color: red }</style>', None),
     "entities": ("&lt;b&gt; &amp;amp; &#65; &nosuch;", None),
     "emoji": ("👩🏽‍🚀 🎉 🇹🇭", None),
-    "marks of direction": ("\u202eevil\u202c \u2067שלום\u2069 \u200f!", None),
+    "direction marks": ("\u202eevil\u202c \u2067שלום\u2069 \u200f!", None),
     "Thai and Hebrew": ("สวัสดี שלום 日本", None),
     "Django's syntax": ("{{ settings.SECRET_KEY }}{% debug %}{# x #}{% include 'x' %}", None),
     "Jinja's and others'": ("{{ ''.__class__ }} {%- raw -%} ${7*7} #{7*7} %(x)s %s {0} <%= 1 %>", None),
     "ten thousand characters": ("ก<" * 5000, None),
     "ten thousand words": ("word & " * 1999 + "end", None),
-    "another header": ("a\r\nBcc: eve@example.com\r\n\r\nbody", "a\nBcc: eve@example.com\n\nbody"),
+    "a header field": ("a\r\nBcc: eve@example.com\r\n\r\nbody", "a\nBcc: eve@example.com\n\nbody"),
     "old line breaks": ("a\rb", "a\nb"),
     "control characters": ("a\x00b\x07c\x1bd\x7fe\x85f\x0bg", "abcdefg"),
-    "half a character": ("a\ud83db", "ab"),
-    "no characters": ("a\ufffeb\uffffc", "abc"),
-    "the plain text's own mark": ("a\ue000b", None),
+    "a lone surrogate": ("a\ud83db", "ab"),
+    "noncharacters": ("a\ufffeb\uffffc", "abc"),
+    "the marker of the plain text": ("a\ue000b", None),
     "nothing": ("", None),
-    "no text": (None, "None"),
+    "None": (None, "None"),
     "a number": (-0.5, "-0.5"),
     "a list": (["<b>", "'"], "['<b>', \"'\"]"),
 }
@@ -100,7 +100,7 @@ VALUES = {
 
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(("value", "shown"), VALUES.values(), ids=VALUES)
-def test_it_is_shown_as_it_is_and_does_nothing(value: Any, shown: str | None) -> None:
+def test_a_hostile_value_is_shown_as_text(value: Any, shown: str | None) -> None:
     plain = Received(Nasty("plain"))
     nasty = Received(Nasty(value))
 
@@ -119,13 +119,13 @@ def test_it_is_shown_as_it_is_and_does_nothing(value: Any, shown: str | None) ->
 
 
 def outline(soup: BeautifulSoup) -> list[tuple[str, list[str]]]:
-    """The elements and the names of their attributes; line breaks, an author and the size of a code depend on the value."""
+    """Return the elements and the names of their attributes, without those that depend on the value."""
     elements = [element for element in soup.find_all(True) if element.name not in ("br", "span")]
     return [(element.name, sorted(element.attrs.keys() - {"class"})) for element in elements]
 
 
 @pytest.mark.parametrize(("value", "shown"), VALUES.values(), ids=VALUES)
-def test_the_text_that_is_made_from_the_html_says_it_too(folder: Path, value: Any, shown: str | None) -> None:
+def test_a_text_made_from_the_html_contains_the_value(folder: Path, value: Any, shown: str | None) -> None:
     (folder / "body.txt").unlink()
     (folder / "body.html").write_text("<p>Before</p><p>{{ value }}</p><p>After</p>")
 
@@ -134,7 +134,7 @@ def test_the_text_that_is_made_from_the_html_says_it_too(folder: Path, value: An
 
 
 @pytest.mark.usefixtures("folder")
-def test_what_the_code_calls_safe_is_html_in_the_html_alone() -> None:
+def test_a_safe_string_is_html_only_in_the_html() -> None:
     nasty = Received(Nasty(mark_safe("<b>bold</b> & co")))
 
     assert nasty.subject == nasty.text.strip() == "<b>bold</b> & co"
@@ -144,7 +144,7 @@ def test_what_the_code_calls_safe_is_html_in_the_html_alone() -> None:
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_lazy_translation_speaks_the_language_of_the_recipient() -> None:
+def test_a_lazy_translation_is_in_the_recipients_language() -> None:
     mail = Nasty(gettext_lazy("Yes"))
 
     assert [Received(mail, Recipient("ann@example.com", "", language)).subject for language in ("en", "th")] == [
@@ -164,7 +164,7 @@ def test_a_template_in_the_context_is_not_rendered() -> None:
 
 
 @pytest.mark.usefixtures("folder")
-def test_an_object_is_not_called_or_changed_by_being_shown() -> None:
+def test_showing_an_object_calls_none_of_its_methods() -> None:
     calls = []
 
     class Account:
@@ -194,13 +194,13 @@ def test_a_name_cannot_become_a_header_or_a_tag(folder: Path) -> None:
     assert paragraph.find() is None
 
 
-class Secretive:
+class Unprintable:
     def __str__(self) -> str:
         raise RuntimeError("this object has no text")
 
 
 BROKEN = {
-    "a value that has no text": ("{{ value }}", Secretive(), RuntimeError, "this object has no text"),
+    "a value that has no text": ("{{ value }}", Unprintable(), RuntimeError, "this object has no text"),
     "a tag that is unknown": ("{% no_such_tag %}", "x", TemplateSyntaxError, "no_such_tag"),
     "a filter that is unknown": ("{{ value|no_such_filter }}", "x", TemplateSyntaxError, "no_such_filter"),
     "a template that is missing": ("{% include 'no/such.html' %}", "x", TemplateDoesNotExist, "no/such.html"),
@@ -215,7 +215,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("file", TEMPLATES)
 @pytest.mark.parametrize(("source", "value", "error", "words"), BROKEN.values(), ids=BROKEN)
-def test_a_template_that_raises_says_what_it_was(
+def test_an_error_in_a_template_names_its_cause(
     folder: Path, file: str, source: str, value: Any, error: type[Exception], words: str
 ) -> None:
     (folder / "body.html").write_text("<p>x</p>")
@@ -228,7 +228,7 @@ def test_a_template_that_raises_says_what_it_was(
     assert "secret" not in str(caught.value)
 
 
-def test_a_missing_include_of_the_text_is_an_error_and_no_reason_to_make_one(folder: Path) -> None:
+def test_a_body_txt_that_extends_a_missing_template_is_an_error(folder: Path) -> None:
     (folder / "body.txt").write_text("{% extends 'no/such.txt' %}")
 
     with pytest.raises(TemplateDoesNotExist, match=r"no/such\.txt"):

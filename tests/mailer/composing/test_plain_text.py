@@ -1,4 +1,4 @@
-"""HTML → a text that reads like a letter: no target lost, nothing said twice, columns that stand under each other."""
+"""HTML → plain text that reads like a letter: links keep their URLs, nothing is repeated, columns are aligned."""
 
 import re
 
@@ -26,14 +26,14 @@ LINKS = {
     "without its scheme": ('At <a href="https://a.example/">a.example</a>', "At https://a.example/"),
     "without a label": ('At <a href="https://a.example"> </a>.', "At https://a.example."),
     "an address": ('<a href="mailto:a@a.example">a@a.example</a>', "a@a.example"),
-    "an address of a name": ('Or <a href="mailto:b@a.example">Bob</a>', "Or Bob <b@a.example>"),
-    "within the mail": ('<a href="#top">Up</a>', "Up"),
-    "of a picture": ('See <a href="https://a.example"><img src="x" alt="our shop"></a>!', "See our shop <https://a.example>!"),
+    "an address with a name": ('Or <a href="mailto:b@a.example">Bob</a>', "Or Bob <b@a.example>"),
+    "to a place in the mail": ('<a href="#top">Up</a>', "Up"),
+    "around an image": ('See <a href="https://a.example"><img src="x" alt="our shop"></a>!', "See our shop <https://a.example>!"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("html", "text"), LINKS.values(), ids=LINKS)
-def test_links(html: str, text: str) -> None:
+def test_a_link_becomes_text_with_its_url(html: str, text: str) -> None:
     assert plain_text(html) == text + "\n"
 
 
@@ -49,25 +49,25 @@ BLOCKS = {
               "a\n\n* b\n* c\n  1. d\n  2. e\n\nf"),
     "a quote": ("<blockquote><p>a</p><blockquote>b<br>c</blockquote></blockquote>d", "> a\n>\n> > b\n> > c\n\nd"),
     "code": ("<pre>def f():\n\n    return '&lt;'  # &amp;amp;</pre>", "def f():\n\n    return '<'  # &amp;"),
-    "a picture": ('<p><img src="x" alt="A cat"> and <img src="y" alt=""></p>', "[A cat] and"),
-    "what is hidden": ('<p>a<span style="display: none">b</span></p><div hidden>c</div><i aria-hidden="true">d</i>', "a"),
-    "what the author leaves out": ('<p>a</p><p data-text="no">b</p>', "a"),
-    "what is for Outlook": ("<p>a</p><!--[if mso]><p>b</p><![endif]--><p>c</p>", "a\n\nc"),
+    "an image": ('<p><img src="x" alt="A cat"> and <img src="y" alt=""></p>', "[A cat] and"),
+    "hidden elements": ('<p>a<span style="display: none">b</span></p><div hidden>c</div><i aria-hidden="true">d</i>', "a"),
+    "elements with data-text=no": ('<p>a</p><p data-text="no">b</p>', "a"),
+    "a comment for Outlook": ("<p>a</p><!--[if mso]><p>b</p><![endif]--><p>c</p>", "a\n\nc"),
     "a table for layout": ('<table role="presentation"><tr><td><table role="presentation"><tr><td>&nbsp;</td></tr></table>'
                            "<p>a</p></td></tr><tr><td>b</td><td>c</td></tr></table>", "a\n\nb c"),
-    "what Outlook alone hides": ('<a style="mso-hide: all" href="https://a.example">Pay</a>', "Pay:\nhttps://a.example"),
+    "hidden only in Outlook": ('<a style="mso-hide: all" href="https://a.example">Pay</a>', "Pay:\nhttps://a.example"),
     "entities": ("<p>&amp;lt;b&amp;gt; &amp;amp; &lt;i&gt; &eacute;</p>", "&lt;b&gt; &amp; <i> é"),
-    "nothing": ("<!DOCTYPE html><html><head><title>x</title><style>p { }</style></head><body></body></html>", ""),
-    "not even a body": ("<!-- x -->", ""),
+    "an empty body": ("<!DOCTYPE html><html><head><title>x</title><style>p { }</style></head><body></body></html>", ""),
+    "no body": ("<!-- x -->", ""),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("html", "text"), BLOCKS.values(), ids=BLOCKS)
-def test_blocks(html: str, text: str) -> None:
+def test_a_block_becomes_text(html: str, text: str) -> None:
     assert plain_text(inline_css(html)) == text + "\n"
 
 
-def test_a_table_stands_in_columns_in_every_script() -> None:
+def test_table_columns_are_aligned_in_every_script() -> None:
     rows = [("Item", "Price"), ("กาแฟเย็น", "1.00"), ("日本", "1,000.00"), ("שלום", "2.00"), ("Tea<br>green", "3.00")]
     cells = "".join(f"<tr><td>{item}</td><td align=right>{price}</td></tr>" for item, price in rows)
 
@@ -77,7 +77,7 @@ def test_a_table_stands_in_columns_in_every_script() -> None:
         "Order",
         "",
         "Item        Price",
-        "กาแฟเย็น      1.00",  # one of its marks takes no column
+        "กาแฟเย็น      1.00",  # one of its marks has no width
         "日本     1,000.00",
         "שלום         2.00",
         "Tea          3.00",
@@ -85,16 +85,16 @@ def test_a_table_stands_in_columns_in_every_script() -> None:
     ]
 
 
-def test_a_wide_table_wraps_its_widest_column_and_a_hopeless_one_falls_apart() -> None:
+def test_a_wide_table_wraps_its_widest_column_and_one_that_cannot_wrap_is_written_in_lines() -> None:
     words = "word " * 20
 
     wide = plain_text(f"<table><tr><td>{words}</td><td>1.00</td></tr></table>").splitlines()
-    hopeless = plain_text(f"<table><tr><td>{'a' * 60}</td><td>{'b' * 60}</td></tr></table>").splitlines()
+    unwrappable = plain_text(f"<table><tr><td>{'a' * 60}</td><td>{'b' * 60}</td></tr></table>").splitlines()
 
     assert len(wide) == 2
     assert wide[0].endswith("  1.00")
     assert max(map(len, wide)) <= WIDTH
-    assert hopeless == ["a" * 60, "b" * 60]
+    assert unwrappable == ["a" * 60, "b" * 60]
 
 
 @given(
@@ -102,7 +102,7 @@ def test_a_wide_table_wraps_its_widest_column_and_a_hopeless_one_falls_apart() -
         st.sampled_from(["a", "word", "ไม่มีช่องว่าง" * 9, "https://a.example/" + "x" * 90]), min_size=1, max_size=60
     )
 )
-def test_lines_are_wrapped_between_words_and_never_inside_an_address(words: list[str]) -> None:
+def test_lines_are_wrapped_between_words_and_never_inside_a_url(words: list[str]) -> None:
     text = plain_text(f"<ul><li>{' '.join(words)}</li></ul>")
 
     assert text.split() == ["*", *words]
@@ -113,7 +113,7 @@ def test_lines_are_wrapped_between_words_and_never_inside_an_address(words: list
 @pytest.mark.parametrize("kind", [*SHIPPED, Showcase])
 @pytest.mark.parametrize("language", ["en", "th", "he"])
 @pytest.mark.usefixtures("showcase_templates")
-def test_the_text_of_every_mail_says_what_its_html_says(kind: type[Email], language: str) -> None:
+def test_the_text_of_every_mail_contains_the_words_and_links_of_its_html(kind: type[Email], language: str) -> None:
     html = templates.render(kind.sample(), Recipient("ann@example.com", "Ann", language)).html
     text = plain_text(html)
 
@@ -140,7 +140,7 @@ TAGS = ["p", "b", "a href=x:y", "h1", "h3", "ul", "ol", "li", "blockquote", "pre
 @given(parts=st.lists(st.sampled_from([*TAGS, *(f"/{tag.split()[0]}" for tag in TAGS), "word "]), max_size=40))
 @example(parts=["table", "tr", "td", "table", "tr", "td", "word ", "/table", "blockquote", "word ", "ul", "word "])
 @example(parts=["ul", "li", "table", "caption", "word ", "table role=presentation", "td", "word "])
-def test_no_html_is_too_broken_and_no_word_is_lost(parts: list[str]) -> None:
+def test_no_word_is_lost_from_broken_html(parts: list[str]) -> None:
     html = inline_css("".join(part if part == "word " else f"<{part}>" for part in parts))
 
     text, shown = plain_text(html), BeautifulSoup(html, "lxml")

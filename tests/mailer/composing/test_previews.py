@@ -21,7 +21,7 @@ from mailer.email import Email, Recipient, UnknownKind
 from tests.environment import ENVIRONMENT
 
 ROOT = Path(__file__).parents[3]
-PNG = b"\x89PNG\r\n\x1a\n not much of a picture"
+PNG = b"\x89PNG\r\n\x1a\n not an image"
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def illustrated(tmp_path: Path, settings: Settings) -> Iterator[type[Email]]:
     before = dict(email.KINDS)
 
     class Illustrated(Email):
-        """Shows a picture.
+        """Show an image.
 
         And more.
         """
@@ -65,7 +65,7 @@ def run(*arguments: str) -> str:
     return out.getvalue()
 
 
-def test_a_preview_is_what_would_be_transmitted() -> None:
+def test_a_preview_shows_the_mail_that_would_be_sent() -> None:
     preview = previews.preview(previews.find("accounts.VerifyAddress"))
 
     assert preview.language == "en"
@@ -78,7 +78,7 @@ def test_a_preview_is_what_would_be_transmitted() -> None:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in email.kinds() if not kind.__module__.startswith("tests.")])
-def test_every_kind_that_ships_speaks_the_language_of_its_reader(kind: type[Email]) -> None:
+def test_every_kind_is_in_the_recipients_language(kind: type[Email]) -> None:
     if not kind.template:
         assert previews.preview(kind, "th").text == "The text.\n"
         return
@@ -92,7 +92,7 @@ def test_every_kind_that_ships_speaks_the_language_of_its_reader(kind: type[Emai
     assert any("\u0e00" < letter < "\u0e7f" for letter in thai.text)
 
 
-def test_inline_images_stand_in_the_html_itself(illustrated: type[Email]) -> None:
+def test_inline_images_are_embedded_in_the_html(illustrated: type[Email]) -> None:
     preview = previews.preview(illustrated)
 
     assert f'src="data:image/png;base64,{b64encode(PNG).decode()}"' in preview.html
@@ -100,7 +100,7 @@ def test_inline_images_stand_in_the_html_itself(illustrated: type[Email]) -> Non
     assert preview.attachments == [("terms.pdf", "application/pdf", 5)]
 
 
-def test_a_mail_with_text_alone_is_a_page_as_well() -> None:
+def test_a_mail_without_html_has_a_page_too() -> None:
     message = b"Subject: x\r\nContent-Type: text/plain\r\n\r\n1 < 2\r\n"
     preview = previews.Preview(previews.find("TestEmail"), "en", message)
 
@@ -108,7 +108,7 @@ def test_a_mail_with_text_alone_is_a_page_as_well() -> None:
     assert "<pre>1 &lt; 2\n</pre>" in preview.page
 
 
-def test_a_kind_is_found_by_its_class_in_any_case() -> None:
+def test_a_kind_is_found_by_its_class_name_in_any_case() -> None:
     assert previews.find("verifyaddress") is previews.find("accounts.VerifyAddress")
     with pytest.raises(UnknownKind, match=r"no kind 'VerifyAdress'; did you mean accounts\.VerifyAddress"):
         previews.find("VerifyAdress")
@@ -116,7 +116,7 @@ def test_a_kind_is_found_by_its_class_in_any_case() -> None:
         previews.find("qqq")
 
 
-def test_one_name_for_two_classes_is_asked_back(illustrated: type[Email]) -> None:
+def test_an_ambiguous_class_name_is_refused(illustrated: type[Email]) -> None:
     type("Illustrated", (illustrated,), {"kind": "shop.Illustrated", "__module__": __name__})
 
     with pytest.raises(UnknownKind, match=r"several kinds have the name 'illustrated': shop\.Illustrated, tests\.Ill"):
@@ -143,11 +143,11 @@ def test_files_are_listed_below_the_text(illustrated: type[Email]) -> None:
 @pytest.mark.parametrize(
     ("format", "start"), [("text", "Hello Ann Example"), ("html", "<!DOCTYPE html>"), ("raw", "MIME-Version: 1.0\r\n")]
 )
-def test_a_format_is_printed_with_nothing_around_it(format: str, start: str) -> None:  # noqa: A002
+def test_with_a_format_only_that_is_printed(format: str, start: str) -> None:  # noqa: A002
     assert run("VerifyAddress", "--format", format).startswith(start)
 
 
-def test_it_writes_a_file_of_the_kind_that_its_name_says(tmp_path: Path) -> None:
+def test_the_suffix_of_the_output_sets_the_format(tmp_path: Path) -> None:
     for suffix, start in (".txt", b"Hello Ann"), (".html", b"<!DOCTYPE"), (".eml", b"MIME-Version: 1.0"):
         path = tmp_path / f"mail{suffix}"
         assert run("VerifyAddress", "--output", str(path)) == f"{path}\n"
@@ -156,7 +156,7 @@ def test_it_writes_a_file_of_the_kind_that_its_name_says(tmp_path: Path) -> None
     assert path.read_bytes().startswith(b"<!DOCTYPE")
 
 
-def test_it_writes_all_three_into_a_folder(tmp_path: Path) -> None:
+def test_a_folder_gets_all_three_formats(tmp_path: Path) -> None:
     run("VerifyAddress", "--output", str(tmp_path / "new"))
 
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
@@ -167,7 +167,7 @@ def test_it_writes_all_three_into_a_folder(tmp_path: Path) -> None:
 def test_the_list_names_each_kind_with_its_first_line(illustrated: type[Email]) -> None:
     lines = run("--list").splitlines()
 
-    assert [line for line in lines if line.startswith("tests.Illustrated ") and line.endswith(" Shows a picture.")]
+    assert [line for line in lines if line.startswith("tests.Illustrated ") and line.endswith(" Show an image.")]
     assert [line for line in lines if line.startswith("accounts.VerifyAddress ")]
 
 
@@ -185,7 +185,7 @@ def test_all_writes_every_kind_and_language_with_an_index(
     assert len(list(tmp_path.glob("*.*.*.*"))) == 12
 
 
-def test_one_kind_that_fails_does_not_keep_the_others_back(tmp_path: Path, illustrated: type[Email]) -> None:
+def test_a_kind_that_fails_does_not_stop_the_others(tmp_path: Path, illustrated: type[Email]) -> None:
     type("Sampleless", (illustrated,), {"sample": Email.__dict__["sample"], "__module__": __name__})
 
     with pytest.raises(CommandError, match=r"tests\.Sampleless in 'en': .*Sampleless has no sample data"):
@@ -196,17 +196,17 @@ def test_one_kind_that_fails_does_not_keep_the_others_back(tmp_path: Path, illus
 
 
 @pytest.mark.parametrize("arguments", [(), ("VerifyAddress", "--all"), ("--list", "--all")])
-def test_it_asks_which_one(arguments: tuple[str, ...]) -> None:
+def test_the_command_needs_exactly_one_selection(arguments: tuple[str, ...]) -> None:
     with pytest.raises(CommandError, match="Give KIND, --all, or --list"):
         run(*arguments)
 
 
-def test_a_path_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_written_is_reported_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match=r"no/mail\.txt: No such file or directory"):
         run("VerifyAddress", "--output", str(tmp_path / "no" / "mail.txt"))
 
 
-def test_a_template_that_fails_is_a_sentence_with_its_file(illustrated: type[Email], tmp_path: Path) -> None:
+def test_a_template_that_fails_is_reported_with_its_file(illustrated: type[Email], tmp_path: Path) -> None:
     (tmp_path / "email" / "illustrated" / "body.html").write_text("{% url 'nowhere' %}")
 
     with pytest.raises(CommandError) as caught:
@@ -227,8 +227,8 @@ def manage(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
     )
 
 
-def test_a_developer_needs_neither_database_nor_broker_and_sees_no_traceback() -> None:
-    away = {"DATABASE_URL": "postgres://nobody@127.0.0.1:1/none", "REDIS_URL": "redis://127.0.0.1:1/0"}
+def test_the_command_needs_no_database_or_broker_and_shows_no_traceback() -> None:
+    away = {"DATABASE_URL": "postgres://user@127.0.0.1:1/none", "REDIS_URL": "redis://127.0.0.1:1/0"}
 
     shown = manage("preview_email", "VerifyAddress", "--format", "text", **away)
     mistyped = manage("preview_email", "VerifyAdress", **away)
@@ -240,9 +240,9 @@ def test_a_developer_needs_neither_database_nor_broker_and_sees_no_traceback() -
     assert "Traceback" not in mistyped.stderr
 
 
-def test_a_kind_is_shown_though_another_one_is_broken(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_kind_is_shown_if_another_one_is_broken(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemCheckError, match=r"mailer\.E002"):
-        call_command("check")  # of which the kinds that only the tests know are full
+        call_command("check")  # the tests' own kinds have errors
 
     load_command_class("mailer", "preview_email").run_from_argv(["manage.py", "preview_email", "VerifyAddress"])
 

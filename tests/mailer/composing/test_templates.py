@@ -16,7 +16,7 @@ from mailer.email import Email, Recipient
 
 
 class Note(Email):
-    """Rendered from whatever the test puts into the folder."""
+    """Render the templates that the test writes into the folder."""
 
     template: ClassVar = "note"
 
@@ -36,7 +36,7 @@ def folder(tmp_path: Path, settings: Any) -> Path:
     return tmp_path / "note"
 
 
-def test_the_recipients_language_and_time_zone(folder: Path) -> None:
+def test_a_mail_uses_the_recipients_language_and_time_zone(folder: Path) -> None:
     (folder / "subject.txt").write_text("{% load i18n %}{{ language }} {% translate 'Yes' %} {{ moment|date:'H:i' }}")
     note = Note("x", moment=datetime(2026, 11, 21, 12, tzinfo=UTC).isoformat())
 

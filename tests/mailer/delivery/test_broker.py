@@ -129,7 +129,7 @@ def test_the_pause_between_two_tasks_doubles_until_a_worker_claims_the_message(u
 
     prepared = pipeline.prepare(message)
     assert isinstance(prepared, steps.Ready)
-    assert claim.take(message, prepared)
+    assert claim.claim_row(message, prepared)
     message.refresh_from_db()
     assert message.handovers == 0
 

@@ -22,7 +22,7 @@ from mailer.delivery.settle import settle
 from mailer.models import Message, Outcome, State, Suppression, TransportState
 from mailer.outcomes import Accepted, OutcomeUnknown, PermanentRefusal, TransientRefusal
 from tests.mailer.kinds import Broken, Fleeting, Plain, Raising, Receipt
-from tests.mailer.worker import deliver, deliver_now, make_due, prepare, take
+from tests.mailer.worker import claim_row, deliver, deliver_now, make_due, prepare
 from tests.smtp_sink import CUT, HANG, SLOW, Phase, Sink
 
 pytestmark = pytest.mark.django_db
@@ -120,7 +120,7 @@ def test_a_refusal_for_now_is_retried_with_growing_pauses_until_the_limit(user: 
         Message.objects.filter(pk=message.pk).update(due_at=before)
 
     assert (message.state, message.attempts) == (State.FAILED, 10)
-    assert message.reason.startswith("refused 10 times")
+    assert message.reason.startswith("10 attempts, which is the limit")
     assert 4.9 <= pauses[0] <= 11
     assert 900 <= pauses[8] <= 2561
     assert outcomes(message) == [Outcome.REFUSED_FOR_NOW] * 10
@@ -137,7 +137,10 @@ def test_a_refused_login_is_logged_as_misconfiguration_and_the_mail_waits(
         assert (message.state, outcomes(message)) == (State.RETRYING, [Outcome.TRANSPORT_DOWN])
         assert "535" in message.reason
         errors = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
-        assert ["transport paused" in errors[0], "configuration needs a person" in errors[1]] == [True, True]
+        assert ["transport paused" in errors[0], "must correct the transport's configuration" in errors[1]] == [
+            True,
+            True,
+        ]
         assert "wrong" not in caplog.text
 
         assert deliver(message).state == State.SENT
@@ -334,7 +337,7 @@ def test_a_worker_skips_a_kind_that_only_newer_code_knows(user: User, smtp: Sink
 
 def test_an_abandoned_claim_is_settled_as_uncertain_and_retried(user: User, smtp: Sink) -> None:
     message = outbox.enqueue(Plain(user))
-    take(message)
+    claim_row(message)
     assert sweep.settle_abandoned() == 0
 
     Message.objects.update(claimed_until=timezone.now() - timedelta(seconds=1))
@@ -350,7 +353,7 @@ def test_an_abandoned_claim_is_settled_as_uncertain_and_retried(user: User, smtp
 def test_an_abandoned_message_of_an_unknown_kind_does_not_block_others(user: User) -> None:
     messages = [outbox.enqueue(Plain(user)) for _ in range(2)]
     for message in messages:
-        take(message)
+        claim_row(message)
     Message.objects.update(claimed_until=timezone.now() - timedelta(seconds=1))
     Message.objects.filter(pk=messages[0].pk).update(kind="accounts.FromTomorrow")
 
@@ -372,7 +375,7 @@ def test_one_of_two_workers_gets_the_claim(user: User) -> None:
     mine, theirs = Message.objects.get(pk=message.pk), Message.objects.get(pk=message.pk)
     prepared = prepare(message)
 
-    assert [claim.take(mine, prepared), claim.take(theirs, prepared)] == [True, False]
+    assert [claim.claim_row(mine, prepared), claim.claim_row(theirs, prepared)] == [True, False]
 
 
 def test_a_worker_that_was_overtaken_does_not_claim(user: User, smtp: Sink) -> None:
@@ -384,7 +387,7 @@ def test_a_worker_that_was_overtaken_does_not_claim(user: User, smtp: Sink) -> N
     assert deliver(message).state == State.RETRYING
     assert message.due_at <= timezone.now()  # but it has another attempt by now
 
-    assert not claim.take(slow, prepared)
+    assert not claim.claim_row(slow, prepared)
     assert outcomes(message) == [Outcome.TRANSPORT_DOWN]
 
 
@@ -392,7 +395,7 @@ def test_a_message_that_is_not_due_cannot_be_claimed(user: User) -> None:
     message = outbox.enqueue(Plain(user), delay=timedelta(minutes=1))
     prepared = prepare(message)
 
-    assert not claim.take(message, prepared)
+    assert not claim.claim_row(message, prepared)
 
 
 class Overtaking(Plain):
@@ -419,7 +422,7 @@ def test_a_worker_that_was_overtaken_does_not_settle(user: User, smtp: Sink) -> 
 def claimed_and_abandoned(user: User) -> Message:
     """Return a message whose lease has run out and whose claim was settled by the sweep."""
     message = outbox.enqueue(Plain(user))
-    take(message)
+    claim_row(message)
     Message.objects.filter(pk=message.pk).update(claimed_until=timezone.now() - timedelta(seconds=1))
     assert sweep.settle_abandoned() == 1
     return message
@@ -458,7 +461,7 @@ def test_a_late_acceptance_settles_the_message(user: User, smtp: Sink, meanwhile
 def test_after_a_late_acceptance_a_refused_copy_is_not_retried(user: User, smtp: Sink) -> None:
     late = claimed_and_abandoned(user)
     second = Message.objects.get(pk=make_due(late).pk)
-    take(second)
+    claim_row(second)
 
     settle(late, Accepted("250", "ok"))
     assert Message.objects.get(pk=late.pk).state == State.SENDING
@@ -466,14 +469,14 @@ def test_after_a_late_acceptance_a_refused_copy_is_not_retried(user: User, smtp:
 
     message = Message.objects.get(pk=late.pk)
     assert message.state == State.SENT
-    assert "an earlier attempt was accepted after all" in message.reason
+    assert "an earlier attempt was accepted; answer to the last one" in message.reason
 
 
 def test_a_late_sweep_does_not_overwrite_the_servers_answer(user: User, smtp: Sink) -> None:
     message = outbox.enqueue(Plain(user))
     stale = deliver(message)
     assert stale.state == State.SENT
-    settle(stale, OutcomeUnknown("the worker was not heard of again"))
+    settle(stale, OutcomeUnknown("the worker stopped responding"))
 
     message.refresh_from_db()
     assert (message.state, outcomes(message)) == (State.SENT, [Outcome.ACCEPTED])

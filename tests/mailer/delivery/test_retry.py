@@ -24,7 +24,7 @@ def test_pauses_double_up_to_the_maximum_and_half_of_each_is_random(number: int,
 
 
 @pytest.mark.parametrize(
-    ("spent", "retry_after", "expires_in", "expected"),
+    ("counted", "retry_after", "expires_in", "expected"),
     [
         (1, None, None, datetime),
         (9, None, None, datetime),
@@ -36,12 +36,12 @@ def test_pauses_double_up_to_the_maximum_and_half_of_each_is_random(number: int,
     ],
 )
 def test_attempts_and_deadline_are_limits(
-    spent: int, retry_after: timedelta | None, expires_in: timedelta | None, expected: type
+    counted: int, retry_after: timedelta | None, expires_in: timedelta | None, expected: type
 ) -> None:
     decision = decide(
         now=NOW,
         number=1,
-        spent=spent,
+        counted=counted,
         policy=POLICY,
         retry_after=retry_after,
         expires_at=NOW + expires_in if expires_in else None,
@@ -51,29 +51,29 @@ def test_attempts_and_deadline_are_limits(
 
 
 def test_a_long_pause_is_shortened_before_the_deadline() -> None:
-    decision = decide(now=NOW, number=20, spent=1, policy=POLICY, expires_at=NOW + timedelta(minutes=29))
+    decision = decide(now=NOW, number=20, counted=1, policy=POLICY, expires_at=NOW + timedelta(minutes=29))
 
     assert decision == NOW + timedelta(seconds=10) + (timedelta(minutes=29) - timedelta(seconds=10)) / 2
 
 
 def test_the_pause_that_a_server_asks_for_is_a_minimum() -> None:
-    decision = decide(now=NOW, number=1, spent=1, policy=POLICY, retry_after=timedelta(minutes=5))
+    decision = decide(now=NOW, number=1, counted=1, policy=POLICY, retry_after=timedelta(minutes=5))
 
     assert decision == NOW + timedelta(minutes=5)
 
 
 @given(
     number=st.integers(1, 10**6),
-    spent=st.integers(0, 20),
+    counted=st.integers(0, 20),
     deadline=st.none() | st.timedeltas(min_value=timedelta(seconds=-10), max_value=timedelta(days=30)),
 )
 def test_a_retry_is_never_in_the_past_nor_after_the_deadline(
-    number: int, spent: int, deadline: timedelta | None
+    number: int, counted: int, deadline: timedelta | None
 ) -> None:
     expires_at = None if deadline is None else NOW + deadline
-    decision = decide(now=NOW, number=number, spent=spent, policy=POLICY, expires_at=expires_at)
+    decision = decide(now=NOW, number=number, counted=counted, policy=POLICY, expires_at=expires_at)
 
     if isinstance(decision, datetime):
         assert NOW < decision <= NOW + POLICY.maximum
         assert expires_at is None or decision < expires_at
-        assert spent < POLICY.max_attempts
+        assert counted < POLICY.max_attempts

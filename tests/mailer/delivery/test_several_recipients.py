@@ -15,8 +15,8 @@ from mailer.models import Message, Outcome, State, Suppression
 from mailer.outcomes import Accepted, PermanentRefusal
 from mailer.recipients import suppression
 from tests.mailer.kinds import Shared
+from tests.mailer.worker import claim_row
 from tests.mailer.worker import deliver_now as deliver
-from tests.mailer.worker import take
 from tests.smtp_sink import CUT, Sink
 
 pytestmark = pytest.mark.django_db
@@ -151,7 +151,7 @@ def test_without_remaining_recipients_it_is_suppressed(message: Message, smtp: S
 
 def test_a_late_answer_is_recorded(message: Message, smtp: Sink) -> None:
     late = Message.objects.get(pk=message.pk)
-    take(late)
+    claim_row(late)
     Message.objects.update(claimed_until=timezone.now() - timedelta(seconds=1))
     assert sweep.settle_abandoned() == 1
 

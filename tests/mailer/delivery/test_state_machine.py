@@ -137,7 +137,7 @@ class Server:
 
 
 def _all_refused(refused: Mapping[str, TransientRefusal | PermanentRefusal]) -> Outcome:
-    """As in mailer.transports.smtp: mixed refusals are worth another attempt."""
+    """As in mailer.transports.smtp: mixed refusals are retried."""
     mildest = min(refused.values(), key=lambda refusal: refusal.code)
     for_good = {r: refusal for r, refusal in refused.items() if isinstance(refusal, PermanentRefusal)}
     return mildest if len(refused) == 1 else replace(mildest, refused=for_good)
@@ -159,7 +159,7 @@ def stop() -> None:
 
 
 class StoppingAtomic(transaction.Atomic):
-    """Replaces Django's."""
+    """Replace Django's `Atomic`: stop before each transaction."""
 
     def __enter__(self) -> None:
         stop()

@@ -1,4 +1,4 @@
-"""A message that Django built and its stored document: what comes out is what went in, to the byte."""
+"""A message that Django built is stored as a document and loaded again without losing a byte."""
 
 import json
 import zlib
@@ -31,8 +31,8 @@ from tests.mailer.mime.unusual_mail import (
     normalised,
 )
 
-unhurried = effort(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-"""More time for a busy machine."""
+with_more_time = effort(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""For busy machines."""
 
 
 def copy(message: EmailMessage) -> EmailMessage:
@@ -40,7 +40,7 @@ def copy(message: EmailMessage) -> EmailMessage:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_copy_makes_the_same_bytes(shape: str) -> None:
+def test_a_loaded_message_has_the_same_bytes(shape: str) -> None:
     message = SHAPES[shape]()
 
     assert as_sent(copy(message)) == as_sent(message)
@@ -48,7 +48,7 @@ def test_the_copy_makes_the_same_bytes(shape: str) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_copy_goes_to_the_same_people(shape: str) -> None:
+def test_a_loaded_message_has_the_same_recipients(shape: str) -> None:
     message, again = SHAPES[shape](), copy(SHAPES[shape]())
 
     for field in ("to", "cc", "bcc"):
@@ -57,7 +57,7 @@ def test_the_copy_goes_to_the_same_people(shape: str) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_copy_can_be_written_with_other_line_ends(shape: str) -> None:
+def test_a_loaded_message_can_have_other_line_ends(shape: str) -> None:
     message = SHAPES[shape]()
 
     bare = encoding.standard_policy().clone(linesep="\n")
@@ -95,9 +95,9 @@ def messages(draw: Callable[[st.SearchStrategy[Any]], Any]) -> EmailMessage:
     return message
 
 
-@unhurried
+@with_more_time
 @given(messages())
-def test_any_message_that_django_can_build_survives(message: EmailMessage) -> None:
+def test_any_message_that_django_can_build_is_loaded_unchanged(message: EmailMessage) -> None:
     try:
         expected = as_sent(message)
     except Exception as error:  # what Django cannot build cannot be stored
@@ -115,15 +115,15 @@ JSON = st.recursive(
 )  # fmt: skip
 
 
-@unhurried
+@with_more_time
 @given(JSON)
-def test_whatever_a_providers_option_holds_survives(value: Any) -> None:
+def test_any_value_of_a_providers_option_is_loaded_unchanged(value: Any) -> None:
     message: Any = a_message()
     message.esp_extra = value
 
     again: Any = copy(message)
     assert again.esp_extra == value
-    assert repr(again.esp_extra) == repr(value)  # which tells 1 from True and 1.0, and a tuple from a list
+    assert repr(again.esp_extra) == repr(value)  # repr differs for 1, True and 1.0, and for tuple and list
 
 
 def test_only_the_anymail_attributes_that_were_set_are_stored() -> None:
@@ -138,21 +138,21 @@ def test_only_the_anymail_attributes_that_were_set_are_stored() -> None:
             assert getattr(again, name) == value
 
 
-def test_what_cannot_be_stored_is_named_without_its_content() -> None:
+def test_an_error_names_the_attribute_that_cannot_be_stored_without_its_content() -> None:
     message: Any = a_message()
     message.metadata = {"secret of ann": object()}
     with pytest.raises(TypeError, match=r"^metadata of the message holds a object, which cannot be stored$"):
         serializer.dump(message)
 
 
-def test_a_lazy_string_is_read_in_the_language_of_the_caller() -> None:
+def test_a_lazy_string_is_translated_into_the_callers_language() -> None:
     with translation.override("de"):
         document = serializer.dump(SHAPES["lazy strings"]())
 
     assert serializer.load(document).subject == "Passwort"
 
 
-def test_a_ready_part_can_be_read_as_providers_apis_do() -> None:
+def test_an_attached_mime_part_can_be_read_as_anymail_does() -> None:
     part = next(part for part in copy(SHAPES["ready parts"]()).attachments if isinstance(part, MIMEPart))
 
     assert part.get_content() == PNG
@@ -170,13 +170,13 @@ def signed(**fields: Any) -> Signed:
 
 
 def frozen(message: EmailMessage, monkeypatch: pytest.MonkeyPatch) -> bytes:
-    """Its MIME, which it makes the same from now on."""
+    """Return its MIME, and make it return the same from now on."""
     made = message.message(policy=policy.SMTP)
     monkeypatch.setattr(message, "message", lambda **_: made)
     return bytes(made.as_bytes())
 
 
-def test_mime_that_a_class_made_itself_comes_out_as_it_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prebuilt_mime_is_loaded_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     message = signed()
     mime = frozen(message, monkeypatch)
 
@@ -198,24 +198,24 @@ def test_mime_that_a_class_made_itself_comes_out_as_it_was_made(monkeypatch: pyt
         b"X-Long: " + b"x" * 990 + b"\r\nX-Long: twice\r\n\r\n",
     ],
 )
-def test_not_a_byte_of_odd_mime_is_repaired(source: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    message = made(source, monkeypatch)
+def test_malformed_mime_is_loaded_unchanged(source: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    message = prebuilt(source, monkeypatch)
 
     assert copy(message).message(policy=policy.SMTP).as_bytes() == source
 
 
-def made(source: bytes, monkeypatch: pytest.MonkeyPatch) -> Signed:
-    class Made:
+def prebuilt(source: bytes, monkeypatch: pytest.MonkeyPatch) -> Signed:
+    class Prebuilt:
         def as_bytes(self) -> bytes:
             return source
 
     message = signed()
-    monkeypatch.setattr(message, "message", lambda **_: Made())
+    monkeypatch.setattr(message, "message", lambda **_: Prebuilt())
     return message
 
 
-def test_line_ends_that_smtp_does_not_know_are_mended(monkeypatch: pytest.MonkeyPatch) -> None:
-    message = made(b"Subject: A secret\r\nX-Own: 1\r\n\r\none\ntwo\r\n", monkeypatch)
+def test_bare_line_feeds_become_crlf(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = prebuilt(b"Subject: A secret\r\nX-Own: 1\r\n\r\none\ntwo\r\n", monkeypatch)
 
     sent = copy(message).message(policy=policy.SMTP).as_bytes()
     assert sent == b"Subject: A secret\r\nX-Own: 1\r\n\r\none\r\ntwo\r\n"
@@ -225,13 +225,13 @@ def test_a_redirect_does_not_change_the_recipients_in_the_header_of_prebuilt_mim
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     source = b"To: undisclosed-recipients:;\r\nSubject: A secret\r\n\r\nbody\r\n"
-    again = copy(made(source, monkeypatch))
+    again = copy(prebuilt(source, monkeypatch))
 
-    again.extra_headers |= {"To": ANN, "Cc": BOB}  # as the transport notes for a message that went to some of them
+    again.extra_headers |= {"To": ANN, "Cc": BOB}  # as the transport does for a message that is sent to some of them
     assert again.message(policy=policy.SMTP).as_bytes() == source
 
 
-def test_the_message_id_in_made_mime_is_the_messages_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_message_id_of_prebuilt_mime_can_be_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     message = signed()
     mime = frozen(message, monkeypatch)
     again = copy(message)
@@ -242,7 +242,7 @@ def test_the_message_id_in_made_mime_is_the_messages_own(monkeypatch: pytest.Mon
     assert again.message(policy=policy.SMTP).as_bytes() == mime.replace(own.encode(), b"<another@example.com>")
 
 
-def test_what_a_test_system_changes_reaches_the_header_of_made_mime(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changes_by_a_test_system_reach_the_header_of_prebuilt_mime(monkeypatch: pytest.MonkeyPatch) -> None:
     message = signed(headers={"X-Campaign": "5"})
     mime = frozen(message, monkeypatch)
     again = copy(message)
@@ -256,7 +256,7 @@ def test_what_a_test_system_changes_reaches_the_header_of_made_mime(monkeypatch:
     assert again.message(policy=policy.SMTP).as_bytes() == expected
 
 
-def test_recipients_that_a_class_adds_are_on_the_envelope() -> None:
+def test_recipients_that_a_class_adds_are_in_the_envelope() -> None:
     message = AlwaysCopied("A subject", "The text.", to=[ANN], cc=[BOB])
 
     again = copy(message)
@@ -273,16 +273,16 @@ REFUSED = {
     "bcc as a header": {"headers": {"Bcc": "eve@example.com"}},
     "no address": {"to": ["ann example.com"]},
     "two addresses in one entry": {"to": [f"{ANN}, {BOB}"]},
-    "no sender's address": {"from_email": "a shop"},
+    "a sender without an address": {"from_email": "a shop"},
     "an address that is too long": {"to": ["a" * 250 + "@example.com"]},
     "a copy to an address that is too long": {"bcc": ["a" * 250 + "@example.com"]},
     "a Message-ID that is too long": {"headers": {"message-id": f"<{'a' * 250}@example.com>"}},
-    "a Message-ID that no row can hold": {"headers": {"Message-ID": "<a\0b@example.com>"}},
+    "a Message-ID with a NUL": {"headers": {"Message-ID": "<a\0b@example.com>"}},
     "a Message-ID that is not ASCII": {"headers": {"Message-ID": "<ä@example.com>"}},
-    "an address that no row can hold": {"to": ['"a\0b"@example.com']},
-    "half a character in an address": {"to": ["ann@exampl\udce9.example.com"]},
-    "nobody": {"to": []},
-    "nobody but empty entries": {"to": ["", None]},
+    "an address with a NUL": {"to": ['"a\0b"@example.com']},
+    "a lone surrogate in an address": {"to": ["ann@exampl\udce9.example.com"]},
+    "no recipient": {"to": []},
+    "only empty recipients": {"to": ["", None]},
 }
 
 
@@ -290,7 +290,7 @@ REFUSED = {
 def test_what_cannot_be_sent_is_refused_without_naming_addresses(fields: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"\w") as refused:
         serializer.dump(a_message(**fields))
-    if "headers" not in fields and "subject" not in fields:  # there Django speaks
+    if "headers" not in fields and "subject" not in fields:  # Django's own errors
         assert "example.com" not in str(refused.value)
 
 
@@ -304,12 +304,12 @@ def test_an_unknown_charset_is_refused() -> None:
 @pytest.mark.parametrize(
     "shape", ["plain", "alternatives", "files of every kind", "messages as files", "ready parts", "bytes as a body"]
 )
-def test_the_limit_counts_every_byte_of_bodies_and_files(shape: str, settings: Settings) -> None:
+def test_the_size_limit_counts_every_byte_of_bodies_and_files(shape: str, settings: Settings) -> None:
     message = SHAPES[shape]()
-    with pytest.raises(TooLarge) as told:
+    with pytest.raises(TooLarge) as error:
         settings.POSTCOMMIT = {"MAX_MESSAGE_SIZE": "1"}
         serializer.dump(message)
-    size = int(str(told.value).split()[5])
+    size = int(str(error.value).split()[5])
 
     settings.POSTCOMMIT = {"MAX_MESSAGE_SIZE": str(size)}
     assert serializer.dump(message)
@@ -323,7 +323,7 @@ def test_the_limit_counts_every_byte_of_bodies_and_files(shape: str, settings: S
 # --- Documents ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_document_is_compressed_json_that_says_its_version() -> None:
+def test_a_document_is_compressed_json_with_a_version() -> None:
     document = serializer.dump(a_message(body="The same again. " * 1000))
 
     assert len(document) < 1000

@@ -1,4 +1,4 @@
-"""Messages of every shape that Django can build, for the tests that hold ours against its own."""
+"""Messages of every shape that Django can build, for tests that compare our result with Django's."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ CALENDAR = "BEGIN:VCALENDAR\r\nMETHOD:REQUEST\r\nSUMMARY:ประชุม\r\nE
 
 Make = Callable[[], EmailMessage]
 SHAPES: dict[str, Make] = {}
-"""What makes a message, by what is unusual about it; two calls make two equal ones."""
+"""Functions that make a message, by what is unusual about it. Two calls make equal messages."""
 
 
 def shape(make: Make) -> Make:
@@ -36,7 +36,7 @@ def a_message(**fields: Any) -> EmailMessage:
 
 
 def normalised(source: bytes) -> bytes:
-    """Without what is another in each copy: boundaries, and those of Date and Message-ID that the library makes itself."""
+    """Replace what differs each time: boundaries, and a Date and Message-ID that Python generated."""
     for number, boundary in enumerate(dict.fromkeys(re.findall(rb"={15}\d{19}==|=[0-9a-f]{32}=", source))):
         source = source.replace(boundary, b"boundary-%d" % number)
     source = re.sub(rb"(?m)^Message-ID: <\d+\.\d+\.\d+@[^>]+>", b"Message-ID: <made>", source)
@@ -44,7 +44,7 @@ def normalised(source: bytes) -> bytes:
 
 
 def as_sent(message: EmailMessage) -> bytes:
-    """What would be transmitted, normalised."""
+    """Return the bytes to transmit, normalised."""
     return normalised(message.message(policy=encoding.standard_policy()).as_bytes())
 
 
@@ -74,7 +74,7 @@ def every_field() -> EmailMessage:
 
 
 @shape
-def mailboxes_of_the_servers_own() -> EmailMessage:
+def local_mailboxes_without_a_domain() -> EmailMessage:
     return a_message(to=["root"], from_email="cron")
 
 
@@ -84,8 +84,8 @@ def only_blind_copies() -> EmailMessage:
 
 
 @shape
-def other_names_in_the_header_than_on_the_envelope() -> EmailMessage:
-    headers = {"To": "A list <list@example.com>", "From": "Somebody <else@example.com>", "Cc": "c@example.com"}
+def different_recipients_in_header_and_envelope() -> EmailMessage:
+    headers = {"To": "A list <list@example.com>", "From": "Someone <else@example.com>", "Cc": "c@example.com"}
     return a_message(to=[ANN, BOB], headers=headers | {"Reply-To": [Address("Ann", "ann", "example.com")]})
 
 
@@ -254,7 +254,7 @@ FOR_PROVIDERS: Mapping[str, Any] = {
 
 
 class Signed(EmailMultiAlternatives):
-    """As S/MIME and OpenPGP classes are: what Django builds, inside of something else."""
+    """Like S/MIME and OpenPGP classes: wraps the message that Django builds."""
 
     def message(self, *, policy: Any = policy.default) -> Any:
         built = super().message(policy=policy)
@@ -274,7 +274,7 @@ class Signed(EmailMultiAlternatives):
 
 
 class AlwaysCopied(EmailMessage):
-    """Adds a recipient that its fields do not name."""
+    """Adds a recipient that is in none of its fields."""
 
     def recipients(self) -> list[str]:
         return [*super().recipients(), "archive@example.com"]

@@ -1,4 +1,4 @@
-"""Streams: the headers for mail clients, the unsubscribe link, and the mail that unsubscribing stops."""
+"""Streams: the headers for mail clients, the unsubscribe link, and which mail unsubscribing stops."""
 
 import json
 import re
@@ -27,7 +27,7 @@ from tests.mailer.kinds import Plain
 from tests.smtp_sink import Received, Sink
 
 TIPS = Stream("tips", "Tips & tricks")
-LONGEST = Stream("n" * 50, "Of the longest name")
+LONGEST = Stream("n" * 50, "With the longest name")
 ANN = "ann@example.com"
 LONG_DOMAIN = f"{'.'.join(['x' * 60] * 3)}.{'x' * 30}"
 
@@ -36,7 +36,7 @@ class Tip(Plain):
     stream: ClassVar = TIPS
 
 
-class OfALongKindInTheStreamOfTheLongestNameThatIsAllowedWhichNobodyHasShortened(Plain):
+class ClassWithAVeryLongNameInAStreamWithTheLongestNameThatIsAllowedInHeaderFields(Plain):
     stream: ClassVar = LONGEST
 
 
@@ -53,14 +53,14 @@ def deliver(message: Message) -> Message:
 
 
 def lines(received: Received) -> dict[str, str]:
-    """The header fields as they went over the line, each on one."""
+    """Return the header fields as transmitted, unfolded."""
     head = received.source.partition(b"\r\n\r\n")[0].decode("ascii")
     return dict(line.partition(": ")[::2] for line in re.sub(r"\r\n(?=[ \t])", "", head).split("\r\n"))
 
 
 @pytest.fixture
 def receive(user: User, smtp: Sink) -> Callable[..., Received]:
-    """What arrives of a mail of this kind."""
+    """Send a mail of this kind and return what the server received."""
 
     def receive(kind: type[Plain]) -> Received:
         assert deliver(outbox.enqueue(kind(user))).state == State.SENT
@@ -85,7 +85,7 @@ def test_headers_name_the_stream_and_the_unsubscribe_link(receive: Callable[...,
 
 
 @pytest.mark.django_db
-def test_other_mail_has_none_of_these_fields(receive: Callable[..., Received]) -> None:
+def test_mail_without_a_stream_has_none_of_these_headers(receive: Callable[..., Received]) -> None:
     assert not {"List-Unsubscribe", "List-Unsubscribe-Post", "List-ID", "Feedback-ID"} & lines(receive(Plain)).keys()
 
 
@@ -100,13 +100,13 @@ def test_other_mail_has_none_of_these_fields(receive: Callable[..., Received]) -
         f"{'.'.join(['x' * 60] * 3)}.{'x' * 30}",
     ],
 )
-def test_long_and_foreign_names_stay_within_what_the_fields_may_hold(
+def test_headers_stay_valid_with_long_and_international_names(
     receive: Callable[..., Received], settings: Settings, domain: str
 ) -> None:
     settings.DEFAULT_FROM_EMAIL = f"hello@{domain}"
     User.objects.update(email=f"{'l' * 64}@{'.'.join(['d' * 60] * 3)}.test")
 
-    received = receive(OfALongKindInTheStreamOfTheLongestNameThatIsAllowedWhichNobodyHasShortened)
+    received = receive(ClassWithAVeryLongNameInAStreamWithTheLongestNameThatIsAllowedInHeaderFields)
 
     head = lines(received)
     assert "=?" not in "".join(value for name, value in head.items() if name.startswith(("List-", "Feedback-")))
@@ -114,7 +114,7 @@ def test_long_and_foreign_names_stay_within_what_the_fields_may_hold(
     assert re.fullmatch(r"<http://localhost:8000/unsubscribe/[\w-]+/>", head["List-Unsubscribe"], re.ASCII)
     dot_atom = r"[a-z0-9-]+(\.[a-z0-9-]+)+"  # RFC 2919, 3
     if domain == LONG_DOMAIN:
-        assert "List-ID" not in head  # longer than a list's name may be
+        assert "List-ID" not in head  # the name would be too long
     else:
         assert re.fullmatch(rf"<{LONGEST.name}\.{dot_atom}>", head["List-ID"])
     kind, stream, sender = head["Feedback-ID"].split(":")
@@ -124,7 +124,7 @@ def test_long_and_foreign_names_stay_within_what_the_fields_may_hold(
     assert re.fullmatch(rf"<\w+@{dot_atom}>", head["Message-ID"])
 
 
-def test_the_senders_name_for_gmail_tells_two_long_domains_apart(settings: Settings) -> None:
+def test_two_long_domains_have_different_sender_ids_in_feedback_id(settings: Settings) -> None:
     names = set()
     for domain in ("newsletter.a.example", "newsletter.b.example"):
         settings.DEFAULT_FROM_EMAIL = f"hello@{domain}"
@@ -133,21 +133,21 @@ def test_the_senders_name_for_gmail_tells_two_long_domains_apart(settings: Setti
     assert len(names) == 2
 
 
-def test_a_message_of_a_stream_can_be_copied() -> None:  # as Django's in-memory backend does
+def test_a_message_of_a_stream_can_be_deep_copied() -> None:  # as Django's in-memory backend does
     copy = deepcopy(build(Tip(User(pk=1, email=ANN)), "<1@x>"))
 
     assert b"\r\nList-Unsubscribe: <http" in copy.message(policy=SMTP).as_bytes()
 
 
 @pytest.mark.django_db
-def test_a_mail_in_a_stream_goes_to_one_reader(user: User, smtp: Sink) -> None:
+def test_a_mail_in_a_stream_cannot_have_cc_or_bcc(user: User, smtp: Sink) -> None:
     message = deliver(outbox.enqueue(SharedTip(user)))
 
     assert (message.state, smtp.received) == (State.FAILED, [])
     assert "send a separate message instead of cc and bcc" in message.reason
 
 
-def test_a_link_shows_nothing_of_its_reader_and_is_another_one_each_time() -> None:
+def test_a_link_reveals_no_address_and_differs_each_time() -> None:
     first, second = (subscriptions.token("ann.example@example.com", TIPS) for _ in range(2))
 
     assert first != second
@@ -157,7 +157,7 @@ def test_a_link_shows_nothing_of_its_reader_and_is_another_one_each_time() -> No
 
 
 @pytest.mark.parametrize("address", ["ann@bücher.example", "o'hara+x@example.com", '"a b"@example.com', "ก@ข.example"])
-def test_any_address_comes_back_as_it_was(address: str) -> None:
+def test_any_address_survives_the_link(address: str) -> None:
     assert subscriptions.read(subscriptions.token(address, TIPS)).address == address
 
 
@@ -168,7 +168,7 @@ def flipped(token: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "damage",
     [
         lambda token: token[:-1],
         lambda token: token[: len(token) // 2],
@@ -185,17 +185,19 @@ def flipped(token: str) -> str:
         lambda token: urlsafe_b64encode(json.dumps([ANN, "tips"]).encode()).decode(),
     ],
 )
-def test_a_link_that_was_not_made_here_or_is_cut_is_broken(spoil: Callable[[str], str]) -> None:
+def test_a_forged_or_cut_link_is_broken(damage: Callable[[str], str]) -> None:
     with pytest.raises(BrokenLink):
-        subscriptions.read(spoil(subscriptions.token(ANN, TIPS)))
+        subscriptions.read(damage(subscriptions.token(ANN, TIPS)))
 
 
-@pytest.mark.parametrize("glue", [">", ".", "/>", "/.", "/", "=", "),", "%3E", "\u201d", " and more", "&amp;x=1", "?x"])
-def test_what_a_mail_program_glued_to_a_link_is_passed_over(glue: str) -> None:
-    assert subscriptions.read(subscriptions.token(ANN, TIPS) + glue) == Membership(ANN, TIPS)
+@pytest.mark.parametrize(
+    "appended", [">", ".", "/>", "/.", "/", "=", "),", "%3E", "\u201d", " and more", "&amp;x=1", "?x"]
+)
+def test_characters_that_a_mail_client_appends_to_a_link_are_ignored(appended: str) -> None:
+    assert subscriptions.read(subscriptions.token(ANN, TIPS) + appended) == Membership(ANN, TIPS)
 
 
-def test_a_link_outlives_a_change_of_the_key_for_as_long_as_the_old_one_is_named(settings: Settings) -> None:
+def test_a_link_works_with_a_new_secret_key_while_the_old_one_is_a_fallback(settings: Settings) -> None:
     before = settings.SECRET_KEY
     token = subscriptions.token(ANN, TIPS)
 
@@ -208,7 +210,7 @@ def test_a_link_outlives_a_change_of_the_key_for_as_long_as_the_old_one_is_named
         subscriptions.read(token)
 
 
-def test_a_link_in_a_mail_of_an_earlier_release_works(settings: Settings) -> None:
+def test_a_link_from_an_earlier_release_works(settings: Settings) -> None:
     settings.SECRET_KEY_FALLBACKS = ["a-key-of-long-ago"]
 
     link = "N89ldb_3nz_e8V939FV-cxRL0KjVSF-Nn8vh0QJm7qssSTMRStiCtabp0MkAMxcurK6U0TQv7CVQ0NengPWqh1yrdA"
@@ -233,18 +235,18 @@ def test_unsubscribing_stops_only_the_mail_of_that_stream(user: User, smtp: Sink
 
 
 @pytest.mark.django_db
-def test_unsubscribing_stops_a_mail_that_is_already_enqueued(user: User, smtp: Sink) -> None:
+def test_unsubscribing_stops_a_mail_that_is_already_composed(user: User, smtp: Sink) -> None:
     message = outbox.enqueue(Tip(user))
     prepared = pipeline.prepare(message)
     assert isinstance(prepared, steps.Ready)
 
     subscriptions.unsubscribe(Membership(ANN, TIPS))
 
-    assert not claim.take(message, prepared)
+    assert not claim.claim_row(message, prepared)
 
 
 @pytest.mark.django_db
-def test_an_address_that_does_not_exist_gets_nothing_of_a_stream_either(user: User, smtp: Sink) -> None:
+def test_an_address_that_does_not_exist_gets_no_mail_of_a_stream(user: User, smtp: Sink) -> None:
     Suppression.objects.create(address=ANN, reason="550 5.1.1 no such user")
 
     assert deliver(outbox.enqueue(Tip(user))).reason == "the address is suppressed: 550 5.1.1 no such user"
@@ -252,7 +254,7 @@ def test_an_address_that_does_not_exist_gets_nothing_of_a_stream_either(user: Us
 
 
 @pytest.mark.django_db
-def test_a_retry_by_an_operator_stays_suppressed(user: User, smtp: Sink) -> None:
+def test_retry_and_resend_by_an_operator_stay_suppressed(user: User, smtp: Sink) -> None:
     message = outbox.enqueue(Tip(user))
     Message.objects.update(state=State.FAILED)
     subscriptions.unsubscribe(Membership(ANN, TIPS))
@@ -263,7 +265,7 @@ def test_a_retry_by_an_operator_stays_suppressed(user: User, smtp: Sink) -> None
     assert deliver(outbox.resend(message)).state == State.SUPPRESSED
 
 
-OTHER: Any = OfALongKindInTheStreamOfTheLongestNameThatIsAllowedWhichNobodyHasShortened
+OTHER: Any = ClassWithAVeryLongNameInAStreamWithTheLongestNameThatIsAllowedInHeaderFields
 
 
 @pytest.mark.django_db
@@ -275,7 +277,7 @@ def test_resubscribing_allows_the_stream_again(user: User, smtp: Sink) -> None:
 
 
 @pytest.mark.django_db
-def test_coming_back_does_not_revive_an_address_that_does_not_exist(user: User, smtp: Sink) -> None:
+def test_resubscribing_keeps_the_suppression_of_an_address_that_does_not_exist(user: User, smtp: Sink) -> None:
     Suppression.objects.create(address=ANN, reason="550 5.1.1 no such user")
     subscriptions.unsubscribe(Membership(ANN, TIPS))
     subscriptions.resubscribe(Membership(ANN, TIPS))
@@ -307,12 +309,12 @@ def test_unsubscribes_are_copied_to_a_new_address() -> None:
     subscriptions.copy_unsubscribes(ANN, "ann@new.example")
 
     copied = Suppression.objects.filter(address="ann@new.example")
-    assert list(copied.values_list("stream", flat=True)) == ["tips"]  # and not the refusal of the old address
+    assert list(copied.values_list("stream", flat=True)) == ["tips"]  # not the suppression of the old address itself
     subscriptions.copy_unsubscribes("Ann@New.Example", ANN)
     assert Suppression.objects.filter(address=ANN).exclude(stream="").count() == 1
 
 
-def test_streams_are_listed_once_and_by_name() -> None:
+def test_streams_are_listed_once_and_sorted_by_name() -> None:
     names = [stream.name for stream in subscriptions.streams()]
 
     assert {"tips", LONGEST.name} <= set(names)
@@ -320,6 +322,6 @@ def test_streams_are_listed_once_and_by_name() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a" * 51, "a.b", "a b", "é", "-a", "a\n"])
-def test_a_stream_needs_a_name_that_a_header_may_hold(name: str) -> None:
+def test_a_stream_needs_a_name_that_is_valid_in_a_header(name: str) -> None:
     with pytest.raises(ValueError, match="letters, digits and hyphens"):
         Stream(name, "Label")

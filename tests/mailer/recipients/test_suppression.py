@@ -11,7 +11,7 @@ from tests.mailer.kinds import Plain
 pytestmark = pytest.mark.django_db
 
 
-def test_an_address_is_suppressed_once(user: User) -> None:
+def test_an_address_has_one_suppression_in_any_case(user: User) -> None:
     message = outbox.enqueue(Plain(user))
 
     suppression.suppress("Ann@Example.com", "550 5.1.1 unknown", message)

@@ -191,7 +191,7 @@ def test_without_a_redirect_target_other_recipients_are_removed(on_staging: Call
     on_staging(allowed="ours.example")
 
     assert intercepted(message_to(CUSTOMER, cc=(COLLEAGUE,))) == [COLLEAGUE]
-    with pytest.raises(staging.HeldBack, match="none of its recipients is among POSTCOMMIT_ALLOWED_RECIPIENTS"):
+    with pytest.raises(staging.Blocked, match="none of its recipients is among POSTCOMMIT_ALLOWED_RECIPIENTS"):
         staging.intercept(message_to(CUSTOMER))
 
 
@@ -229,12 +229,12 @@ def test_header_fields_that_name_recipients_are_removed(on_staging: Callable[...
         {"merge_headers": {COLLEAGUE: {"X-MC-BccAddress": CUSTOMER}}},
     ],
 )
-def test_a_message_with_hidden_recipients_is_held_back(
+def test_a_message_with_hidden_recipients_is_blocked(
     on_staging: Callable[..., None], attributes: dict[str, Any]
 ) -> None:
     on_staging(redirect=QA, allowed="ours.example")
 
-    with pytest.raises(staging.HeldBack, match="recipients"):
+    with pytest.raises(staging.Blocked, match="recipients"):
         staging.intercept(message_to(COLLEAGUE, **attributes))
 
 
@@ -252,18 +252,18 @@ def test_merge_data_are_restricted_to_the_recipients(on_staging: Callable[..., N
     assert message.merge_data == {COLLEAGUE: {"name": "D"}, QA: {"name": "C"}}  # type: ignore[attr-defined]
 
 
-def test_a_class_that_computes_its_recipients_is_held_back(on_staging: Callable[..., None]) -> None:
+def test_a_class_that_computes_its_recipients_is_blocked(on_staging: Callable[..., None]) -> None:
     on_staging(redirect=QA)
 
     class Stubborn(EmailMessage):
         def recipients(self) -> list[str]:
             return [CUSTOMER]
 
-    with pytest.raises(staging.HeldBack, match="its recipients cannot be changed"):
+    with pytest.raises(staging.Blocked, match="its recipients cannot be changed"):
         staging.intercept(Stubborn("Hello", "text", None, [QA]))
 
 
-def test_provider_headers_of_a_class_that_makes_its_mime_are_held_back(on_staging: Callable[..., None]) -> None:
+def test_provider_headers_of_a_class_that_makes_its_mime_are_blocked(on_staging: Callable[..., None]) -> None:
     on_staging(redirect=QA)
 
     class Signed(EmailMessage):
@@ -272,7 +272,7 @@ def test_provider_headers_of_a_class_that_makes_its_mime_are_held_back(on_stagin
             made["X-SMTPAPI"] = CUSTOMER
             return made
 
-    with pytest.raises(staging.HeldBack, match="x-smtpapi may name recipients"):
+    with pytest.raises(staging.Blocked, match="x-smtpapi may name recipients"):
         staging.intercept(Signed("Hello", "text", None, [CUSTOMER]))
 
 

@@ -243,7 +243,7 @@ def test_markup_in_an_address_is_text(browser: Client) -> None:
 
 
 @pytest.mark.parametrize("value", ["", "1", "page", "page:1vOQ1P:x"])
-def test_another_site_subscribes_nobody_again(page: str, value: str) -> None:
+def test_a_form_on_another_site_cannot_resubscribe(page: str, value: str) -> None:
     browser = Client()
     browser.post(page, {"List-Unsubscribe": "One-Click"})
 

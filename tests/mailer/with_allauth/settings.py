@@ -1,4 +1,4 @@
-"""The project's settings, and django-allauth beside its own accounts: as if somebody had brought it along."""
+"""The project's settings, with django-allauth added to the project's own accounts."""
 
 from config import settings as ours
 from config.settings import *  # noqa: F403
