@@ -151,7 +151,7 @@ class ProfileForm(forms.ModelForm):
 class LogInForm(AuthenticationForm):
     """Log in with address and password. One answer for everything that does not log in: it must not reveal an account."""
 
-    error_messages: ClassVar = {
+    error_messages = {  # noqa: RUF012 - Django's forms declare it so
         "invalid_login": _(
             "This address and this password do not match, or the address is not verified yet. After many wrong passwords,"
             " none is accepted for a while. You can choose a new one."

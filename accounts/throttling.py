@@ -58,7 +58,7 @@ WRONG_PASSWORDS = parse("5 per 15 minutes")
 """For one account. Above it, the owner gets an alert."""
 GUESSES = parse_many("10 per 15 minutes")
 """For one account, from one network or known browser. Above it, every password is refused."""
-GUESSES_FOR_ACCOUNT = parse_many("20 per 15 minutes; 40 per 2 hours; 80 per day")
+GUESSES_FOR_ACCOUNT = parse_many("20 per 15 minutes; 40 per 2 hours; 60 per day")
 """For one account, from all networks."""
 GUESSES_FROM_NETWORK = parse_many("20 per 15 minutes")
 """For all accounts, from one network."""
@@ -131,10 +131,14 @@ def may_mail(purpose: Purpose, address: str, *, request: str) -> bool:
     box = mailbox(address)
     own = MAIL_OF_OTHER_KINDS.get(purpose, MAIL_OF_A_PURPOSE)
     counts = [*_for(own, "mail", purpose, box), *_for([] if purpose in ALWAYS else MAIL_OF_ALL_KINDS, "mail", box)]
-    this_mail = _hashed("one mail", request)
-    if not counter.would_allow(ONE_MAIL, *this_mail):
+    this_mail = _for([ONE_MAIL], "one mail", request)
+    if not _allows_all(this_mail):
         return True  # an attempt after the first
-    return _hit_all(counts) and counter.hit(ONE_MAIL, *this_mail)
+    if not _hit_all(counts):
+        return False
+    if purpose is Purpose.SIGN_UP:  # a form that was sent twice must not mail the link twice
+        _hit_all(_for(MAIL_OF_A_PURPOSE, "mail", Purpose.VERIFY, box))
+    return _hit_all(this_mail)
 
 
 def guesses(address: str, *, known: str | None = None, network: str = "") -> list[Count]:

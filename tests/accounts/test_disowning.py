@@ -38,7 +38,8 @@ def test_the_browser_that_signed_up_needs_no_password(client: Client, link: str)
 def test_another_browser_needs_the_password(link: str) -> None:
     other = Client()
     page = other.get(link).content.decode()
-    assert ('type="password"' in page, 'name="disown"' in page) == (True, True)
+    assert ('type="password"' in page, 'href="?disown"' in page) == (True, True)
+    assert 'name="disown"' in other.get(link, {"disown": ""}).content.decode()
 
     for password in ({}, {"password": ""}, {"password": "wrong"}, {"password": "x" * 5000}):
         answer = other.post(link, password)
@@ -49,14 +50,43 @@ def test_another_browser_needs_the_password(link: str) -> None:
     assert is_in(log_in())
 
 
-def test_a_browser_that_signed_up_with_a_known_address_needs_the_password_too(link: str) -> None:
+def test_of_two_sign_ups_the_one_who_reads_the_mail_verifies_with_their_own_password(client: Client, link: str) -> None:
     other = Client()
     sign_up(other, password="another passphrase 7")
-    newest = User.objects.get().email_verifications.filter(superseded_at=None).get()
-    path = reverse("verify", args=[newest.pk, links.code(links.VERIFY, newest)])
 
-    for typed in ({}, {"password": "another passphrase 7"}):
-        assert other.post(path, typed).context["state"] == "wrong_password"
+    for browser in (client, other, Client()):
+        assert browser.post(link).context["state"] == "wrong_password"
+    assert Client().post(link, {"password": "another passphrase 7"}).context["state"] == "wrong_password"
+    assert other.post(link, {"password": "another passphrase 7"}).context["state"] == "done"
+
+    assert is_in(log_in(password="another passphrase 7"))
+    assert not is_in(log_in(password=PASSWORD))
+
+
+def test_a_password_of_a_sign_up_does_not_replace_that_of_a_verified_account() -> None:
+    ann, attacker = member(), Client()
+    sign_up(attacker, password="the 9 attackers words")
+    User.objects.update(email_verified_at=None)  # as after a change by an administrator
+    opened = verification.begin(ann)
+
+    path = reverse("verify", args=[opened.pk, links.code(links.VERIFY, opened)])
+    assert attacker.post(path, {"password": "the 9 attackers words"}).context["state"] == "wrong_password"
+
+
+FIELDS: tuple[dict[str, str], ...] = (
+    {"disown": "", "password": ""},
+    {"disown": "1", "password": PASSWORD},
+    {"disown": "1", "email": ANN},
+    {"password": PASSWORD, "unknown": "1"},
+)
+
+
+@pytest.mark.parametrize("fields", FIELDS)
+def test_a_form_with_fields_of_both_choices_changes_nothing(client: Client, link: str, fields: dict[str, str]) -> None:
+    for browser in (Client(), client):
+        assert browser.post(link, fields).context["state"] == "open"
+
+    assert not User.objects.get().has_verified_email
 
 
 def test_logged_in_users_need_no_password_for_their_own_account_only() -> None:

@@ -103,9 +103,8 @@ TRIES = 4
 @pytest.fixture
 def no_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Count each answer with its mail: there known and unknown addresses could differ."""
-    monkeypatch.setattr(throttling, "may_mail", lambda *_: True)
-    monkeypatch.setattr(throttling, "allows_mail", lambda *_: True)
-    monkeypatch.setattr(throttling, "may_guess", lambda *_: True)
+    monkeypatch.setattr(throttling, "may_ask", lambda _: True)
+    monkeypatch.setattr(throttling, "may_guess", lambda _: True)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
@@ -40,12 +41,20 @@ def test_the_deployment_check_is_clean_under_production_values() -> None:
     assert "no issues (0 silenced)" in done.stdout
 
 
-def read_settings(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
+def read_settings(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> dict[str, Any]:
     for name in ENVIRONMENT:
         monkeypatch.delenv(name)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    runpy.run_path(str(PROJECT / "config" / "settings.py"))
+    return runpy.run_path(str(PROJECT / "config" / "settings.py"))
+
+
+def test_no_subdomain_can_plant_a_cookie_in_production(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = read_settings(monkeypatch, PRODUCTION)
+
+    names = [value for name, value in settings.items() if name.endswith("_COOKIE_NAME")]
+    assert len(names) == 3
+    assert all(name.startswith("__Host-") for name in names)
 
 
 @pytest.mark.parametrize(
