@@ -55,12 +55,6 @@ def site_name() -> str:
     return parseaddr(settings.DEFAULT_FROM_EMAIL)[0] or urlsplit(settings.SITE_URL).hostname or settings.SITE_URL
 
 
-def subject_as_written(email: Email, recipient: Recipient, *, unsubscribe_url: str = "") -> str:
-    """Render the subject with the line breaks that `render` removes. Raises as `render` does."""
-    with _activate_locale(recipient):
-        return _render(f"{email.template}/subject.txt", _data(email, recipient, unsubscribe_url), escape=False)
-
-
 def _data(email: Email, recipient: Recipient, unsubscribe_url: str) -> dict[str, Any]:
     return {
         **{field.name: getattr(email, field.name) for field in dataclasses.fields(email)},  # type: ignore[arg-type]
