@@ -237,11 +237,6 @@ class DeliveryAttempt(models.Model):
     def __str__(self) -> str:
         return f"attempt {self.number} of message {self.message_id}"
 
-    @property
-    def milliseconds(self) -> int | None:
-        """Return the duration of the conversation, or None while it goes on."""
-        return round((self.finished_at - self.started_at).total_seconds() * 1000) if self.finished_at else None
-
 
 class Suppression(models.Model):
     """An address that gets no mail: its server says that it does not exist, or its owner unsubscribed from a stream."""

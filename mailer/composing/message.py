@@ -27,8 +27,6 @@ RESERVED_HEADERS = frozenset(
 )
 """Header fields that `Email.headers` must not set."""
 
-LONGEST_LIST_ID = 255
-"""Characters (RFC 2919, 3)."""
 SENDER_ID = range(5, 16)
 """The lengths that Gmail accepts for the last field of a Feedback-ID."""
 
@@ -108,15 +106,14 @@ def _stream_headers(mail: Email, unsubscribe_url: str) -> dict[str, str]:
     if stream is None:
         return {}
     domain = sender_domain()
-    list_id = f"<{stream.name}.{domain}>"  # RFC 2919
     headers = {
         "List-Unsubscribe": f"<{unsubscribe_url}>",  # RFC 2369
         "List-Unsubscribe-Post": "List-Unsubscribe=One-Click",  # RFC 8058
-        "List-ID": list_id if len(list_id) <= LONGEST_LIST_ID + len("<>") else "",
+        "List-ID": f"<{stream.name}.{domain}>",  # RFC 2919
         # Gmail counts complaints by these fields: the broadest last, each once, none specific to a recipient.
         "Feedback-ID": f"{mail.kind.replace(':', '.')}:{stream.name}:{_sender_id(domain)}",
     }
-    return {name: Unfolded(name, value) for name, value in headers.items() if value}
+    return {name: Unfolded(name, value) for name, value in headers.items()}
 
 
 def _sender_id(domain: str) -> str:

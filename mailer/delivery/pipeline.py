@@ -6,6 +6,7 @@ limit, so `is_wanted` is called after it.
 
 import time
 from datetime import timedelta
+from email.utils import parseaddr
 
 import structlog
 from django.core.mail import EmailMessage
@@ -106,7 +107,7 @@ def _addressed(message: Message, built: EmailMessage, stream: str) -> Ready | Un
 
     The row and the suppressions name the recipients that the mail was built for, even if a test system redirects it.
     """
-    recipient, *others = recipients = [addresses.as_written(entry) for entry in built.recipients()]
+    recipient, *others = recipients = [parseaddr(entry)[1] for entry in built.recipients()]
     try:
         staging.intercept(built)
     except staging.HeldBack as reason:

@@ -5,7 +5,6 @@ import email.message
 import re
 from collections.abc import Collection
 from email import policy
-from email.message import MIMEPart
 from email.parser import BytesParser
 from typing import Any
 
@@ -57,7 +56,7 @@ class Prebuilt(EmailMultiAlternatives):
 
     def message(self, *, policy: Any = policy.default) -> email.message.EmailMessage:
         """Return the MIME, with the changes and the current Message-ID of `extra_headers`."""
-        message = _parse(self.source, Verbatim)
+        message = parse(self.source, Verbatim)
         message.rest = _without_header(message, self.source)
         for name, value in self._changes().items():
             if name not in message:
@@ -91,17 +90,8 @@ def _is_djangos(kind: type[EmailMessage], name: str) -> bool:
     return getattr(kind, name) in (getattr(EmailMessage, name), getattr(EmailMultiAlternatives, name))
 
 
-def parse(source: bytes) -> MIMEPart:
-    """Parse a part that will be written exactly as it was read."""
-    return _parse(source, email.message.EmailMessage)
-
-
-def message_id(source: bytes) -> str:
-    """Return the Message-ID in the header of this MIME, or an empty string."""
-    return str(parse(source)["Message-ID"] or "")
-
-
-def _parse[Kind: email.message.EmailMessage](source: bytes, kind: type[Kind]) -> Kind:
+def parse[Kind: email.message.EmailMessage](source: bytes, kind: type[Kind]) -> Kind:
+    """Parse MIME that will be written exactly as it was read."""
     parser: Any = BytesParser(kind, policy=AS_READ)  # the stubs do not know modern policies
     parsed: Kind = parser.parsebytes(source)
     return parsed

@@ -12,7 +12,8 @@ from datetime import date, datetime
 from decimal import Decimal
 from email import policy
 from email.headerregistry import AddressHeader
-from email.message import Message, MIMEPart
+from email.message import EmailMessage as Entity
+from email.message import Message
 from email.utils import parseaddr
 from typing import Any
 
@@ -82,7 +83,7 @@ def load(document: bytes) -> EmailMessage:
     message = CLASSES[stored.pop("class")]()
     for name, value in stored.items():
         setattr(message, name, _decode(value))
-    message.attachments = [_attachment(entry) for entry in message.attachments]
+    message.attachments = [e if isinstance(e, Message) else EmailAttachment(*e) for e in message.attachments]
     if isinstance(message, EmailMultiAlternatives):
         message.alternatives = [EmailAlternative(*alternative) for alternative in message.alternatives]
     if isinstance(message, Prebuilt):
@@ -210,7 +211,7 @@ def _prebuilt_attributes(message: EmailMessage, source: bytes) -> dict[str, Any]
     recipients = [str(recipient) for recipient in message.recipients()]
     visible = [str(entry) for entry in (*message.to, *message.cc) if entry]
     headers = {name: value for name, value in message.extra_headers.items() if name.lower() != "message-id"}
-    message_id = prebuilt.message_id(source)
+    message_id = str(prebuilt.parse(source, Entity)["Message-ID"] or "")
     return {
         "class": "ReadyMade",  # see CLASSES
         "source": BARE_LINE_FEED.sub(b"\r\n", source),  # SMTP has only CRLF (RFC 5321, 2.3.8)
@@ -220,10 +221,6 @@ def _prebuilt_attributes(message: EmailMessage, source: bytes) -> dict[str, Any]
         "extra_headers": {name: _header(name, value) for name, value in headers.items()}
         | ({"Message-ID": message_id} if message_id else {}),
     }
-
-
-def _attachment(stored: Any) -> Any:
-    return stored if isinstance(stored, MIMEPart) else EmailAttachment(*stored)
 
 
 # --- Values as JSON: a type that JSON does not have is an object with one entry, named after the type -----------------
@@ -271,7 +268,7 @@ def _decode(stored: Any) -> Any:
         case "bytes":
             return b64decode(value)
         case "mime":
-            return prebuilt.parse(b64decode(value))
+            return prebuilt.parse(b64decode(value), Entity)
         case "tuple":
             return tuple(_decode(entry) for entry in value)
         case "dict":
