@@ -14,6 +14,7 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.core.signals import setting_changed
 from django.core.validators import validate_email
+from django.dispatch import receiver
 from django.utils.encoding import punycode
 
 from mailer.addresses import as_compared, mailbox
@@ -162,7 +163,7 @@ def options() -> Options:
     return parse(getattr(settings, "POSTCOMMIT", {}))
 
 
-@setting_changed.connect
+@receiver(setting_changed)
 def forget(*, setting: str, **_: Any) -> None:
     """Make `override_settings(POSTCOMMIT=…)` take effect."""
     if setting == "POSTCOMMIT":

@@ -79,13 +79,9 @@ class MessageQuerySet(models.QuerySet["Message"]):
         """Return the waiting messages of a queue that the sweep may publish now, the longest waiting first."""
         return self.waiting().filter(queue=queue, publish_at__lte=now).order_by("publish_at")
 
-    def by_urgency(self) -> Self:
-        """Order critical messages first, and in each queue those that are due first."""
-        urgency = models.Case(*(models.When(queue=queue, then=rank) for rank, queue in enumerate(Queue)))
-        return self.order_by(urgency, "due_at")
-
-    def age_of_oldest_due(self, now: datetime) -> float:
+    def age_of_oldest_due(self) -> float:
         """Return the seconds that the oldest due message has waited; 0.0 if none is due."""
+        now = timezone.now()
         oldest = self.waiting().filter(due_at__lte=now).aggregate(models.Min("due_at"))["due_at__min"]
         return round((now - oldest).total_seconds(), 1) if oldest else 0.0
 

@@ -12,6 +12,7 @@ from django.core.checks import Warning as CheckWarning
 from django.core.exceptions import ImproperlyConfigured
 
 from mailer.addresses import mailbox
+from mailer.checks.settings import ADDRESS_HINT
 from mailer.composing import previews
 from mailer.composing.previews import NeedsDatabase, NoPreview, NoSample, Preview
 from mailer.conf import options
@@ -49,8 +50,7 @@ def _built(kind: type[Email]) -> Iterator[CheckMessage]:
         try:
             preview = previews.preview(kind, language)
         except NeedsDatabase as error:
-            hint = "Return unsaved instances from sample(): then it can be checked and previewed without a database."
-            yield CheckWarning(f"It was not checked: {error}.", hint=hint, id="mailer.W001")
+            yield CheckWarning(f"It was not checked: {error}.", id="mailer.W001")
             return  # it is the same in every language
         except NoSample as error:
             yield Error(f"sample() fails: {error}", id="mailer.E004")
@@ -64,15 +64,12 @@ def _built(kind: type[Email]) -> Iterator[CheckMessage]:
 def _check_preview(preview: Preview) -> Iterator[CheckMessage]:
     sender = preview.mail.sender()
     if mailbox(sender) is None:
-        hint = "Write it as in Shop <hello@shop.example>; quote a name with a comma."
-        yield Error(f"sender() returns {sender!r}, which is not one address.", hint=hint, id="mailer.E009")
+        yield Error(f"sender() returns {sender!r}, which is not one address.", hint=ADDRESS_HINT, id="mailer.E009")
     if not preview.subject:
-        hint = "Write a subject; its translation may be empty."
-        yield Error(f"The subject is empty in {preview.language!r}.", hint=hint, id="mailer.E006")
+        yield Error(f"The subject is empty in {preview.language!r}.", id="mailer.E006")
     size = len(preview.html.encode())
     if size > CLIPPED:
         yield CheckWarning(
             f"It has {size // 1024} KB of HTML in {preview.language!r}; Gmail shows {CLIPPED // 1024} KB.",
-            hint="Make it shorter: inlined CSS is repeated at every element.",
             id="mailer.W003",
         )

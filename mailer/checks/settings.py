@@ -22,6 +22,7 @@ from mailer.transports import anymail, smtp, staging
 
 KOMBU_VISIBILITY_TIMEOUT = 3600
 """Its default for Redis, in seconds."""
+ADDRESS_HINT = "Write it as in Shop <hello@shop.example>; quote a name with a comma."
 RESTRICTED: tuple[type, ...] = (smtp.EmailBackend, *anymail.BACKENDS)
 SENDING_NOTHING = (console.EmailBackend, dummy.EmailBackend, locmem.EmailBackend)  # the file-based backend is a console
 
@@ -52,28 +53,16 @@ def _missing_backends() -> Iterator[CheckMessage]:
 
 def _default_sender() -> Iterator[CheckMessage]:
     if mailbox(settings.DEFAULT_FROM_EMAIL) is None:
-        yield Error(
-            "DEFAULT_FROM_EMAIL is not one address.",
-            hint="Write it as in Shop <hello@shop.example>; quote a name with a comma.",
-            id="mailer.E011",
-        )
+        yield Error("DEFAULT_FROM_EMAIL is not one address.", hint=ADDRESS_HINT, id="mailer.E011")
 
 
 def _transports() -> Iterator[CheckMessage]:
     if routes.PRIMARY not in mailers.settings:
-        yield Error(
-            f"MAILERS has no {routes.PRIMARY!r}, the transport of the outbox.",
-            hint='Add MAILERS["transport"]: SMTP, or a provider of Anymail.',
-            id="mailer.E007",
-        )
+        yield Error(f"MAILERS has no {routes.PRIMARY!r}, which sends the mail of the outbox.", id="mailer.E007")
         return
     outboxes = {routes.PRIMARY, routes.FALLBACK}.intersection(mailers.settings).difference(routes.names())
     for alias in sorted(outboxes):
-        yield Error(
-            f"MAILERS[{alias!r}] is an outbox, so its mail would never be sent.",
-            hint="Give it a backend that sends mail; only MAILERS['default'] is the outbox.",
-            id="mailer.E008",
-        )
+        yield Error(f"MAILERS[{alias!r}] is an outbox, so its mail would never be sent.", id="mailer.E008")
     for alias in () if outboxes else mailers.settings:
         try:
             backend = mailers[alias]  # builds it, opens nothing
@@ -87,17 +76,12 @@ def _transports() -> Iterator[CheckMessage]:
 
 def _transport(alias: str, backend: Any) -> Iterator[CheckMessage]:
     if alias in routes.names() and vars(backend).get("fail_silently"):
-        yield Error(
-            f"MAILERS[{alias!r}] sets 'fail_silently', which hides the answers of the server.",
-            hint="Remove the option.",
-            id="mailer.E015",
-        )
+        yield Error(f"MAILERS[{alias!r}]: remove 'fail_silently', which hides the server's answers.", id="mailer.E015")
     unseen = sorted(getattr(backend, "send_defaults", {}).keys() & staging.ADDING_RECIPIENTS)
     if staging.is_test_system() and unseen:
         yield Error(
             f"MAILERS[{alias!r}]: Anymail's SEND_DEFAULTS set {unseen[0]!r} on every message, which may add recipients after "
-            "POSTCOMMIT_REDIRECT_ALL_TO and POSTCOMMIT_ALLOWED_RECIPIENTS were applied.",
-            hint="Remove it on a test system.",
+            "POSTCOMMIT_REDIRECT_ALL_TO and POSTCOMMIT_ALLOWED_RECIPIENTS were applied. Remove it on a test system.",
             id="mailer.E016",
         )
 
@@ -127,8 +111,8 @@ def _celery() -> Iterator[CheckMessage]:
     tasks = {entry.get("task") for entry in (current_app.conf.beat_schedule or {}).values()}
     if not {"mailer.tasks.sweep", "mailer.tasks.purge"} <= tasks:
         yield CheckWarning(
-            "Celery beat does not run mailer.tasks.sweep and mailer.tasks.purge: overdue mail would never be sent.",
-            hint="Call mailer.celery.configure(app) in your celery.py, and import that app in your package's __init__.py.",
+            "Celery beat does not run mailer.tasks.sweep and mailer.tasks.purge: overdue mail would never be sent. Call "
+            "mailer.celery.configure(app) in your celery.py, and import that app in your package's __init__.py.",
             id="mailer.W005",
         )
     yield from check_visibility_timeout(current_app.conf.broker_transport_options or {})
@@ -142,6 +126,5 @@ def check_visibility_timeout(transport_options: Mapping[str, Any]) -> Iterator[C
         yield Error(
             f"visibility_timeout in CELERY_BROKER_TRANSPORT_OPTIONS ({visibility_timeout.total_seconds():g} s) must be "
             f"more than twice POSTCOMMIT_CLAIM_LEASE, and more than {HORIZON.seconds} s.",
-            hint="Otherwise the broker gives the task to a second worker.",
             id="mailer.E013",
         )

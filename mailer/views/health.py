@@ -3,7 +3,6 @@
 from celery import current_app
 from django.db import DatabaseError, InterfaceError
 from django.http import HttpRequest, HttpResponse, JsonResponse
-from django.utils import timezone
 from kombu.exceptions import OperationalError
 
 from mailer.delivery.broker import SHORT_TIMEOUTS
@@ -27,7 +26,7 @@ def ready(request: HttpRequest) -> JsonResponse:
 
 def _age_of_oldest_due() -> float | None:
     try:
-        return Message.objects.age_of_oldest_due(timezone.now())
+        return Message.objects.age_of_oldest_due()
     except (DatabaseError, InterfaceError):
         return None
 
