@@ -19,7 +19,7 @@ from mailer.composing.message import build
 from mailer.delivery import circuit, rate
 from mailer.delivery.claim import EARLY, claim
 from mailer.delivery.settle import settle_persistently, settle_unsent
-from mailer.delivery.steps import Claimed, Postponed, Ready, Transport, Unsent
+from mailer.delivery.steps import Postponed, Ready, Transport, Unsent
 from mailer.models import Message, Queue, State
 from mailer.recipients import suppression
 from mailer.text import mask
@@ -61,7 +61,7 @@ def _run_steps(message: Message, longest_wait: timedelta) -> Postponed | Unsent 
     if isinstance(ready, Unsent):
         return ready
     claimed = claim(message, ready, transport)
-    if not isinstance(claimed, Claimed):
+    if not isinstance(claimed, Ready):
         return claimed
     began = time.monotonic()
     outcome = transmit(ready.mail, transport.alias, exclude=ready.exclude)
