@@ -29,12 +29,12 @@ def check_kinds(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Check
         options()
     except ImproperlyConfigured:
         return []
-    kinds = [kind for kind in previews.all_kinds() if app_configs is None or _app_of(kind) in app_configs]
-    return [message for kind in kinds for message in check_kind(kind)]
-
-
-def _app_of(kind: type[Email]) -> AppConfig | None:
-    return apps.get_containing_app_config(kind.__module__)
+    return [
+        message
+        for kind in previews.all_kinds()
+        if app_configs is None or apps.get_containing_app_config(kind.__module__) in app_configs
+        for message in check_kind(kind)
+    ]
 
 
 def check_kind(kind: type[Email]) -> list[CheckMessage]:

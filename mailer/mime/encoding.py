@@ -46,11 +46,6 @@ class Verbatim(Entity):
         return header + self.rest.replace(b"\r\n", chosen.linesep.encode())
 
 
-def standard_policy() -> policy.EmailPolicy:
-    """Return the policy for servers that accept 8bit bodies; attached MIME is stored in this form."""
-    return _policy(eight_bit=True, utf8=False)
-
-
 def build(mail: EmailMessage, *, eight_bit: bool, utf8: bool = False) -> Entity:
     """Turn Django's message into Python's. `eight_bit` permits 8bit text (RFC 6152), `utf8` UTF-8 headers (RFC 6532).
 
@@ -58,7 +53,7 @@ def build(mail: EmailMessage, *, eight_bit: bool, utf8: bool = False) -> Entity:
     """
     clone = copy.copy(mail)
     clone.attachments = copy.deepcopy(mail.attachments)  # their encoding may change
-    built: Entity = clone.message(policy=_policy(eight_bit=eight_bit, utf8=utf8))
+    built: Entity = clone.message(policy=smtp_policy(eight_bit=eight_bit, utf8=utf8))
     if isinstance(built, Verbatim):
         if _can_stay_verbatim(built, eight_bit=eight_bit):
             return built
@@ -190,7 +185,8 @@ def _fold_cached(policy: _Policy, name: str, value: str) -> bytes:
 
 
 @cache
-def _policy(*, eight_bit: bool, utf8: bool) -> _Policy:
+def smtp_policy(*, eight_bit: bool, utf8: bool = False) -> policy.EmailPolicy:
+    """Return the policy for a server; attached MIME is stored in the form for servers that accept 8bit."""
     return _Policy(cte_type="8bit" if eight_bit else "7bit", utf8=utf8, header_factory=_Headers())
 
 

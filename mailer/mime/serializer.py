@@ -248,7 +248,7 @@ def _encode_object(value: Any, attribute: str) -> dict[str, str]:
         case EmailMessage():
             return _encode_object(value.message(policy=policy.SMTP), attribute)
         case Message():
-            return {"mime": b64encode(value.as_bytes(policy=encoding.standard_policy())).decode()}
+            return {"mime": b64encode(value.as_bytes(policy=encoding.smtp_policy(eight_bit=True))).decode()}
         case datetime():
             return {"datetime": value.isoformat()}
         case date():

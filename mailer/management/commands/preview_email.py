@@ -40,10 +40,8 @@ class Command(BaseCommand):
                 self._write_all(options["output"] or Path("previews"), languages)
             else:
                 self._show(previews.preview(previews.find(str(kind)), options["language"]), **options)
-        except UnknownKind as error:
+        except (UnknownKind, NoPreview) as error:
             raise CommandError(str(error)) from None
-        except NoPreview as error:
-            raise CommandError(f"{kind} has no preview: {error}") from None
         except OSError as error:
             raise CommandError(f"{error.filename}: {error.strerror}") from None
 

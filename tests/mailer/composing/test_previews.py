@@ -203,9 +203,7 @@ def test_a_template_that_fails_is_a_sentence_with_its_file(illustrated: type[Ema
     with pytest.raises(CommandError) as caught:
         run("Illustrated")
 
-    assert str(caught.value).startswith(
-        "Illustrated has no preview: email/illustrated/body.html: NoReverseMatch: Reverse for 'nowhere' not found."
-    )
+    assert str(caught.value).startswith("email/illustrated/body.html: NoReverseMatch: Reverse for 'nowhere' not found.")
 
 
 def manage(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

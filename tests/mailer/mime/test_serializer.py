@@ -60,7 +60,7 @@ def test_the_copy_goes_to_the_same_people(shape: str) -> None:
 def test_the_copy_can_be_written_with_other_line_ends(shape: str) -> None:
     message = SHAPES[shape]()
 
-    bare = encoding.standard_policy().clone(linesep="\n")
+    bare = encoding.smtp_policy(eight_bit=True).clone(linesep="\n")
     sent, expected = (each.message(policy=bare).as_bytes() for each in (copy(message), message))
     assert normalised(sent) == normalised(expected)
 
