@@ -80,7 +80,7 @@ def enqueue_built(built: EmailMessage, *, using: str = "") -> Message:
     with transaction.atomic():
         mail = DjangoMail(Payload.objects.create(document=document))
         message = _new_message(mail, using=using)
-        message.message_id_header = serializer.message_id(mail.built) or message.message_id_header
+        message.message_id_header = serializer.message_id(mail.built.extra_headers) or message.message_id_header
         return _enqueue(message)
 
 

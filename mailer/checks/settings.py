@@ -36,7 +36,7 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Ch
         return [Error(str(error), id="mailer.E010")]
     if missing := [*_missing_backends()]:
         return missing  # the other checks load every backend
-    return [*_default_sender(), *_transports(), *_dkim_keys(), *_celery(), *_unrestricted_transports()]
+    return [*_sender(), *_transports(), *_celery(), *_unrestricted_transports()]
 
 
 def _missing_backends() -> Iterator[CheckMessage]:
@@ -51,9 +51,13 @@ def _missing_backends() -> Iterator[CheckMessage]:
             yield Error(f"MAILERS[{alias!r}] {found}", id="mailer.E014")
 
 
-def _default_sender() -> Iterator[CheckMessage]:
+def _sender() -> Iterator[CheckMessage]:
     if mailbox(settings.DEFAULT_FROM_EMAIL) is None:
         yield Error("DEFAULT_FROM_EMAIL is not one address.", hint=ADDRESS_HINT, id="mailer.E011")
+    try:
+        smtp.dkim_signer()
+    except ImproperlyConfigured as error:
+        yield Error(str(error), id="mailer.E012")
 
 
 def _transports() -> Iterator[CheckMessage]:
@@ -98,13 +102,6 @@ def _unrestricted_transports() -> Iterator[CheckMessage]:
                 hint="On a test system use mailer.transports.smtp.EmailBackend or a provider of Anymail, or remove it.",
                 id="mailer.W004",
             )
-
-
-def _dkim_keys() -> Iterator[CheckMessage]:
-    try:
-        smtp.dkim_signer()
-    except ImproperlyConfigured as error:
-        yield Error(str(error), id="mailer.E012")
 
 
 def _celery() -> Iterator[CheckMessage]:

@@ -67,7 +67,7 @@ def dump(message: EmailMessage) -> bytes:
     attributes = _attributes(message)
     if prebuilt.is_prebuilt(message):
         attributes |= _prebuilt_attributes(message, source)
-    _check_message_id(attributes["extra_headers"])
+    _check_message_id(message_id(attributes["extra_headers"]))
     stored = {name: _encode(value, name) for name, value in attributes.items()}
     return zlib.compress(json.dumps({"version": VERSION, **stored}).encode("ascii"))
 
@@ -91,9 +91,9 @@ def load(document: bytes) -> EmailMessage:
     return message
 
 
-def message_id(message: EmailMessage) -> str:
-    """Return the Message-ID that the caller set, or an empty string."""
-    return _message_id(message.extra_headers)
+def message_id(headers: Mapping[str, Any]) -> str:
+    """Return the Message-ID in `extra_headers`, or an empty string."""
+    return next((str(value) for name, value in headers.items() if name.lower() == "message-id"), "")
 
 
 # --- What cannot be sent ---------------------------------------------------------------------------------------------
@@ -128,14 +128,9 @@ def _check_address(what: str, text: str) -> None:
         raise ValueError(f"Invalid address ({what}): longer than {LONGEST_ADDRESS} characters")
 
 
-def _check_message_id(headers: Mapping[str, Any]) -> None:
-    message_id = _message_id(headers)
-    if len(message_id) > LONGEST_MESSAGE_ID or not message_id.isascii() or not message_id.isprintable():
+def _check_message_id(value: str) -> None:
+    if len(value) > LONGEST_MESSAGE_ID or not value.isascii() or not value.isprintable():
         raise ValueError(f"the Message-ID must be at most {LONGEST_MESSAGE_ID} printable ASCII characters")
-
-
-def _message_id(headers: Mapping[str, Any]) -> str:
-    return next((str(value) for name, value in headers.items() if name.lower() == "message-id"), "")
 
 
 def _check_size(message: EmailMessage) -> None:

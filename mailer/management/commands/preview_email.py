@@ -46,10 +46,8 @@ class Command(BaseCommand):
             raise CommandError(f"{error.filename}: {error.strerror}") from None
 
     def _list(self) -> None:
-        kinds = previews.all_kinds()
-        width = max((len(kind.kind) for kind in kinds), default=0)
-        for kind in kinds:
-            self.stdout.write(f"{kind.kind:<{width}}  {previews.summary(kind)}")
+        for kind in previews.all_kinds():
+            self.stdout.write(f"{kind.kind:<32}  {previews.summary(kind)}")
 
     def _show(self, preview: Preview, *, format: str | None, output: Path | None, **_: Any) -> None:  # noqa: A002
         if output:
@@ -85,12 +83,10 @@ class Command(BaseCommand):
 def _as_text(preview: Preview) -> str:
     """Format the preview for a terminal: header, text, attachments and sizes."""
     technical = {"mime-version", "content-type", "content-transfer-encoding"}
-    headers = [(f"{name}:", value) for name, value in preview.headers if name.lower() not in technical]
-    width = max(len(name) for name, _ in headers)
     html = f"HTML {filesizeformat(len(preview.html.encode()))}" if preview.html else "no HTML"
     return "\n".join(
         [
-            *(f"{name:<{width}} {value}" for name, value in headers),
+            *(f"{name}: {value}" for name, value in preview.headers if name.lower() not in technical),
             f"\n{preview.text.strip() or '(no text, only HTML)'}\n",
             *(f"[file] {name} ({kind}, {filesizeformat(size)})" for name, kind, size in preview.attachments),
             f"[{preview.mail.kind}, {preview.language}: {filesizeformat(len(preview.source))}, {html}]",

@@ -129,7 +129,7 @@ def test_without_options_the_command_prints_header_and_text() -> None:
     shown = run("VerifyAddress", "--language", "th")
 
     assert shown.startswith("Subject: ")
-    assert "To:              Ann Example <ann@example.com>\n" in shown
+    assert "To: Ann Example <ann@example.com>\n" in shown
     assert "Content-Type" not in shown
     assert "สวัสดีคุณ Ann Example" in shown
     assert "\n[accounts.VerifyAddress, th: " in shown

@@ -235,7 +235,7 @@ def test_the_message_id_in_made_mime_is_the_messages_own(monkeypatch: pytest.Mon
     message = signed()
     mime = frozen(message, monkeypatch)
     again = copy(message)
-    own = serializer.message_id(again)
+    own = serializer.message_id(again.extra_headers)
     assert own.encode() in mime
 
     again.extra_headers["Message-ID"] = "<another@example.com>"  # as a resend does
