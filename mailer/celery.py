@@ -53,16 +53,8 @@ def configure(app: Celery) -> None:
 
 def _configuration() -> dict[str, Any]:
     own = {n.removeprefix("CELERY_").lower(): getattr(settings, n) for n in dir(settings) if n.startswith("CELERY_")}
-    merged = {
-        "broker_transport_options": BROKER_TRANSPORT_OPTIONS | own.get("broker_transport_options", {}),
-        "beat_schedule": _periodic_tasks() | own.get("beat_schedule", {}),
-    }
-    return DEFAULTS | own | merged
-
-
-def _periodic_tasks() -> dict[str, Any]:
     every = options().sweep_every.total_seconds()
-    return {
+    periodic = {
         "sweep": {
             "task": "mailer.tasks.sweep",
             "schedule": every,
@@ -71,6 +63,11 @@ def _periodic_tasks() -> dict[str, Any]:
         },
         "purge": {"task": "mailer.tasks.purge", "schedule": 3600.0, "options": {"queue": "bulk", "expires": 3600.0}},
     }
+    merged = {
+        "broker_transport_options": BROKER_TRANSPORT_OPTIONS | own.get("broker_transport_options", {}),
+        "beat_schedule": periodic | own.get("beat_schedule", {}),
+    }
+    return DEFAULTS | own | merged
 
 
 def _check_settings(**_: Any) -> None:

@@ -239,7 +239,6 @@ def kinds() -> list[type[Email]]:
 
 def find(kind: str) -> type[Email]:
     """Return the class of a stored kind. Raises UnknownKind."""
-    try:
-        return KINDS[kind]
-    except KeyError:
-        raise UnknownKind(f"no e-mail of the kind {kind!r} is defined in this release") from None
+    if kind not in KINDS:
+        raise UnknownKind(f"no e-mail of the kind {kind!r} is defined in this release")
+    return KINDS[kind]

@@ -56,7 +56,6 @@ SOURCES: dict[State, tuple[State, ...]] = {
 }
 """The state machine: from which states each state can be reached."""
 
-
 ACCEPTED, REFUSED = "accepted", "refused"
 """The values of `Message.answers`."""
 

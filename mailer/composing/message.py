@@ -86,19 +86,17 @@ def assemble(
         cc=[_mailbox(each) for each in mail.cc()],
         bcc=[_mailbox(each) for each in mail.bcc()],
         reply_to=mail.reply_to(),
-        headers={**_headers(message_id), **_stream_headers(mail, unsubscribe_url), **_custom_headers(mail)},
+        headers={
+            "Message-ID": message_id,
+            "Auto-Submitted": "auto-generated",  # RFC 3834: prevents out-of-office replies
+            "X-Entity-Ref-ID": message_id.strip("<>").partition("@")[0],  # prevents Gmail from grouping equal subjects
+            **_stream_headers(mail, unsubscribe_url),
+            **_custom_headers(mail),
+        },
     )
     message.attach_alternative(content.html, "text/html")
     attach(message, mail.attachments())
     return message
-
-
-def _headers(message_id: str) -> dict[str, str]:
-    return {
-        "Message-ID": message_id,
-        "Auto-Submitted": "auto-generated",  # RFC 3834: prevents out-of-office replies
-        "X-Entity-Ref-ID": message_id.strip("<>").partition("@")[0],  # prevents Gmail from grouping equal subjects
-    }
 
 
 def _stream_headers(mail: Email, unsubscribe_url: str) -> dict[str, str]:

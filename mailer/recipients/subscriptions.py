@@ -45,8 +45,8 @@ def find(name: str) -> Stream | None:
 
 def unsubscribe(membership: Membership) -> None:
     """Stop mail of this stream to the address. A message that already waits becomes suppressed when it is due."""
-    name = membership.stream.name
-    suppress(membership.address, f"unsubscribed from the stream {name!r}", stream=name)
+    stream = membership.stream.name
+    suppress(membership.address, f"unsubscribed from the stream {stream!r}", stream=stream)
 
 
 def resubscribe(membership: Membership) -> None:

@@ -4,12 +4,10 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from email.utils import getaddresses
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import dkim
 from django.core.exceptions import ImproperlyConfigured
@@ -75,7 +73,13 @@ class Signer:
         """Return the message with one signature for each key on top. Raises Unsendable if it cannot be signed."""
         try:
             message = dkim.DKIM(octets)
-            names = list(_names(message))
+            present = [name.lower() for name, _ in message.headers]
+            names = [  # each as often as it is present, and once more
+                name
+                for name in (*ALWAYS_SEALED, *SEALED_IF_PRESENT)
+                if name in present or name in ALWAYS_SEALED
+                for _ in range(present.count(name) + 1)
+            ]
             signatures: list[bytes] = [
                 message.sign(
                     key.selector.encode(),
@@ -90,14 +94,6 @@ class Signer:
         except dkim.DKIMException as error:  # its text quotes the message
             raise Unsendable(f"the message cannot be signed: {type(error).__name__}") from None
         return b"".join(signatures) + octets
-
-
-def _names(message: Any) -> Iterator[bytes]:
-    """Yield each header field to sign as often as it is present, and once more."""
-    present = [name.lower() for name, _ in message.headers]
-    for name in (*ALWAYS_SEALED, *SEALED_IF_PRESENT):
-        if name in present or name in ALWAYS_SEALED:
-            yield from [name] * (present.count(name) + 1)
 
 
 def signer() -> Signer:
