@@ -36,7 +36,7 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Ch
         return [Error(str(error), id="mailer.E010")]
     if missing := [*_missing_backends()]:
         return missing  # the other checks load every backend
-    return [*_sender(), *_transports(), *_celery(), *_unrestricted_transports()]
+    return [*_sender(), *_transports(), *_celery()]
 
 
 def _missing_backends() -> Iterator[CheckMessage]:
@@ -88,20 +88,13 @@ def _transport(alias: str, backend: Any) -> Iterator[CheckMessage]:
             "POSTCOMMIT_REDIRECT_ALL_TO and POSTCOMMIT_ALLOWED_RECIPIENTS were applied. Remove it on a test system.",
             id="mailer.E016",
         )
-
-
-def _unrestricted_transports() -> Iterator[CheckMessage]:
-    if not staging.is_test_system():
-        return
-    for alias in filter(None, routes.names()):
-        path = mailers.settings[alias].get("BACKEND", DEFAULT_MAILER_BACKEND)
-        if not issubclass(import_string(path), (*RESTRICTED, *SENDING_NOTHING)):
-            yield CheckWarning(
-                f"MAILERS[{alias!r}] ({path}) ignores POSTCOMMIT_REDIRECT_ALL_TO and POSTCOMMIT_ALLOWED_RECIPIENTS: mail sent "
-                f'with using="{alias}", without the outbox, reaches its recipients.',
-                hint="On a test system use mailer.transports.smtp.EmailBackend or a provider of Anymail, or remove it.",
-                id="mailer.W004",
-            )
+    if staging.is_test_system() and alias in routes.names() and not isinstance(backend, RESTRICTED + SENDING_NOTHING):
+        yield CheckWarning(
+            f"MAILERS[{alias!r}] ({type(backend).__module__}.{type(backend).__name__}) ignores POSTCOMMIT_REDIRECT_ALL_TO and "
+            f'POSTCOMMIT_ALLOWED_RECIPIENTS: mail sent with using="{alias}", without the outbox, reaches its recipients.',
+            hint="On a test system use mailer.transports.smtp.EmailBackend or a provider of Anymail, or remove it.",
+            id="mailer.W004",
+        )
 
 
 def _celery() -> Iterator[CheckMessage]:
