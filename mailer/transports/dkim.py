@@ -76,8 +76,8 @@ class Signer:
             present = [name.lower() for name, _ in message.headers]
             names = [  # each as often as it is present, and once more
                 name
-                for name in (*ALWAYS_SEALED, *SEALED_IF_PRESENT)
-                if name in present or name in ALWAYS_SEALED
+                for name in (*ALWAYS_OVERSIGNED, *OVERSIGNED_IF_PRESENT)
+                if name in present or name in ALWAYS_OVERSIGNED
                 for _ in range(present.count(name) + 1)
             ]
             signatures: list[bytes] = [
