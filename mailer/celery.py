@@ -9,8 +9,11 @@ from typing import Any
 
 from celery import Celery
 from celery.signals import task_postrun, task_prerun, worker_init
+from django.conf import settings
+from django.db import close_old_connections
 
 from mailer import malformed
+from mailer.conf import options
 
 BROKER_TRANSPORT_OPTIONS = {
     "visibility_timeout": 300,
@@ -30,7 +33,7 @@ DEFAULTS = {
     "broker_channel_error_retry": True,
     "task_default_queue": "default",
     "worker_prefetch_multiplier": 1,
-    "CELERY_DB_REUSE_MAX": sys.maxsize,  # _keep_good_connections handles them instead
+    "CELERY_DB_REUSE_MAX": sys.maxsize,  # Celery would open a connection for each task; see configure()
 }
 
 
@@ -43,27 +46,15 @@ def configure(app: Celery) -> None:
     malformed.install()
     app.add_defaults(_configuration)
     app.autodiscover_tasks()
-    task_prerun.connect(_keep_good_connections)
-    task_postrun.connect(_keep_good_connections)
+    for signal in task_prerun, task_postrun:  # as Django does around a request: drop failed and old connections only
+        signal.connect(close_old_connections)
     worker_init.connect(_check_settings)
 
 
 def _configuration() -> dict[str, Any]:
-    from django.conf import settings  # not ready when this module is loaded
-
     own = {n.removeprefix("CELERY_").lower(): getattr(settings, n) for n in dir(settings) if n.startswith("CELERY_")}
-    merged = {
-        "broker_transport_options": BROKER_TRANSPORT_OPTIONS | own.get("broker_transport_options", {}),
-        "beat_schedule": _periodic_tasks() | own.get("beat_schedule", {}),
-    }
-    return DEFAULTS | own | merged
-
-
-def _periodic_tasks() -> dict[str, Any]:
-    from mailer.conf import options
-
     every = options().sweep_every.total_seconds()
-    return {
+    periodic = {
         "sweep": {
             "task": "mailer.tasks.sweep",
             "schedule": every,
@@ -72,16 +63,11 @@ def _periodic_tasks() -> dict[str, Any]:
         },
         "purge": {"task": "mailer.tasks.purge", "schedule": 3600.0, "options": {"queue": "bulk", "expires": 3600.0}},
     }
-
-
-def _keep_good_connections(**_: Any) -> None:
-    """Do what Django does around a request: drop database connections that failed or grew too old, and keep the others.
-
-    Celery would open a new connection for each task.
-    """
-    from django.db import close_old_connections
-
-    close_old_connections()
+    merged = {
+        "broker_transport_options": BROKER_TRANSPORT_OPTIONS | own.get("broker_transport_options", {}),
+        "beat_schedule": periodic | own.get("beat_schedule", {}),
+    }
+    return DEFAULTS | own | merged
 
 
 def _check_settings(**_: Any) -> None:

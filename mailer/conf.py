@@ -14,6 +14,7 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.core.signals import setting_changed
 from django.core.validators import validate_email
+from django.dispatch import receiver
 from django.utils.encoding import punycode
 
 from mailer.addresses import as_compared, mailbox
@@ -81,22 +82,18 @@ def parse(raw: Mapping[str, Any]) -> Options:
             )
         try:
             values[name.lower()] = _convert(name, value, kinds[name])
-        except (TypeError, ValueError, OverflowError) as error:
-            expected = error.args[0] if isinstance(error, _Expected) else "must be a number"
-            raise ImproperlyConfigured(f"POSTCOMMIT_{name} {expected}, not {value!r}.") from None
+        except (ValueError, OverflowError) as error:
+            raise ImproperlyConfigured(f"POSTCOMMIT_{name} {error}, not {value!r}.") from None
     options = Options(**values)
     _check_together(options)
     return options
 
 
-class _Expected(ValueError):
-    """The argument says what was expected, as in "must be a whole number"."""
-
-
 def _convert(name: str, value: Any, kind: Any) -> Any:
+    """Raises ValueError, which says what was expected, as in "must be a whole number"."""
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
-            raise _Expected(f"must be {' or '.join(get_args(kind))}")
+            raise ValueError(f"must be {' or '.join(get_args(kind))}")
         return value
     if kind == tuple[str, ...]:
         return _entries(name, value)
@@ -105,20 +102,23 @@ def _convert(name: str, value: Any, kind: Any) -> Any:
         return _recipient(text, may_be_domain=False) if name == "REDIRECT_ALL_TO" and text else text
     if kind == float | None and value in (None, ""):
         return None
-    number = value.total_seconds() if isinstance(value, timedelta) else float(value)
-    if not math.isfinite(number) or number <= 0:
-        raise _Expected("must be a number above 0")
+    try:
+        number = value.total_seconds() if isinstance(value, timedelta) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise ValueError("must be a number above 0")
     if kind is not int:
         return timedelta(seconds=number) if kind is timedelta else number
     if number != int(number):
-        raise _Expected("must be a whole number")
+        raise ValueError("must be a whole number")
     return int(number)
 
 
 def _entries(name: str, value: Any) -> tuple[str, ...]:
     entries = tuple(filter(None, map(str.strip, value.split(",") if isinstance(value, str) else value)))
     if not entries and isinstance(value, str) and value.strip():  # only commas: the setting would have no effect
-        raise _Expected("must have at least one entry")
+        raise ValueError("must have at least one entry")
     return tuple(map(_recipient, entries)) if name == "ALLOWED_RECIPIENTS" else entries
 
 
@@ -130,7 +130,7 @@ def _recipient(value: str, *, may_be_domain: bool = True) -> str:
         validate_email(f"{box.username}@{box.domain}" if box and "<" not in value and not box.display_name else "")
     except ValidationError:
         domain = ", or a domain without its subdomains, as in example.com" if may_be_domain else ""
-        raise _Expected(f"must be an address, as in qa@example.com{domain}") from None
+        raise ValueError(f"must be an address, as in qa@example.com{domain}") from None
     assert box is not None
     return box.domain if is_domain else as_compared(box)
 
@@ -140,14 +140,10 @@ def _check_together(options: Options) -> None:
         raise ImproperlyConfigured("POSTCOMMIT_SUBJECT_PREFIX must be one line.")
     if options.retention_days > 36_500:
         raise ImproperlyConfigured("POSTCOMMIT_RETENTION_DAYS must be 36500 at most.")
-    for shorter, longer, why in (
-        ("smtp_timeout", "claim_lease", "a silent server must be noticed before the claim ends"),
-        ("backoff_base", "backoff_max", "the first pause cannot be longer than the longest"),
-    ):
-        if getattr(options, shorter) >= getattr(options, longer):
-            raise ImproperlyConfigured(
-                f"POSTCOMMIT_{shorter.upper()} must be less than POSTCOMMIT_{longer.upper()}: {why}."
-            )
+    if options.smtp_timeout >= options.claim_lease:
+        raise ImproperlyConfigured(
+            "POSTCOMMIT_SMTP_TIMEOUT must be less than POSTCOMMIT_CLAIM_LEASE, so that the claim outlasts a silent server."
+        )
     for extra, used in (
         ("premailer", options.inliner == "premailer" and "POSTCOMMIT_INLINER is premailer"),
         ("dkim", options.dkim_keys and "POSTCOMMIT_DKIM_KEYS needs dkimpy"),
@@ -167,7 +163,7 @@ def options() -> Options:
     return parse(getattr(settings, "POSTCOMMIT", {}))
 
 
-@setting_changed.connect
+@receiver(setting_changed)
 def forget(*, setting: str, **_: Any) -> None:
     """Make `override_settings(POSTCOMMIT=…)` take effect."""
     if setting == "POSTCOMMIT":

@@ -118,21 +118,17 @@ class Email:
         if isinstance(cls.aliases, str):  # its letters would become aliases
             raise TypeError(f"{cls.__name__}.aliases is a str; write a tuple, as in ({cls.aliases!r},)")
         for name in cls.names():
-            cls._check_unique(name)
+            other = KINDS.get(name, cls)
+            if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+                raise TypeError(
+                    f"{name!r} is the kind of both {other!r} and {cls!r}; set a different `kind` on one of them"
+                )
         KINDS.update(dict.fromkeys(cls.names(), cls))
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
         """Return the name and the former names of this kind; a subclass does not inherit them."""
         return (cls.kind, *cls.__dict__.get("aliases", ()))
-
-    @classmethod
-    def _check_unique(cls, name: str) -> None:
-        other = KINDS.get(name, cls)
-        if other.__qualname__ != cls.__qualname__ or other.__module__ != cls.__module__:
-            raise TypeError(
-                f"{name!r} is the kind of both {other!r} and {cls!r}; set a different `kind` on one of them"
-            )
 
     def recipient(self) -> Recipient:
         """Return the recipient. Called when the e-mail is enqueued and again when it is built."""
@@ -250,7 +246,6 @@ def kinds() -> list[type[Email]]:
 
 def find(kind: str) -> type[Email]:
     """Return the class of a stored kind. Raises UnknownKind."""
-    try:
-        return KINDS[kind]
-    except KeyError:
-        raise UnknownKind(f"no e-mail of the kind {kind!r} is defined in this release") from None
+    if kind not in KINDS:
+        raise UnknownKind(f"no e-mail of the kind {kind!r} is defined in this release")
+    return KINDS[kind]

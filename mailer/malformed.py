@@ -130,32 +130,21 @@ class _Delivering:
             client.ltrim(ASIDE, 0, KEPT - 1)
 
 
-class Channel(_Checking, redis.Channel):
-    """kombu's channel, which drops items that cannot be read."""
-
-
-class SentinelChannel(_Checking, redis.SentinelChannel):
-    """The same, with Sentinel."""
-
-
 class Transport(_Delivering, redis.Transport):  # type: ignore[misc]
     """kombu's transport, which puts malformed items aside."""
 
-    Channel = Channel
+    class Channel(_Checking, redis.Channel):
+        """kombu's channel, which drops items that cannot be read."""
 
 
 class SentinelTransport(_Delivering, redis.SentinelTransport):  # type: ignore[misc]
     """The same, with Sentinel."""
 
-    Channel = SentinelChannel
+    class Channel(_Checking, redis.SentinelChannel):
+        """The same, with Sentinel."""
 
 
 def install() -> None:
     """Make kombu use these transports for redis://, rediss:// and sentinel://."""
-    TRANSPORT_ALIASES.update(
-        {
-            "redis": f"{__name__}:Transport",
-            "rediss": f"{__name__}:Transport",
-            "sentinel": f"{__name__}:SentinelTransport",
-        }
-    )
+    TRANSPORT_ALIASES["redis"] = TRANSPORT_ALIASES["rediss"] = f"{__name__}:Transport"
+    TRANSPORT_ALIASES["sentinel"] = f"{__name__}:SentinelTransport"

@@ -56,7 +56,6 @@ SOURCES: dict[State, tuple[State, ...]] = {
 }
 """The state machine: from which states each state can be reached."""
 
-
 ACCEPTED, REFUSED = "accepted", "refused"
 """The values of `Message.answers`."""
 
@@ -79,13 +78,9 @@ class MessageQuerySet(models.QuerySet["Message"]):
         """Return the waiting messages of a queue that the sweep may publish now, the longest waiting first."""
         return self.waiting().filter(queue=queue, publish_at__lte=now).order_by("publish_at")
 
-    def by_urgency(self) -> Self:
-        """Order critical messages first, and in each queue those that are due first."""
-        urgency = models.Case(*(models.When(queue=queue, then=rank) for rank, queue in enumerate(Queue)))
-        return self.order_by(urgency, "due_at")
-
-    def age_of_oldest_due(self, now: datetime) -> float:
+    def age_of_oldest_due(self) -> float:
         """Return the seconds that the oldest due message has waited; 0.0 if none is due."""
+        now = timezone.now()
         oldest = self.waiting().filter(due_at__lte=now).aggregate(models.Min("due_at"))["due_at__min"]
         return round((now - oldest).total_seconds(), 1) if oldest else 0.0
 
@@ -236,11 +231,6 @@ class DeliveryAttempt(models.Model):
 
     def __str__(self) -> str:
         return f"attempt {self.number} of message {self.message_id}"
-
-    @property
-    def milliseconds(self) -> int | None:
-        """Return the duration of the conversation, or None while it goes on."""
-        return round((self.finished_at - self.started_at).total_seconds() * 1000) if self.finished_at else None
 
 
 class Suppression(models.Model):

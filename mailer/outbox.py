@@ -19,7 +19,7 @@ from mailer.delivery.broker import next_sweep, publish_on_commit
 from mailer.email import Email, find
 from mailer.mime import serializer
 from mailer.models import ACCEPTED, UNSETTLED, Message, MessageQuerySet, Payload, State
-from mailer.recipients import subscriptions
+from mailer.recipients.subscriptions import copy_unsubscribes as copy_unsubscribes
 
 log = structlog.get_logger(__name__)
 
@@ -80,7 +80,7 @@ def enqueue_built(built: EmailMessage, *, using: str = "") -> Message:
     with transaction.atomic():
         mail = DjangoMail(Payload.objects.create(document=document))
         message = _new_message(mail, using=using)
-        message.message_id_header = serializer.message_id(mail.built) or message.message_id_header
+        message.message_id_header = serializer.message_id(mail.built.extra_headers) or message.message_id_header
         return _enqueue(message)
 
 
@@ -176,11 +176,6 @@ def cancel_all(messages: MessageQuerySet, *, reason: str) -> int:
 def mark_as_delivered(messages: MessageQuerySet, *, reason: str) -> int:
     """Settle held messages that arrived, as a person found out. Return the number of settled messages."""
     return _move_each(messages.filter(state=State.HELD), State.SENT, reason=reason)
-
-
-def copy_unsubscribes(old: str, new: str) -> None:
-    """Unsubscribe the address `new` from every stream from which `old` is unsubscribed: both belong to one recipient."""
-    subscriptions.copy_unsubscribes(old, new)
 
 
 def _move_each(messages: MessageQuerySet, to: State, *, reason: str) -> int:

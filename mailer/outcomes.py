@@ -63,4 +63,5 @@ class Unsendable(ValueError):
     """This transport cannot send the message, and nothing was transmitted. The text is for the operator and quotes nothing."""
 
 
-Outcome = Accepted | TransientRefusal | PermanentRefusal | TransportDown | OutcomeUnknown
+Refusal = TransientRefusal | PermanentRefusal | TransportDown | OutcomeUnknown
+Outcome = Accepted | Refusal

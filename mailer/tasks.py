@@ -30,13 +30,7 @@ def deliver_message(self: "Task[Any, Any]", message_id: int) -> None:
         pipeline.deliver(message_id)
     except DATABASE_AWAY as error:
         pause = min(2**self.request.retries, 30)
-        log.warning(
-            "database away",
-            message_id=message_id,
-            error=type(error).__name__,
-            retry=self.request.retries + 1,
-            seconds=pause,
-        )
+        log.warning("database away", message_id=message_id, error=type(error).__name__, seconds=pause)
         raise self.retry(exc=error, countdown=pause) from None
 
 

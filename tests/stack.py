@@ -14,12 +14,15 @@ import psycopg
 import requests
 from psycopg.rows import dict_row
 
-from tests.environment import ENVIRONMENT
+from tests.environment import ENVIRONMENT, ROOT
 from tests.servers import Postgres, Valkey, free_port, wait_until
 from tests.smtp_sink import Sink
 
 PROJECT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
+
+MIGRATED = ROOT / "migrated"
+"""The data directory of the first stack after its migrations; the other stacks of this process start with a copy."""
 
 PASSWORD = "correct horse 9 battery"
 """The password of all users."""
@@ -65,13 +68,23 @@ class Stack:
 
     def __enter__(self) -> "Stack":
         try:
-            self.postgres.start()
             self.valkey.start()
-            self.manage("migrate", "--verbosity", "0")
+            if MIGRATED.exists():
+                self._copy(MIGRATED, self.postgres.data)
+            self.postgres.start()
+            if not MIGRATED.exists():
+                self.manage("migrate", "--verbosity", "0")
+                self.postgres.stop()
+                self._copy(self.postgres.data, MIGRATED)
+                self.postgres.start()
         except BaseException:
             self.__exit__()
             raise
         return self
+
+    @staticmethod
+    def _copy(source: Path, target: Path) -> None:
+        subprocess.run(["cp", "-a", source, target], check=True)  # keeps the owner
 
     def __exit__(self, *_: object) -> None:
         for name in list(self._processes):

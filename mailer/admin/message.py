@@ -27,7 +27,9 @@ class AttemptInline(ReadOnly, admin.TabularInline):
 
     @admin.display(description="took")
     def took(self, attempt: DeliveryAttempt) -> str:
-        return "in progress" if attempt.milliseconds is None else f"{attempt.milliseconds} ms"
+        if attempt.finished_at is None:
+            return "in progress"
+        return f"{(attempt.finished_at - attempt.started_at).total_seconds() * 1000:.0f} ms"
 
 
 @admin.register(Message)

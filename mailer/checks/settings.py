@@ -22,6 +22,7 @@ from mailer.transports import anymail, smtp, staging
 
 KOMBU_VISIBILITY_TIMEOUT = 3600
 """Its default for Redis, in seconds."""
+ADDRESS_HINT = "Write it as in Shop <hello@shop.example>; quote a name with a comma."
 RESTRICTED: tuple[type, ...] = (smtp.EmailBackend, *anymail.BACKENDS)
 SENDING_NOTHING = (console.EmailBackend, dummy.EmailBackend, locmem.EmailBackend)  # the file-based backend is a console
 
@@ -35,7 +36,7 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **_: Any) -> list[Ch
         return [Error(str(error), id="mailer.E010")]
     if missing := [*_missing_backends()]:
         return missing  # the other checks load every backend
-    return [*_default_sender(), *_transports(), *_dkim_keys(), *_celery(), *_unrestricted_transports()]
+    return [*_sender(), *_transports(), *_celery()]
 
 
 def _missing_backends() -> Iterator[CheckMessage]:
@@ -50,30 +51,22 @@ def _missing_backends() -> Iterator[CheckMessage]:
             yield Error(f"MAILERS[{alias!r}] {found}", id="mailer.E014")
 
 
-def _default_sender() -> Iterator[CheckMessage]:
+def _sender() -> Iterator[CheckMessage]:
     if mailbox(settings.DEFAULT_FROM_EMAIL) is None:
-        yield Error(
-            "DEFAULT_FROM_EMAIL is not one address.",
-            hint="Write it as in Shop <hello@shop.example>; quote a name with a comma.",
-            id="mailer.E011",
-        )
+        yield Error("DEFAULT_FROM_EMAIL is not one address.", hint=ADDRESS_HINT, id="mailer.E011")
+    try:
+        smtp.dkim_signer()
+    except ImproperlyConfigured as error:
+        yield Error(str(error), id="mailer.E012")
 
 
 def _transports() -> Iterator[CheckMessage]:
     if routes.PRIMARY not in mailers.settings:
-        yield Error(
-            f"MAILERS has no {routes.PRIMARY!r}, the transport of the outbox.",
-            hint='Add MAILERS["transport"]: SMTP, or a provider of Anymail.',
-            id="mailer.E007",
-        )
+        yield Error(f"MAILERS has no {routes.PRIMARY!r}, which sends the mail of the outbox.", id="mailer.E007")
         return
     outboxes = {routes.PRIMARY, routes.FALLBACK}.intersection(mailers.settings).difference(routes.names())
     for alias in sorted(outboxes):
-        yield Error(
-            f"MAILERS[{alias!r}] is an outbox, so its mail would never be sent.",
-            hint="Give it a backend that sends mail; only MAILERS['default'] is the outbox.",
-            id="mailer.E008",
-        )
+        yield Error(f"MAILERS[{alias!r}] is an outbox, so its mail would never be sent.", id="mailer.E008")
     for alias in () if outboxes else mailers.settings:
         try:
             backend = mailers[alias]  # builds it, opens nothing
@@ -87,48 +80,29 @@ def _transports() -> Iterator[CheckMessage]:
 
 def _transport(alias: str, backend: Any) -> Iterator[CheckMessage]:
     if alias in routes.names() and vars(backend).get("fail_silently"):
-        yield Error(
-            f"MAILERS[{alias!r}] sets 'fail_silently', which hides the answers of the server.",
-            hint="Remove the option.",
-            id="mailer.E015",
-        )
+        yield Error(f"MAILERS[{alias!r}]: remove 'fail_silently', which hides the server's answers.", id="mailer.E015")
     unseen = sorted(getattr(backend, "send_defaults", {}).keys() & staging.ADDING_RECIPIENTS)
     if staging.is_test_system() and unseen:
         yield Error(
             f"MAILERS[{alias!r}]: Anymail's SEND_DEFAULTS set {unseen[0]!r} on every message, which may add recipients after "
-            "POSTCOMMIT_REDIRECT_ALL_TO and POSTCOMMIT_ALLOWED_RECIPIENTS were applied.",
-            hint="Remove it on a test system.",
+            "POSTCOMMIT_REDIRECT_ALL_TO and POSTCOMMIT_ALLOWED_RECIPIENTS were applied. Remove it on a test system.",
             id="mailer.E016",
         )
-
-
-def _unrestricted_transports() -> Iterator[CheckMessage]:
-    if not staging.is_test_system():
-        return
-    for alias in filter(None, routes.names()):
-        path = mailers.settings[alias].get("BACKEND", DEFAULT_MAILER_BACKEND)
-        if not issubclass(import_string(path), (*RESTRICTED, *SENDING_NOTHING)):
-            yield CheckWarning(
-                f"MAILERS[{alias!r}] ({path}) ignores POSTCOMMIT_REDIRECT_ALL_TO and POSTCOMMIT_ALLOWED_RECIPIENTS: mail sent "
-                f'with using="{alias}", without the outbox, reaches its recipients.',
-                hint="On a test system use mailer.transports.smtp.EmailBackend or a provider of Anymail, or remove it.",
-                id="mailer.W004",
-            )
-
-
-def _dkim_keys() -> Iterator[CheckMessage]:
-    try:
-        smtp.dkim_signer()
-    except ImproperlyConfigured as error:
-        yield Error(str(error), id="mailer.E012")
+    if staging.is_test_system() and alias in routes.names() and not isinstance(backend, RESTRICTED + SENDING_NOTHING):
+        yield CheckWarning(
+            f"MAILERS[{alias!r}] ({type(backend).__module__}.{type(backend).__name__}) ignores POSTCOMMIT_REDIRECT_ALL_TO and "
+            f'POSTCOMMIT_ALLOWED_RECIPIENTS: mail sent with using="{alias}", without the outbox, reaches its recipients.',
+            hint="On a test system use mailer.transports.smtp.EmailBackend or a provider of Anymail, or remove it.",
+            id="mailer.W004",
+        )
 
 
 def _celery() -> Iterator[CheckMessage]:
     tasks = {entry.get("task") for entry in (current_app.conf.beat_schedule or {}).values()}
     if not {"mailer.tasks.sweep", "mailer.tasks.purge"} <= tasks:
         yield CheckWarning(
-            "Celery beat does not run mailer.tasks.sweep and mailer.tasks.purge: overdue mail would never be sent.",
-            hint="Call mailer.celery.configure(app) in your celery.py, and import that app in your package's __init__.py.",
+            "Celery beat does not run mailer.tasks.sweep and mailer.tasks.purge: overdue mail would never be sent. Call "
+            "mailer.celery.configure(app) in your celery.py, and import that app in your package's __init__.py.",
             id="mailer.W005",
         )
     yield from check_visibility_timeout(current_app.conf.broker_transport_options or {})
@@ -137,14 +111,10 @@ def _celery() -> Iterator[CheckMessage]:
 def check_visibility_timeout(transport_options: Mapping[str, Any]) -> Iterator[CheckMessage]:
     """Check that the broker gives no task to a second worker while the first one works on it."""
     visibility_timeout = timedelta(seconds=float(transport_options.get("visibility_timeout", KOMBU_VISIBILITY_TIMEOUT)))
-    for name, shorter in (
-        ("twice POSTCOMMIT_CLAIM_LEASE, the longest time that a task may take", 2 * options().claim_lease),
-        ("the longest countdown of a task", HORIZON),
-    ):
-        if shorter >= visibility_timeout:
-            yield Error(
-                f"visibility_timeout in CELERY_BROKER_TRANSPORT_OPTIONS ({visibility_timeout.total_seconds():g} s) must be "
-                f"more than {name} ({shorter.total_seconds():g} s).",
-                hint="Otherwise the broker gives the task to a second worker.",
-                id="mailer.E013",
-            )
+    longest = max(2 * options().claim_lease, HORIZON)  # the longest task; the longest countdown
+    if longest >= visibility_timeout:
+        yield Error(
+            f"visibility_timeout in CELERY_BROKER_TRANSPORT_OPTIONS ({visibility_timeout.total_seconds():g} s) must be "
+            f"more than twice POSTCOMMIT_CLAIM_LEASE, and more than {HORIZON.seconds} s.",
+            id="mailer.E013",
+        )

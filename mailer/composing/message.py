@@ -27,8 +27,6 @@ RESERVED_HEADERS = frozenset(
 )
 """Header fields that `Email.headers` must not set."""
 
-LONGEST_LIST_ID = 255
-"""Characters (RFC 2919, 3)."""
 SENDER_ID = range(5, 16)
 """The lengths that Gmail accepts for the last field of a Feedback-ID."""
 
@@ -88,19 +86,17 @@ def assemble(
         cc=[_mailbox(each) for each in mail.cc()],
         bcc=[_mailbox(each) for each in mail.bcc()],
         reply_to=mail.reply_to(),
-        headers={**_headers(message_id), **_stream_headers(mail, unsubscribe_url), **_custom_headers(mail)},
+        headers={
+            "Message-ID": message_id,
+            "Auto-Submitted": "auto-generated",  # RFC 3834: prevents out-of-office replies
+            "X-Entity-Ref-ID": message_id.strip("<>").partition("@")[0],  # prevents Gmail from grouping equal subjects
+            **_stream_headers(mail, unsubscribe_url),
+            **_custom_headers(mail),
+        },
     )
     message.attach_alternative(content.html, "text/html")
     attach(message, mail.attachments())
     return message
-
-
-def _headers(message_id: str) -> dict[str, str]:
-    return {
-        "Message-ID": message_id,
-        "Auto-Submitted": "auto-generated",  # RFC 3834: prevents out-of-office replies
-        "X-Entity-Ref-ID": message_id.strip("<>").partition("@")[0],  # prevents Gmail from grouping equal subjects
-    }
 
 
 def _stream_headers(mail: Email, unsubscribe_url: str) -> dict[str, str]:
@@ -108,15 +104,14 @@ def _stream_headers(mail: Email, unsubscribe_url: str) -> dict[str, str]:
     if stream is None:
         return {}
     domain = sender_domain()
-    list_id = f"<{stream.name}.{domain}>"  # RFC 2919
     headers = {
         "List-Unsubscribe": f"<{unsubscribe_url}>",  # RFC 2369
         "List-Unsubscribe-Post": "List-Unsubscribe=One-Click",  # RFC 8058
-        "List-ID": list_id if len(list_id) <= LONGEST_LIST_ID + len("<>") else "",
+        "List-ID": f"<{stream.name}.{domain}>",  # RFC 2919
         # Gmail counts complaints by these fields: the broadest last, each once, none specific to a recipient.
         "Feedback-ID": f"{mail.kind.replace(':', '.')}:{stream.name}:{_sender_id(domain)}",
     }
-    return {name: Unfolded(name, value) for name, value in headers.items() if value}
+    return {name: Unfolded(name, value) for name, value in headers.items()}
 
 
 def _sender_id(domain: str) -> str:

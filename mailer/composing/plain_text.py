@@ -54,7 +54,8 @@ def plain_text(html: str) -> str:
     _flatten_layout_tables(body)
     _replace_images(body)
     _replace_links(body)
-    _replace_rules(body)
+    for rule in body.iter("hr"):
+        rule.tag, rule.text = "p", "-" * 24
     _wrap_lists(body)
     return _lay_out(body, WIDTH) + "\n"
 
@@ -138,11 +139,6 @@ def _append(element: HtmlElement, text: str, below: str = "") -> None:
     etree.SubElement(element, "span").text = text
     if below:
         etree.SubElement(element, "br").tail = below
-
-
-def _replace_rules(root: HtmlElement) -> None:
-    for rule in list(root.iter("hr")):
-        rule.tag, rule.text = "p", "-" * 24
 
 
 def _wrap_lists(root: HtmlElement) -> None:

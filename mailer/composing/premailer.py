@@ -20,12 +20,8 @@ class OfflinePremailer(Premailer):  # type: ignore[misc]  # premailer has no typ
 
 @lru_cache(maxsize=256)
 def _parse(css: str, validate: bool) -> cssutils.css.CSSStyleSheet:
-    return cssutils.CSSParser(fetcher=_fetch_nothing, validate=validate).parseString(css)
-
-
-def _fetch_nothing(url: str) -> tuple[None, bytes]:
-    """Ignore @import, which cssutils follows to http:// and file:// by default."""
-    return None, b""
+    # By default cssutils follows @import to http:// and file://.
+    return cssutils.CSSParser(fetcher=lambda url: (None, b""), validate=validate).parseString(css)
 
 
 _one_at_a_time = Lock()

@@ -8,17 +8,14 @@ from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from email import policy
 from email.message import EmailMessage as Parsed
-from email.message import MIMEPart
 from functools import cached_property
 from html import escape
 from typing import Any
 from urllib.parse import unquote
 
 from django.conf import global_settings, settings
-from django.core.mail import EmailMessage
 from django.db import Error as DatabaseFault
 from django.db import connections
 
@@ -41,21 +38,11 @@ class NeedsDatabase(NoSample):
     """The sample or its message queries the database, which previews must not need."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """A sample and its message."""
-
-    mail: Email
-    message: EmailMessage
-    source: bytes
-    """The message as SMTP transmits it (RFC 5322)."""
-
-
 @dataclass(frozen=True)
 class Preview:
-    """One kind in one language, parsed from the bytes that SMTP would transmit (RFC 5322)."""
+    """A sample in one language, parsed from the bytes that SMTP would transmit (RFC 5322)."""
 
-    kind: type[Email]
+    mail: Email
     language: str
     source: bytes
 
@@ -66,7 +53,7 @@ class Preview:
     @property
     def name(self) -> str:
         """The name of its files without the suffix: `accounts.VerifyAddress.th`."""
-        return f"{self.kind.kind}.{self.language}"
+        return f"{self.mail.kind}.{self.language}"
 
     @property
     def subject(self) -> str:
@@ -84,26 +71,30 @@ class Preview:
 
     @cached_property
     def html(self) -> str:
-        """The HTML document with inline images as data: URLs, or "" if the message has only text."""
+        """The HTML document, or an empty string."""
+        return self._body("html")
+
+    @property
+    def page(self) -> str:
+        """A page for a browser: the HTML with inline images as data: URLs, or else the text."""
         images = {
             str(part["Content-ID"]).strip().strip("<>"): (
-                f"data:{part.get_content_type()};base64,{b64encode(_bytes(part)).decode()}"
+                f"data:{part.get_content_type()};base64,{b64encode(part.get_content()).decode()}"
             )
             for part in self._parsed.walk()
             if part["Content-ID"]
         }
-        return CID.sub(lambda found: images.get(unquote(found[1]), found[0]), self._body("html"))
-
-    @property
-    def page(self) -> str:
-        """A page for a browser: the HTML, or else the text."""
-        return self.html or f'<!DOCTYPE html>\n<meta charset="utf-8">\n<pre>{escape(self.text)}</pre>\n'
+        html = self.html or f'<!DOCTYPE html>\n<meta charset="utf-8">\n<pre>{escape(self.text)}</pre>\n'
+        return CID.sub(lambda found: images.get(unquote(found[1]), found[0]), html)
 
     @property
     def attachments(self) -> list[tuple[str, str, int]]:
         """Name, content type and size in bytes of each file that is not an inline image."""
-        parts = [part for part in self._parsed.iter_attachments() if not part["Content-ID"]]
-        return [(part.get_filename() or "", part.get_content_type(), len(_bytes(part))) for part in parts]
+        return [
+            (part.get_filename() or "", part.get_content_type(), len(part.get_payload(decode=True) or b""))
+            for part in self._parsed.iter_attachments()
+            if not part["Content-ID"]
+        ]
 
     @property
     def files(self) -> dict[str, bytes]:
@@ -113,11 +104,6 @@ class Preview:
     def _body(self, kind: str) -> str:
         part = self._parsed.get_body((kind,))
         return str(part.get_content()).replace("\r\n", "\n") if part else ""
-
-
-def _bytes(part: MIMEPart) -> bytes:
-    payload = part.get_payload(decode=True)
-    return payload if isinstance(payload, bytes) else b""
 
 
 def all_kinds() -> list[type[Email]]:
@@ -143,32 +129,19 @@ def find(name: str) -> type[Email]:
     found = {kind for known, kind in KINDS.items() if wanted in (known.lower(), known.lower().rpartition(".")[2])}
     if len(found) == 1:
         return found.pop()
-    if found:
-        raise UnknownKind(f"several kinds have the name {name!r}: {_names(found)}")
-    spellings = {each.lower(): kind for kind in all_kinds() for each in (kind.kind, kind.kind.rpartition(".")[2])}
-    close = {spellings[spelling] for spelling in get_close_matches(wanted, spellings, n=3)}
-    suggestion = f"did you mean {_names(close, ' or ')}?" if close else f"the kinds are {_names(set(all_kinds()))}"
-    raise UnknownKind(f"no kind {name!r}; {suggestion}")
-
-
-def _names(found: set[type[Email]], glue: str = ", ") -> str:
-    return glue.join(sorted(kind.kind for kind in found))
+    names = ", ".join(sorted(kind.kind for kind in found or all_kinds()))
+    raise UnknownKind(f"{'several' if found else 'no'} kinds have the name {name!r}; choose from {names}")
 
 
 def preview(kind: type[Email], language: str | None = None) -> Preview:
-    """Preview the sample in this language (None: the site's). Raises NoPreview."""
+    """Build the sample in this language (None: the site's). Raises NoPreview."""
     language = language or settings.LANGUAGE_CODE
-    return Preview(kind, language, build_sample(kind, language).source)
-
-
-def build_sample(kind: type[Email], language: str) -> Sample:
-    """Build the sample's message in this language. Raises NoPreview."""
     with _without_database(kind):
         with _explained(NoSample, kind):
             mail = kind.sample()
         with _explained(NoPreview, kind):
             message = build(mail, f"<preview@{sender_domain()}>", language=language)
-            return Sample(mail, message, message.message(policy=policy.SMTP).as_bytes())
+            return Preview(mail, language, message.message(policy=policy.SMTP).as_bytes())
 
 
 @contextmanager

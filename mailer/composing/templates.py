@@ -4,8 +4,6 @@ import dataclasses
 import re
 import unicodedata
 import zoneinfo
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parseaddr
 from typing import Any
@@ -39,8 +37,17 @@ def render(email: Email, recipient: Recipient, *, unsubscribe_url: str = "") -> 
     The templates see `unsubscribe_url`. Without a `body.txt` the text is made from the HTML. Control characters and lone
     surrogates are removed. Raises what a template or the e-mail's own code raises.
     """
-    with _activate_locale(recipient):
-        data = _data(email, recipient, unsubscribe_url)
+    zone = zoneinfo.ZoneInfo(recipient.time_zone) if recipient.time_zone else timezone.get_default_timezone()
+    with translation.override(recipient.language or settings.LANGUAGE_CODE), timezone.override(zone):
+        data = {
+            **{field.name: getattr(email, field.name) for field in dataclasses.fields(email)},  # type: ignore[arg-type]
+            "recipient": recipient,
+            "site_name": site_name(),
+            "site_url": settings.SITE_URL,
+            "unsubscribe_url": unsubscribe_url,
+            "language": translation.get_language(),
+            **email.context(),
+        }
         subject = one_line(_render(f"{email.template}/subject.txt", data, escape=False))
         html = inline_css(_render(f"{email.template}/body.html", data | {"subject": subject}, escape=True))
         try:
@@ -53,24 +60,6 @@ def render(email: Email, recipient: Recipient, *, unsubscribe_url: str = "") -> 
 def site_name() -> str:
     """Return the site's name for mails: the name in DEFAULT_FROM_EMAIL, or else the host of SITE_URL."""
     return parseaddr(settings.DEFAULT_FROM_EMAIL)[0] or urlsplit(settings.SITE_URL).hostname or settings.SITE_URL
-
-
-def subject_as_written(email: Email, recipient: Recipient, *, unsubscribe_url: str = "") -> str:
-    """Render the subject with the line breaks that `render` removes. Raises as `render` does."""
-    with _activate_locale(recipient):
-        return _render(f"{email.template}/subject.txt", _data(email, recipient, unsubscribe_url), escape=False)
-
-
-def _data(email: Email, recipient: Recipient, unsubscribe_url: str) -> dict[str, Any]:
-    return {
-        **{field.name: getattr(email, field.name) for field in dataclasses.fields(email)},  # type: ignore[arg-type]
-        "recipient": recipient,
-        "site_name": site_name(),
-        "site_url": settings.SITE_URL,
-        "unsubscribe_url": unsubscribe_url,
-        "language": translation.get_language(),
-        **email.context(),
-    }
 
 
 def _render(template: str, data: dict[str, Any], *, escape: bool) -> str:
@@ -90,10 +79,3 @@ def one_line(text: str) -> str:
     """Remove line breaks and control characters, which would end a header, and break up encoded words (RFC 2047)."""
     visible = "".join(c for c in text if unicodedata.category(c) != "Cc" or c.isspace())
     return " ".join(visible.split()).replace("=?", "= ?")
-
-
-@contextmanager
-def _activate_locale(recipient: Recipient) -> Iterator[None]:
-    zone = zoneinfo.ZoneInfo(recipient.time_zone) if recipient.time_zone else timezone.get_default_timezone()
-    with translation.override(recipient.language or settings.LANGUAGE_CODE), timezone.override(zone):
-        yield

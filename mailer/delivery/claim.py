@@ -12,7 +12,7 @@ from mailer import routes
 from mailer.addresses import as_transmitted
 from mailer.conf import options
 from mailer.delivery import circuit
-from mailer.delivery.steps import Claimed, Postponed, Ready, Transport, Unsent
+from mailer.delivery.steps import Postponed, Ready, Transport, Unsent
 from mailer.models import SOURCES, DeliveryAttempt, Message, Outcome, State, Suppression
 from mailer.recipients import suppression
 from mailer.text import replace_unstorable
@@ -45,7 +45,7 @@ SELECT id, attempts, %(transport)s, %(worker)s, %(started_at)s, %(pending)s, '',
 """  # noqa: S608 - the names are our own models'
 
 
-def claim(message: Message, ready: Ready, transport: Transport) -> Claimed | Postponed | Unsent | None:
+def claim(message: Message, ready: Ready, transport: Transport) -> Ready | Postponed | Unsent | None:
     """Claim the message, and the probe of its transport if it is paused.
 
     Postponed if another worker probes the transport, Unsent if the recipient was suppressed after the mail was composed, None
@@ -54,7 +54,7 @@ def claim(message: Message, ready: Ready, transport: Transport) -> Claimed | Pos
     if not circuit.begin_probe(transport):
         return Postponed()
     if claim_row(message, ready, transport.alias):
-        return Claimed()
+        return ready
     circuit.release_probe(transport)
     reason = suppression.reason_for(ready.recipient, ready.stream)
     if reason is None:

@@ -6,6 +6,7 @@ limit, so `is_wanted` is called after it.
 
 import time
 from datetime import timedelta
+from email.utils import parseaddr
 
 import structlog
 from django.core.mail import EmailMessage
@@ -15,12 +16,10 @@ from django.utils import timezone
 from mailer import addresses, email
 from mailer.attachments import StorageAway
 from mailer.composing.message import build
-from mailer.delivery import circuit
-from mailer.delivery.admission import admit
+from mailer.delivery import circuit, rate
 from mailer.delivery.claim import EARLY, claim
-from mailer.delivery.rate import LONGEST_WAIT
 from mailer.delivery.settle import settle_persistently, settle_unsent
-from mailer.delivery.steps import Claimed, Postponed, Ready, Unsent
+from mailer.delivery.steps import Postponed, Ready, Transport, Unsent
 from mailer.models import Message, Queue, State
 from mailer.recipients import suppression
 from mailer.text import mask
@@ -40,7 +39,7 @@ def deliver(message_id: int, *, longest_wait: timedelta | None = None) -> None:
     if message is None:
         return
     try:
-        match _run_steps(message, longest_wait or LONGEST_WAIT[Queue(message.queue)]):
+        match _run_steps(message, longest_wait or rate.LONGEST_WAIT[Queue(message.queue)]):
             case Postponed():
                 postpone(message)
             case Unsent() as unsent:
@@ -62,7 +61,7 @@ def _run_steps(message: Message, longest_wait: timedelta) -> Postponed | Unsent 
     if isinstance(ready, Unsent):
         return ready
     claimed = claim(message, ready, transport)
-    if not isinstance(claimed, Claimed):
+    if not isinstance(claimed, Ready):
         return claimed
     began = time.monotonic()
     outcome = transmit(ready.mail, transport.alias, exclude=ready.exclude)
@@ -74,6 +73,21 @@ def load(message_id: int) -> Message | None:
     """Return the message if it is waiting and due."""
     due = Message.objects.waiting().filter(pk=message_id, due_at__lte=timezone.now() + EARLY)
     return due.annotate(is_any_paused=circuit.is_any_paused()).first()
+
+
+def admit(message: Message, longest_wait: timedelta) -> Transport | Postponed:
+    """Return the first working transport of the message's route, after waiting for the rate limit.
+
+    Postponed if every transport of the route is paused, or the wait would be longer than `longest_wait`. Raises
+    NoSuchTransport.
+    """
+    is_any_paused: bool = message.is_any_paused  # type: ignore[attr-defined]  # annotated by load
+    transport = circuit.find_transport(message.transport, circuit.pauses() if is_any_paused else {})
+    wait = rate.book_slot(transport.alias, longest_wait) if transport else None
+    if transport is None or wait is None:
+        return Postponed()
+    time.sleep(wait)
+    return transport
 
 
 def prepare(message: Message) -> Ready | Unsent:
@@ -107,7 +121,7 @@ def _exclude_recipients(message: Message, built: EmailMessage, stream: str) -> R
 
     The row and the suppressions name the recipients that the mail was built for, even if a test system redirects it.
     """
-    recipient, *others = recipients = [addresses.as_written(entry) for entry in built.recipients()]
+    recipient, *others = recipients = [parseaddr(entry)[1] for entry in built.recipients()]
     try:
         staging.intercept(built)
     except staging.Blocked as reason:

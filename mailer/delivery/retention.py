@@ -32,10 +32,9 @@ def purge() -> int:
 
 def _retentions() -> Iterator[tuple[Q, timedelta]]:
     """Yield the retention of each kind that sets its own, then that of all other messages."""
-    own = [kind for kind in email.kinds() if kind.retention is not None]
-    for kind in own:
-        assert kind.retention is not None
-        yield Q(kind__in=kind.names()), kind.retention
+    own = {kind: kind.retention for kind in email.kinds() if kind.retention is not None}
+    for kind, retention in own.items():
+        yield Q(kind__in=kind.names()), retention
     yield ~Q(kind__in=[name for kind in own for name in kind.names()]), timedelta(days=options().retention_days)
 
 

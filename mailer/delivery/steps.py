@@ -35,11 +35,6 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
-    """The message belongs to this worker until its lease ends."""
-
-
-@dataclass(frozen=True, slots=True)
 class Unsent:
     """A message that will not be transmitted, with the reason."""
 

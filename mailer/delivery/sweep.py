@@ -1,7 +1,6 @@
 """Re-queue overdue messages and settle the claims of dead workers."""
 
 import math
-from collections.abc import Collection
 from datetime import timedelta
 from functools import partial
 
@@ -45,25 +44,25 @@ def publish_overdue() -> int:
     found = {route: circuit.find_transport(route, paused) for route in routes.names() if routes.transports(route)}
     probed = [route for route, transport in found.items() if transport and transport.probing]
     closed = [route for route, transport in found.items() if transport is None or transport.probing]
-    probes = sum(_publish_probe(route) for route in probed)
-    return probes if len(closed) == len(found) else probes + _fill_queues(closed)
+    expired = Q(expires_at__lte=timezone.now())  # settled without a transport, so it cannot probe one
+    probes = sum(_publish_probe(Q(transport=route) & ~expired) for route in probed)
+    return probes + _fill_queues(~Q(transport__in=closed) | expired)
 
 
-def _fill_queues(closed_routes: Collection[str]) -> int:
+def _fill_queues(which: Q) -> int:
     rate = options().rate_per_second
     room = BATCH if rate is None else min(BATCH, max(math.ceil(rate * AHEAD.total_seconds()), 1))
     total = 0
     for queue, length in (queue_lengths() or {}).items():
         room = max(room - length, 0)
-        published = _publish_batch(queue, max(room, 1), ~Q(transport__in=closed_routes))
+        published = _publish_batch(queue, max(room, 1), which)
         room = max(room - published, 0)
         total += published
     return total
 
 
-def _publish_probe(route: str) -> int:
-    expired = Q(expires_at__lte=timezone.now())  # it would be settled without probing the transport
-    return next((1 for queue in Queue if _publish_batch(queue, 1, Q(transport=route) & ~expired)), 0)
+def _publish_probe(which: Q) -> int:
+    return next((1 for queue in Queue if _publish_batch(queue, 1, which)), 0)
 
 
 def _publish_batch(queue: Queue, limit: int, which: Q) -> int:

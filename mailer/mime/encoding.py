@@ -46,11 +46,6 @@ class Verbatim(Entity):
         return header + self.rest.replace(b"\r\n", chosen.linesep.encode())
 
 
-def standard_policy() -> policy.EmailPolicy:
-    """Return the policy for servers that accept 8bit bodies; attached MIME is stored in this form."""
-    return _policy(eight_bit=True, utf8=False)
-
-
 def build(mail: EmailMessage, *, eight_bit: bool, utf8: bool = False) -> Entity:
     """Turn Django's message into Python's. `eight_bit` permits 8bit text (RFC 6152), `utf8` UTF-8 headers (RFC 6532).
 
@@ -58,7 +53,7 @@ def build(mail: EmailMessage, *, eight_bit: bool, utf8: bool = False) -> Entity:
     """
     clone = copy.copy(mail)
     clone.attachments = copy.deepcopy(mail.attachments)  # `message()` may change their encoding
-    built: Entity = clone.message(policy=_policy(eight_bit=eight_bit, utf8=utf8))
+    built: Entity = clone.message(policy=smtp_policy(eight_bit=eight_bit, utf8=utf8))
     if isinstance(built, Verbatim):
         if _can_stay_verbatim(built, eight_bit=eight_bit):
             return built
@@ -108,7 +103,9 @@ class _Contents(ContentManager):
 
     def set_content(self, msg: Message, obj: Any, *args: Any, **options: Any) -> Any:
         if isinstance(obj, str):
-            options.setdefault("cte", _choose_encoding(obj.encode(options.get("charset", "utf-8")), msg.policy))
+            text = obj.encode(options.get("charset", "utf-8"))
+            keeps = msg.policy.cte_type == "8bit" and not text.isascii() and not _is_too_long(text)
+            options.setdefault("cte", "8bit" if keeps else None)  # None leaves the choice to Python
         return raw_data_manager.set_content(msg, obj, *args, **options)
 
 
@@ -190,13 +187,9 @@ def _fold_cached(policy: _Policy, name: str, value: str) -> bytes:
 
 
 @cache
-def _policy(*, eight_bit: bool, utf8: bool) -> _Policy:
+def smtp_policy(*, eight_bit: bool, utf8: bool = False) -> policy.EmailPolicy:
+    """Return the policy for a server; attached MIME is stored in the form for servers that accept 8bit."""
     return _Policy(cte_type="8bit" if eight_bit else "7bit", utf8=utf8, header_factory=_Headers())
-
-
-def _choose_encoding(text: bytes, policy: Any) -> str | None:
-    """Return the transfer encoding of a text; None leaves the choice to Python."""
-    return "8bit" if policy.cte_type == "8bit" and not text.isascii() and not _is_too_long(text) else None
 
 
 def _is_too_long(content: bytes) -> bool:
@@ -214,18 +207,12 @@ def _encode_for_server(part: Message, *, eight_bit: bool) -> bool:
         if is_8bit:  # required; a multipart may declare no other encoding (RFC 2045, 6.4)
             part["Content-Transfer-Encoding"] = "8bit"
         return is_8bit
-    payload = _payload_octets(part)
+    is_identity = _encoding(part) in IDENTITY
+    payload = bytes(part.get_payload(decode=True) or b"") if is_identity else str(part.get_payload()).encode()
     if _is_accepted(part, payload, eight_bit=eight_bit):
         return not payload.isascii()
     _encode(part)
     return False
-
-
-def _payload_octets(part: Message) -> bytes:
-    """Return the octets of a payload in its present encoding."""
-    if _encoding(part) in IDENTITY:
-        return bytes(part.get_payload(decode=True) or b"")
-    return str(part.get_payload()).encode()
 
 
 def _is_accepted(part: Message, raw: bytes, *, eight_bit: bool) -> bool:

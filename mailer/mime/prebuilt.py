@@ -5,7 +5,6 @@ import email.message
 import re
 from collections.abc import Collection
 from email import policy
-from email.message import MIMEPart
 from email.parser import BytesParser
 from typing import Any
 
@@ -57,8 +56,9 @@ class Prebuilt(EmailMultiAlternatives):
 
     def message(self, *, policy: Any = policy.default) -> email.message.EmailMessage:
         """Return the MIME, with the changes and the current Message-ID of `extra_headers`."""
-        message = _parse(self.source, Verbatim)
-        message.rest = _without_header(message, self.source)
+        message = parse(self.source, Verbatim)
+        header = b"".join(AS_READ.fold_binary(name, value) for name, value in message.raw_items())
+        message.rest = self.source.removeprefix(header) if self.source.startswith(header) else None
         for name, value in self._changes().items():
             if name not in message:
                 message[name] = value
@@ -76,32 +76,17 @@ class Prebuilt(EmailMultiAlternatives):
         return changes
 
 
-def _without_header(message: Verbatim, source: bytes) -> bytes | None:
-    """Return the source after its header; None if the header cannot be separated."""
-    header = b"".join(AS_READ.fold_binary(name, value) for name, value in message.raw_items())
-    return source.removeprefix(header) if source.startswith(header) else None
-
-
 def is_prebuilt(message: EmailMessage) -> bool:
     """Return whether the message's class builds other MIME than Django's classes."""
-    return any(name in vars(message) or not _is_djangos(type(message), name) for name in BUILDERS)
+    for name in BUILDERS:
+        djangos = (getattr(EmailMessage, name), getattr(EmailMultiAlternatives, name))
+        if name in vars(message) or getattr(type(message), name) not in djangos:
+            return True
+    return False
 
 
-def _is_djangos(kind: type[EmailMessage], name: str) -> bool:
-    return getattr(kind, name) in (getattr(EmailMessage, name), getattr(EmailMultiAlternatives, name))
-
-
-def parse(source: bytes) -> MIMEPart:
-    """Parse a part that will be written exactly as it was read."""
-    return _parse(source, email.message.EmailMessage)
-
-
-def message_id(source: bytes) -> str:
-    """Return the Message-ID in the header of this MIME, or an empty string."""
-    return str(parse(source)["Message-ID"] or "")
-
-
-def _parse[Kind: email.message.EmailMessage](source: bytes, kind: type[Kind]) -> Kind:
+def parse[Kind: email.message.EmailMessage](source: bytes, kind: type[Kind]) -> Kind:
+    """Parse MIME that will be written exactly as it was read."""
     parser: Any = BytesParser(kind, policy=AS_READ)  # the type stubs lack modern policies
     parsed: Kind = parser.parsebytes(source)
     return parsed

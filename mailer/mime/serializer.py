@@ -12,7 +12,8 @@ from datetime import date, datetime
 from decimal import Decimal
 from email import policy
 from email.headerregistry import AddressHeader
-from email.message import Message, MIMEPart
+from email.message import EmailMessage as Entity
+from email.message import Message
 from email.utils import parseaddr
 from typing import Any
 
@@ -66,7 +67,7 @@ def dump(message: EmailMessage) -> bytes:
     attributes = _attributes(message)
     if prebuilt.is_prebuilt(message):
         attributes |= _prebuilt_attributes(message, source)
-    _check_message_id(attributes["extra_headers"])
+    _check_message_id(message_id(attributes["extra_headers"]))
     stored = {name: _encode(value, name) for name, value in attributes.items()}
     return zlib.compress(json.dumps({"version": VERSION, **stored}).encode("ascii"))
 
@@ -82,7 +83,7 @@ def load(document: bytes) -> EmailMessage:
     message = CLASSES[stored.pop("class")]()
     for name, value in stored.items():
         setattr(message, name, _decode(value))
-    message.attachments = [_attachment(entry) for entry in message.attachments]
+    message.attachments = [e if isinstance(e, Message) else EmailAttachment(*e) for e in message.attachments]
     if isinstance(message, EmailMultiAlternatives):
         message.alternatives = [EmailAlternative(*alternative) for alternative in message.alternatives]
     if isinstance(message, Prebuilt):
@@ -90,9 +91,9 @@ def load(document: bytes) -> EmailMessage:
     return message
 
 
-def message_id(message: EmailMessage) -> str:
-    """Return the Message-ID that the caller set, or an empty string."""
-    return _message_id(message.extra_headers)
+def message_id(headers: Mapping[str, Any]) -> str:
+    """Return the Message-ID in `extra_headers`, or an empty string."""
+    return next((str(value) for name, value in headers.items() if name.lower() == "message-id"), "")
 
 
 # --- What cannot be sent ---------------------------------------------------------------------------------------------
@@ -127,14 +128,9 @@ def _check_address(what: str, text: str) -> None:
         raise ValueError(f"Invalid address ({what}): longer than {LONGEST_ADDRESS} characters")
 
 
-def _check_message_id(headers: Mapping[str, Any]) -> None:
-    message_id = _message_id(headers)
-    if len(message_id) > LONGEST_MESSAGE_ID or not message_id.isascii() or not message_id.isprintable():
+def _check_message_id(value: str) -> None:
+    if len(value) > LONGEST_MESSAGE_ID or not value.isascii() or not value.isprintable():
         raise ValueError(f"the Message-ID must be at most {LONGEST_MESSAGE_ID} printable ASCII characters")
-
-
-def _message_id(headers: Mapping[str, Any]) -> str:
-    return next((str(value) for name, value in headers.items() if name.lower() == "message-id"), "")
 
 
 def _check_size(message: EmailMessage) -> None:
@@ -210,7 +206,7 @@ def _prebuilt_attributes(message: EmailMessage, source: bytes) -> dict[str, Any]
     recipients = [str(recipient) for recipient in message.recipients()]
     visible = [str(entry) for entry in (*message.to, *message.cc) if entry]
     headers = {name: value for name, value in message.extra_headers.items() if name.lower() != "message-id"}
-    message_id = prebuilt.message_id(source)
+    message_id = str(prebuilt.parse(source, Entity)["Message-ID"] or "")
     return {
         "class": "ReadyMade",  # see CLASSES
         "source": BARE_LINE_FEED.sub(b"\r\n", source),  # SMTP has only CRLF (RFC 5321, 2.3.8)
@@ -220,10 +216,6 @@ def _prebuilt_attributes(message: EmailMessage, source: bytes) -> dict[str, Any]
         "extra_headers": {name: _header(name, value) for name, value in headers.items()}
         | ({"Message-ID": message_id} if message_id else {}),
     }
-
-
-def _attachment(stored: Any) -> Any:
-    return stored if isinstance(stored, MIMEPart) else EmailAttachment(*stored)
 
 
 # --- Values as JSON: a type that JSON does not have is an object with one entry, named after the type -----------------
@@ -251,7 +243,7 @@ def _encode_object(value: Any, attribute: str) -> dict[str, str]:
         case EmailMessage():
             return _encode_object(value.message(policy=policy.SMTP), attribute)
         case Message():
-            return {"mime": b64encode(value.as_bytes(policy=encoding.standard_policy())).decode()}
+            return {"mime": b64encode(value.as_bytes(policy=encoding.smtp_policy(eight_bit=True))).decode()}
         case datetime():
             return {"datetime": value.isoformat()}
         case date():
@@ -271,7 +263,7 @@ def _decode(stored: Any) -> Any:
         case "bytes":
             return b64decode(value)
         case "mime":
-            return prebuilt.parse(b64decode(value))
+            return prebuilt.parse(b64decode(value), Entity)
         case "tuple":
             return tuple(_decode(entry) for entry in value)
         case "dict":

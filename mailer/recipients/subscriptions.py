@@ -17,6 +17,7 @@ from nacl.secret import SecretBox
 
 from mailer.email import Stream, kinds
 from mailer.models import Suppression
+from mailer.recipients.suppression import suppress
 
 PURPOSE = b"mailer.streams"
 """Separates this key from other keys that are derived from SECRET_KEY (BLAKE2 personalisation, RFC 7693, 2.8)."""
@@ -37,23 +38,15 @@ class BrokenLink(ValueError):
     """The link is forged, is cut off, or names a stream that does not exist any more."""
 
 
-def streams() -> list[Stream]:
-    """Return all streams that are in use by a kind of e-mail, sorted by name."""
-    by_name = {kind.stream.name: kind.stream for kind in reversed(kinds()) if kind.stream}
-    return [by_name[name] for name in sorted(by_name)]
-
-
 def find(name: str) -> Stream | None:
     """Return the stream of this name, or None if no kind of e-mail uses it."""
-    return next((stream for stream in streams() if stream.name == name), None)
+    return next((kind.stream for kind in kinds() if kind.stream and kind.stream.name == name), None)
 
 
 def unsubscribe(membership: Membership) -> None:
     """Stop mail of this stream to the address. A message that already waits becomes suppressed when it is due."""
-    name = membership.stream.name
-    row = Suppression(address=membership.address.lower(), stream=name, reason=f"unsubscribed from the stream {name!r}")
-    # get_or_create() would fail if the existing row is deleted before it is read.
-    Suppression.objects.bulk_create([row], ignore_conflicts=True)
+    stream = membership.stream.name
+    suppress(membership.address, f"unsubscribed from the stream {stream!r}", stream=stream)
 
 
 def resubscribe(membership: Membership) -> None:
@@ -68,9 +61,8 @@ def is_unsubscribed(membership: Membership) -> bool:
 
 def copy_unsubscribes(old: str, new: str) -> None:
     """Unsubscribe the address `new` from all streams that `old` unsubscribed from."""
-    for stream in streams():
-        if is_unsubscribed(Membership(old, stream)):
-            unsubscribe(Membership(new, stream))
+    for row in Suppression.objects.filter(address=old.lower()).exclude(stream=""):
+        suppress(new, row.reason, stream=row.stream)
 
 
 def unsubscribe_url(address: str, stream: Stream) -> str:

@@ -8,9 +8,10 @@ from django.utils.encoding import punycode
 from mailer.models import Message, Suppression
 
 
-def suppress(address: str, reason: str, message: Message) -> None:
-    """Stop mail to an address that does not exist, according to the server's answer to this message."""
-    row = Suppression(address=address.lower(), stream="", reason=reason, message=message)
+def suppress(address: str, reason: str, message: Message | None = None, *, stream: str = "") -> None:
+    """Stop all mail to an address, or the mail of one stream. `message` is the one to which a server gave the reason."""
+    row = Suppression(address=address.lower(), stream=stream, reason=reason, message=message)
+    # get_or_create() would fail if the existing row is deleted before it is read.
     Suppression.objects.bulk_create([row], ignore_conflicts=True)
 
 

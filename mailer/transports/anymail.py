@@ -13,7 +13,7 @@ from typing import Any
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 
-from mailer.outcomes import OutcomeUnknown, PermanentRefusal, TransientRefusal, TransportDown
+from mailer.outcomes import OutcomeUnknown, PermanentRefusal, Refusal, TransientRefusal, TransportDown
 from mailer.transports import staging
 
 ERRORS: tuple[type[Exception], ...] = ()
@@ -26,8 +26,6 @@ if find_spec("anymail"):
     from urllib3.exceptions import NewConnectionError
 
     ERRORS, BACKENDS = (AnymailError,), (AnymailBaseBackend,)
-
-Refusal = TransientRefusal | PermanentRefusal | TransportDown | OutcomeUnknown
 
 MISCONFIGURED = {401, 402, 403}
 """A wrong key, an unpaid bill, a sender or an IP range that is not allowed: the account's fault, not the message's."""

@@ -4,17 +4,14 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from email.utils import getaddresses
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import dkim
 from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage
-from django.core.signals import setting_changed
 from dkim import crypto
 
 from mailer.conf import options, sender_domain
@@ -36,9 +33,11 @@ SELECTOR = DOMAIN = re.compile(
 )
 PATH = re.compile(r"(?!.*PRIVATE KEY)[/.]\S+")
 """The setting may hold the key itself by mistake; an error message must not quote it."""
-PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----\r?\n(.*?)-----END \1-----", re.DOTALL)
+PEM = re.compile(rb"-----BEGIN [A-Z0-9 ]+-----\r?\n(.*?)-----END ", re.DOTALL)
 ED25519_PKCS8 = re.compile(rb"\x30.\x02\x01[\x00\x01]\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20(.{32})", re.DOTALL)
 """The DER encoding of an Ed25519 key with its seed (RFC 8410, 7). Version 1 adds the public key at the end."""
+
+NO_KEY = "is not an unencrypted private RSA or Ed25519 key, or it is damaged"
 
 
 class UnusableKey(ValueError):
@@ -74,7 +73,13 @@ class Signer:
         """Return the message with one signature for each key on top. Raises Unsendable if it cannot be signed."""
         try:
             message = dkim.DKIM(octets)
-            names = list(_names(message))
+            present = [name.lower() for name, _ in message.headers]
+            names = [  # each as often as it is present, and once more
+                name
+                for name in (*ALWAYS_OVERSIGNED, *OVERSIGNED_IF_PRESENT)
+                if name in present or name in ALWAYS_OVERSIGNED
+                for _ in range(present.count(name) + 1)
+            ]
             signatures: list[bytes] = [
                 message.sign(
                     key.selector.encode(),
@@ -91,24 +96,16 @@ class Signer:
         return b"".join(signatures) + octets
 
 
-def _names(message: Any) -> Iterator[bytes]:
-    """Yield each header field to sign, once more than it occurs."""
-    present = [name.lower() for name, _ in message.headers]
-    for name in (*ALWAYS_OVERSIGNED, *OVERSIGNED_IF_PRESENT):
-        if name in present or name in ALWAYS_OVERSIGNED:
-            yield from [name] * (present.count(name) + 1)
-
-
-@lru_cache(maxsize=1)
-def signer() -> Signer | None:
-    """Return the signer of this installation, None without POSTCOMMIT_DKIM_KEYS. A process reads the files once.
+def signer() -> Signer:
+    """Return the signer of this installation. A process reads the files once.
 
     Raises ImproperlyConfigured with a sentence that names setting, selector and path.
     """
-    entries = options().dkim_keys
-    if not entries:
-        return None
-    domain = _ascii(options().dkim_domain or sender_domain())
+    return _signer(_ascii(options().dkim_domain or sender_domain()), options().dkim_keys)
+
+
+@lru_cache(maxsize=1)
+def _signer(domain: str, entries: tuple[str, ...]) -> Signer:
     if not DOMAIN.fullmatch(domain):
         raise ImproperlyConfigured(
             "POSTCOMMIT_DKIM_DOMAIN must be a domain as in example.com; its default is the domain of DEFAULT_FROM_EMAIL."
@@ -117,13 +114,6 @@ def signer() -> Signer | None:
     if len({key.selector.lower() for key in keys}) < len(keys):
         raise ImproperlyConfigured("POSTCOMMIT_DKIM_KEYS names a selector twice; each key needs its own.")
     return Signer(domain, keys)
-
-
-@setting_changed.connect
-def forget(*, setting: str, **_: Any) -> None:
-    """Make `override_settings(POSTCOMMIT=…)` take effect."""
-    if setting in ("POSTCOMMIT", "DEFAULT_FROM_EMAIL"):
-        signer.cache_clear()
 
 
 def _ascii(domain: str) -> str:
@@ -153,29 +143,15 @@ def parse_key(selector: str, content: bytes) -> Key:
     `dknewkey` writes it.
     """
     pem = PEM.search(content)
-    if pem is None:
-        return _ed25519(selector, _decode(content))
-    kind, body = pem[1].decode(), pem[2]
-    if kind == "ENCRYPTED PRIVATE KEY" or b"ENCRYPTED" in body:
-        raise UnusableKey("is encrypted; decrypt it, because a server process has no password for it")
-    if kind not in ("PRIVATE KEY", "RSA PRIVATE KEY"):
-        raise UnusableKey(f"is a {kind}, not a private RSA or Ed25519 key")
-    der = _decode(body)
-    seed = ED25519_PKCS8.match(der)
-    return _ed25519(selector, seed[1]) if seed else _rsa(selector, der)
-
-
-def _decode(text: bytes) -> bytes:
     try:
-        return base64.b64decode(b"".join(text.split()), validate=True)
+        der = base64.b64decode(b"".join((pem[1] if pem else content).split()), validate=True)
     except binascii.Error:
-        raise UnusableKey("is neither PEM nor base64, or it is damaged") from None
-
-
-def _ed25519(selector: str, seed: bytes) -> Key:
-    if len(seed) != 32:
-        raise UnusableKey("is not an Ed25519 key, which has 32 bytes")
-    return Key(selector, b"ed25519-sha256", base64.b64encode(seed))
+        raise UnusableKey(NO_KEY) from None
+    pkcs8 = ED25519_PKCS8.match(der)
+    seed = pkcs8[1] if pkcs8 else der
+    if len(seed) == 32:
+        return Key(selector, b"ed25519-sha256", base64.b64encode(seed))
+    return _rsa(selector, der)
 
 
 def _rsa(selector: str, der: bytes) -> Key:
@@ -187,10 +163,10 @@ def _rsa(selector: str, der: bytes) -> Key:
             digest, crypto.RSASSA_PKCS1_v1_5_sign(digest, numbers), numbers
         )
     except Exception:  # dkimpy's arithmetic may raise anything, and its text may quote the key
-        raise UnusableKey("is not a private RSA or Ed25519 key, or it is damaged") from None
+        works = False
+    if not works:
+        raise UnusableKey(NO_KEY)
     if bits < SHORTEST_RSA:
         raise UnusableKey(f"has {bits} bits; receivers want at least {SHORTEST_RSA}, and 2048 are better (RFC 8301)")
-    if not works:
-        raise UnusableKey("is damaged: what it signs does not verify")
     pem = b"-----BEGIN RSA PRIVATE KEY-----\n%b\n-----END RSA PRIVATE KEY-----\n"
     return Key(selector, b"rsa-sha256", pem % base64.b64encode(der))

@@ -17,7 +17,7 @@ from django.utils.encoding import punycode
 
 from mailer import conf
 from mailer.mime import encoding
-from mailer.outcomes import OutcomeUnknown, PermanentRefusal, TransientRefusal, TransportDown, Unsendable
+from mailer.outcomes import OutcomeUnknown, PermanentRefusal, Refusal, TransientRefusal, TransportDown, Unsendable
 from mailer.transports import staging
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ NO_SUCH_ADDRESS = {"5.1.1", "5.1.10"}  # RFC 3463, 3.2; RFC 7505 (a domain that 
 
 LINE_TOO_LONG = "Line too long."
 """smtplib's own text, in place of a reply line that is too long."""
-
-Refusal = TransientRefusal | PermanentRefusal | TransportDown | OutcomeUnknown
 
 
 class _Recording:

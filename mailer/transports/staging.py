@@ -39,17 +39,13 @@ def is_test_system() -> bool:
 
 
 def reaches(address: str) -> bool:
-    """Return whether mail to this address is sent to it. If not, a server's answer is about another address."""
-    return not is_test_system() or is_allowed(address)
+    """Return whether mail to this address is sent to it. If not, a server's answer is about another address.
 
-
-def is_allowed(recipient: str) -> bool:
-    """Return whether the address in `Ann <ann@example.com>`, or its domain, is in POSTCOMMIT_ALLOWED_RECIPIENTS.
-
-    A domain does not include its subdomains, and ann@ does not include ann+news@: not every server treats them as the same.
+    A listed domain does not include its subdomains, and ann@ does not include ann+news@: not every server treats them as
+    the same.
     """
-    box = mailbox(recipient)
-    return box is not None and _is_on_the_list(box)
+    box = mailbox(address)
+    return not is_test_system() or (box is not None and _is_on_the_list(box))
 
 
 def intercept(message: EmailMessage) -> None:

@@ -3,7 +3,6 @@
 from celery import current_app
 from django.db import DatabaseError, InterfaceError
 from django.http import HttpRequest, HttpResponse, JsonResponse
-from django.utils import timezone
 from kombu.exceptions import OperationalError
 
 from mailer.delivery.broker import SHORT_TIMEOUTS
@@ -20,16 +19,12 @@ def ready(request: HttpRequest) -> JsonResponse:
 
     A web process stays in service without a broker, because a request loses no mail: it is stored in the database.
     """
-    age = _age_of_oldest_due()
+    try:
+        age = Message.objects.age_of_oldest_due()
+    except (DatabaseError, InterfaceError):
+        age = None
     status = {"database": age is not None, "broker": _broker_answers(), "oldest_due_seconds": age}
     return JsonResponse(status, status=200 if status["database"] else 503)
-
-
-def _age_of_oldest_due() -> float | None:
-    try:
-        return Message.objects.age_of_oldest_due(timezone.now())
-    except (DatabaseError, InterfaceError):
-        return None
 
 
 def _broker_answers() -> bool:

@@ -7,27 +7,24 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_http_methods
 
 from mailer.recipients import subscriptions
 from mailer.recipients.subscriptions import BrokenLink, Membership
 
-METHODS = ("GET", "HEAD", "POST")
 PAGE_LIFETIME = timedelta(hours=1)
 """How long the button to subscribe again works after the page was shown."""
 
 
 @csrf_exempt  # the secret link is the permission; a mail client has no cookie and no CSRF token
 @never_cache
+@require_http_methods(["GET", "HEAD", "POST"])
 def unsubscribe(request: HttpRequest, token: str) -> HttpResponse:
     """Unsubscribe on POST, or subscribe again if the form has the field `resubscribe`.
 
     GET only shows a button, because mail scanners follow links. POST answers with a page, because mail clients do not
     follow redirects. A second POST changes nothing. With `resubscribe` but without our page's token, it unsubscribes.
     """
-    if request.method not in METHODS:
-        response = _page(request, "problem", status=405)
-        response["Allow"] = ", ".join(METHODS)
-        return response
     try:
         membership = subscriptions.read(token)
     except BrokenLink:

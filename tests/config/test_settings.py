@@ -161,7 +161,7 @@ def test_a_server_does_not_start_with_an_invalid_setting(program: list[str]) -> 
     )
 
     assert done.returncode != 0
-    assert "POSTCOMMIT_MAX_ATTEMPTS must be a number, not 'many'" in done.stderr
+    assert "POSTCOMMIT_MAX_ATTEMPTS must be a number above 0, not 'many'" in done.stderr
 
 
 def test_models_and_migrations_agree() -> None:

@@ -4,7 +4,6 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 from django.db.models import Count
-from django.utils import timezone
 
 from mailer.models import Message, State, Suppression
 
@@ -20,7 +19,7 @@ class Command(BaseCommand):
         counts = dict(Message.objects.order_by().values_list("state").annotate(Count("pk")))
         status: dict[str, Any] = {
             "states": {state.value: counts.get(state.value, 0) for state in State},
-            "oldest_due_seconds": Message.objects.age_of_oldest_due(timezone.now()),
+            "oldest_due_seconds": Message.objects.age_of_oldest_due(),
             "suppressed_addresses": Suppression.objects.filter(stream="").count(),
         }
         if options["json"]:

@@ -25,9 +25,9 @@ class Command(BaseCommand):
         parser.add_argument("kind", nargs="?", metavar="KIND", help="accounts.VerifyAddress, or only VerifyAddress")
         parser.add_argument("--language", choices=previews.languages(), help="default: the site's language")
         parser.add_argument("--format", choices=list(SUFFIXES), help="print only this format")
-        parser.add_argument("--output", type=Path, metavar="PATH", help="a file, or a folder for .txt, .html and .eml")
+        parser.add_argument("--output", type=Path, metavar="PATH", help="a file; with --all, a folder")
         parser.add_argument("--list", action="store_true", help="list the kinds")
-        parser.add_argument("--all", action="store_true", help="all kinds and languages, with index.html (./previews)")
+        parser.add_argument("--all", action="store_true", help="all kinds and languages, with index.html")
 
     def handle(self, *args: Any, kind: str | None, **options: Any) -> None:
         if sum(map(bool, (kind, options["list"], options["all"]))) != 1:
@@ -36,51 +36,46 @@ class Command(BaseCommand):
             if options["list"]:
                 self._list()
             elif options["all"]:
-                self._write_all(options["output"] or Path("previews"), options["language"])
+                languages = [options["language"]] if options["language"] else previews.languages()
+                self._write_all(options["output"] or Path("previews"), languages)
             else:
                 self._show(previews.preview(previews.find(str(kind)), options["language"]), **options)
-        except UnknownKind as error:
+        except (UnknownKind, NoPreview) as error:
             raise CommandError(str(error)) from None
-        except NoPreview as error:
-            raise CommandError(f"{kind} has no preview: {error}") from None
         except OSError as error:
             raise CommandError(f"{error.filename}: {error.strerror}") from None
 
     def _list(self) -> None:
-        kinds = previews.all_kinds()
-        width = max((len(kind.kind) for kind in kinds), default=0)
-        for kind in kinds:
-            self.stdout.write(f"{kind.kind:<{width}}  {previews.summary(kind)}")
+        for kind in previews.all_kinds():
+            self.stdout.write(f"{kind.kind:<32}  {previews.summary(kind)}")
 
     def _show(self, preview: Preview, *, format: str | None, output: Path | None, **_: Any) -> None:  # noqa: A002
-        suffix = SUFFIXES[format] if format else ""
-        if output is None:
-            self.stdout.write(preview.files[suffix].decode("utf-8", "replace") if suffix else _as_text(preview))
-        elif output.is_dir() or not output.suffix:
-            self.stdout.writelines(f"{path}\n" for path in _write(preview, output, suffix))
+        if output:
+            output.write_bytes(preview.files.get(SUFFIXES[format] if format else output.suffix, preview.source))
         else:
-            output.write_bytes(preview.files.get(suffix or output.suffix, preview.source))
-            self.stdout.write(str(output))
+            self.stdout.write(
+                preview.files[SUFFIXES[format]].decode("utf-8", "replace") if format else _as_text(preview)
+            )
 
-    def _write_all(self, folder: Path, language: str | None) -> None:
-        languages = [language] if language else previews.languages()
+    def _write_all(self, folder: Path, languages: list[str]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         rows, faults = [], []
         for kind in previews.all_kinds():
             cells: list[Preview | None] = []
-            for each in languages:
+            for language in languages:
                 try:
-                    cells.append(previews.preview(kind, each))
+                    preview = previews.preview(kind, language)
                 except NoPreview as error:
-                    faults.append(f"{kind.kind} in {each!r}: {error}")
+                    faults.append(f"{kind.kind} in {language!r}: {error}")
                     cells.append(None)
-            for preview in filter(None, cells):
-                _write(preview, folder)
+                    continue
+                for suffix, content in preview.files.items():
+                    (folder / f"{preview.name}{suffix}").write_bytes(content)
+                cells.append(preview)
             rows.append({"kind": kind.kind, "summary": previews.summary(kind), "previews": cells})
-        folder.mkdir(parents=True, exist_ok=True)
-        index = folder / "index.html"
         context = {"rows": rows, "languages": languages, "faults": faults}
-        index.write_text(render_to_string("mailer/previews.html", context))
-        self.stdout.write(f"{len(rows)} kinds in {', '.join(languages)}: open {index}")
+        (folder / "index.html").write_text(render_to_string("mailer/previews.html", context))
+        self.stdout.write(f"{len(rows)} kinds in {', '.join(languages)}: open {folder / 'index.html'}")
         if faults:
             raise CommandError("No preview of:\n" + "\n".join(faults))
 
@@ -88,25 +83,12 @@ class Command(BaseCommand):
 def _as_text(preview: Preview) -> str:
     """Format the preview for a terminal: header, text, attachments and sizes."""
     technical = {"mime-version", "content-type", "content-transfer-encoding"}
-    headers = [(f"{name}:", value) for name, value in preview.headers if name.lower() not in technical]
-    width = max(len(name) for name, _ in headers)
     html = f"HTML {filesizeformat(len(preview.html.encode()))}" if preview.html else "no HTML"
     return "\n".join(
         [
-            *(f"{name:<{width}} {value}" for name, value in headers),
+            *(f"{name}: {value}" for name, value in preview.headers if name.lower() not in technical),
             f"\n{preview.text.strip() or '(no text, only HTML)'}\n",
             *(f"[file] {name} ({kind}, {filesizeformat(size)})" for name, kind, size in preview.attachments),
-            f"[{preview.kind.kind}, {preview.language}: {filesizeformat(len(preview.source))}, {html}]",
+            f"[{preview.mail.kind}, {preview.language}: {filesizeformat(len(preview.source))}, {html}]",
         ]
     )
-
-
-def _write(preview: Preview, folder: Path, only: str = "") -> list[Path]:
-    """Write its files, or only the one with this suffix."""
-    folder.mkdir(parents=True, exist_ok=True)
-    contents = {
-        folder / (preview.name + suffix): preview.files[suffix] for suffix in ([only] if only else preview.files)
-    }
-    for path, content in contents.items():
-        path.write_bytes(content)
-    return list(contents)

@@ -18,6 +18,7 @@ from mailer import email
 from mailer.attachments import Attachment
 from mailer.composing import previews
 from mailer.email import Email, Recipient, UnknownKind
+from mailer.emails import TestEmail
 from tests.environment import ENVIRONMENT
 
 ROOT = Path(__file__).parents[3]
@@ -95,14 +96,14 @@ def test_every_kind_is_in_the_recipients_language(kind: type[Email]) -> None:
 def test_inline_images_are_embedded_in_the_html(illustrated: type[Email]) -> None:
     preview = previews.preview(illustrated)
 
-    assert f'src="data:image/png;base64,{b64encode(PNG).decode()}"' in preview.html
-    assert "cid:none" in preview.html
+    assert f'src="data:image/png;base64,{b64encode(PNG).decode()}"' in preview.page
+    assert "cid:none" in preview.page
     assert preview.attachments == [("terms.pdf", "application/pdf", 5)]
 
 
 def test_a_mail_without_html_has_a_page_too() -> None:
     message = b"Subject: x\r\nContent-Type: text/plain\r\n\r\n1 < 2\r\n"
-    preview = previews.Preview(previews.find("TestEmail"), "en", message)
+    preview = previews.Preview(TestEmail.sample(), "en", message)
 
     assert (preview.html, preview.text) == ("", "1 < 2\n")
     assert "<pre>1 &lt; 2\n</pre>" in preview.page
@@ -110,16 +111,14 @@ def test_a_mail_without_html_has_a_page_too() -> None:
 
 def test_a_kind_is_found_by_its_class_name_in_any_case() -> None:
     assert previews.find("verifyaddress") is previews.find("accounts.VerifyAddress")
-    with pytest.raises(UnknownKind, match=r"no kind 'VerifyAdress'; did you mean accounts\.VerifyAddress"):
-        previews.find("VerifyAdress")
-    with pytest.raises(UnknownKind, match=r"no kind 'qqq'; the kinds are accounts\.AccountDeleted, "):
+    with pytest.raises(UnknownKind, match=r"no kinds have the name 'qqq'; choose from accounts\.AccountDeleted, "):
         previews.find("qqq")
 
 
 def test_an_ambiguous_class_name_is_refused(illustrated: type[Email]) -> None:
     type("Illustrated", (illustrated,), {"kind": "shop.Illustrated", "__module__": __name__})
 
-    with pytest.raises(UnknownKind, match=r"several kinds have the name 'illustrated': shop\.Illustrated, tests\.Ill"):
+    with pytest.raises(UnknownKind, match=r"several kinds have the name 'illustrated'; choose from shop\.Ill"):
         previews.find("illustrated")
 
 
@@ -130,7 +129,7 @@ def test_without_options_the_command_prints_header_and_text() -> None:
     shown = run("VerifyAddress", "--language", "th")
 
     assert shown.startswith("Subject: ")
-    assert "To:              Ann Example <ann@example.com>\n" in shown
+    assert "To: Ann Example <ann@example.com>\n" in shown
     assert "Content-Type" not in shown
     assert "สวัสดีคุณ Ann Example" in shown
     assert "\n[accounts.VerifyAddress, th: " in shown
@@ -150,18 +149,10 @@ def test_with_a_format_only_that_is_printed(format: str, start: str) -> None:  #
 def test_the_suffix_of_the_output_sets_the_format(tmp_path: Path) -> None:
     for suffix, start in (".txt", b"Hello Ann"), (".html", b"<!DOCTYPE"), (".eml", b"MIME-Version: 1.0"):
         path = tmp_path / f"mail{suffix}"
-        assert run("VerifyAddress", "--output", str(path)) == f"{path}\n"
+        assert run("VerifyAddress", "--output", str(path)) == ""
         assert path.read_bytes().startswith(start)
     run("VerifyAddress", "--output", str(path), "--format", "html")
     assert path.read_bytes().startswith(b"<!DOCTYPE")
-
-
-def test_a_folder_gets_all_three_formats(tmp_path: Path) -> None:
-    run("VerifyAddress", "--output", str(tmp_path / "new"))
-
-    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
-        f"accounts.VerifyAddress.en{suffix}" for suffix in (".eml", ".html", ".txt")
-    ]
 
 
 def test_the_list_names_each_kind_with_its_first_line(illustrated: type[Email]) -> None:
@@ -212,9 +203,7 @@ def test_a_template_that_fails_is_reported_with_its_file(illustrated: type[Email
     with pytest.raises(CommandError) as caught:
         run("Illustrated")
 
-    assert str(caught.value).startswith(
-        "Illustrated has no preview: email/illustrated/body.html: NoReverseMatch: Reverse for 'nowhere' not found."
-    )
+    assert str(caught.value).startswith("email/illustrated/body.html: NoReverseMatch: Reverse for 'nowhere' not found.")
 
 
 def manage(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -231,17 +220,18 @@ def test_the_command_needs_no_database_or_broker_and_shows_no_traceback() -> Non
     away = {"DATABASE_URL": "postgres://user@127.0.0.1:1/none", "REDIS_URL": "redis://127.0.0.1:1/0"}
 
     shown = manage("preview_email", "VerifyAddress", "--format", "text", **away)
-    mistyped = manage("preview_email", "VerifyAdress", **away)
 
     assert (shown.returncode, shown.stderr) == (0, "")
     assert "http://localhost:8000/accounts/verify/" in shown.stdout
-    assert (mistyped.returncode, mistyped.stdout) == (1, "")
-    assert "did you mean accounts.VerifyAddress" in mistyped.stderr
-    assert "Traceback" not in mistyped.stderr
+
+
+def test_a_mistyped_kind_is_an_error_with_the_kinds() -> None:
+    with pytest.raises(CommandError, match=r"choose from .*accounts\.VerifyAddress"):
+        run("VerifyAdress")
 
 
 def test_a_kind_is_shown_if_another_one_is_broken(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemCheckError, match=r"mailer\.E002"):
+    with pytest.raises(SystemCheckError, match=r"mailer\.E005"):
         call_command("check")  # the tests' own kinds have errors
 
     load_command_class("mailer", "preview_email").run_from_argv(["manage.py", "preview_email", "VerifyAddress"])

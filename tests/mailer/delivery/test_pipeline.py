@@ -40,7 +40,7 @@ def test_a_mail_is_sent_once_with_both_parts_and_its_attempt_is_recorded(user: U
     assert message.settled_at
     [attempt] = message.delivery_attempts.all()
     assert (attempt.outcome, attempt.code, attempt.response) == ("accepted", "250", "2.0.0 Ok: queued as 1")
-    assert attempt.milliseconds is not None
+    assert attempt.finished_at is not None
     [received] = smtp.received
     assert received.recipients == ["ann@example.com"]
     assert received.parsed["Message-ID"] == message.message_id_header

@@ -45,7 +45,7 @@ def normalised(source: bytes) -> bytes:
 
 def as_sent(message: EmailMessage) -> bytes:
     """Return the bytes to transmit, normalised."""
-    return normalised(message.message(policy=encoding.standard_policy()).as_bytes())
+    return normalised(message.message(policy=encoding.smtp_policy(eight_bit=True)).as_bytes())
 
 
 @shape

@@ -2,7 +2,7 @@
 
 import base64
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,10 +97,9 @@ class Installation:
 
 
 @pytest.fixture
-def installation(settings: Settings, keys: dict[str, KeyFile], tmp_path: Path) -> Iterator[Installation]:
+def installation(settings: Settings, keys: dict[str, KeyFile], tmp_path: Path) -> Installation:
     settings.DEFAULT_FROM_EMAIL = "Us <us@example.com>"
-    yield Installation(settings, keys, tmp_path)
-    dkim.signer.cache_clear()
+    return Installation(settings, keys, tmp_path)
 
 
 def sent(sink: Sink, message: EmailMessage) -> bytes:
@@ -288,15 +287,15 @@ def test_a_message_that_cannot_be_signed_fails_and_is_not_quoted(installation: I
     ("name", "reason"),
     [
         ("absent", "cannot be read: No such file or directory"),
-        ("nothing", "is not an Ed25519 key, which has 32 bytes"),
-        ("noise", "is neither PEM nor base64, or it is damaged"),
+        ("nothing", dkim.NO_KEY),
+        ("noise", dkim.NO_KEY),
         ("short", "has 1023 bits; receivers want at least 1024, and 2048 are better (RFC 8301)"),
         ("tiny", "has 512 bits; receivers want at least 1024, and 2048 are better (RFC 8301)"),
-        ("locked", "is encrypted; decrypt it, because a server process has no password for it"),
-        ("public", "is a PUBLIC KEY, not a private RSA or Ed25519 key"),
-        ("ec", "is not a private RSA or Ed25519 key, or it is damaged"),
-        ("truncated", "is not a private RSA or Ed25519 key, or it is damaged"),
-        ("flipped", "is damaged: what it signs does not verify"),
+        ("locked", dkim.NO_KEY),
+        ("public", dkim.NO_KEY),
+        ("ec", dkim.NO_KEY),
+        ("truncated", dkim.NO_KEY),
+        ("flipped", dkim.NO_KEY),
     ],
 )
 def test_the_error_about_an_unusable_key_names_its_path_and_quotes_nothing(

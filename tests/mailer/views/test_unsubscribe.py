@@ -154,11 +154,10 @@ def test_an_invalid_path_causes_no_server_error(browser: Client, path: str) -> N
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])
-def test_another_method_is_refused_with_a_page(browser: Client, page: str, method: str) -> None:
+def test_another_method_is_refused(browser: Client, page: str, method: str) -> None:
     response = browser.generic(method, page, ONE_CLICK, content_type=FORM)
 
     assert (response.status_code, response["Allow"]) == (405, "GET, HEAD, POST")
-    assert "<h1" in response.content.decode()
     assert not is_unsubscribed()
 
 
@@ -202,7 +201,7 @@ def test_token_and_address_are_not_logged(browser: Client, page: str, monkeypatc
     browser.get(page.rstrip("/")[:-3])
 
     token = page.split("/")[2]
-    assert "Method Not Allowed: /unsubscribe/***/" in log.getvalue()
+    assert "Method Not Allowed (PUT): /unsubscribe/***/" in log.getvalue()
     assert token[:-3] not in log.getvalue()
     assert "ann.example" not in log.getvalue()
 
