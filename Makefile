@@ -17,7 +17,7 @@ setup: ## Make the virtual environment from the lock files; other targets do it 
 start: setup ## Run everything on this machine and show a table of URLs; Ctrl-C stops it in order.
 	@$(PYTHON_IN_VENV) -m local start
 
-restart: setup ## Restart web, worker, beat and Flower; the servers go on.
+restart: setup ## Restart web, worker, beat and Flower; the servers keep running.
 	@$(PYTHON_IN_VENV) -m local restart
 
 stop: ## Stop everything in order, from any terminal.
@@ -38,7 +38,7 @@ conformance: setup ## Run Django's own mail tests through the outbox (minutes); 
 		tar -xzf .local/django/django-$$version.tar.gz -C .local/django; } && \
 	DJANGO_SOURCE=.local/django/django-$$version $(PYTHON_IN_VENV) -m pytest -m long tests/mailer/test_djangos_own_tests.py $(ARGS)
 
-faults: setup ## Sign up hundreds of users under each fault (half an hour); SIGN_UPS, SEED and ARGS shorten it.
+faults: setup ## Sign up hundreds of users under each fault (about a minute a row); SIGN_UPS, SEED and ARGS shorten it.
 	@$(PYTHON_IN_VENV) -m pytest -m faults -s -p no:randomly tests/faults $(ARGS)
 
 bench: setup ## Measure speed with a million rows (minutes).

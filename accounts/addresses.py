@@ -4,7 +4,7 @@ import re
 from typing import TYPE_CHECKING
 
 from django.core.exceptions import ValidationError
-from django.core.validators import validate_email as validate_as_django_does
+from django.core.validators import validate_email as validate_with_django
 from django.utils.translation import gettext_lazy as _
 from email_validator import SPECIAL_USE_DOMAIN_NAMES, EmailNotValidError, validate_email
 
@@ -36,7 +36,7 @@ def canonical(address: str) -> str:
     try:
         checked = validate_email(address, allow_smtputf8=False, strict=True, check_deliverability=False)
         in_ascii = (checked.ascii_email or "").lower()
-        validate_as_django_does(in_ascii)  # as the model's field does
+        validate_with_django(in_ascii)  # as the model's field does
     except (EmailNotValidError, ValidationError):
         raise ValidationError(_complaint(address), code="invalid") from None
     return in_ascii

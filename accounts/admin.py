@@ -57,13 +57,13 @@ class UserAdmin(DjangoUserAdmin):
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Only a superuser changes staff: with a new password, other staff could take over the account."""
-        return super().has_change_permission(request, obj) and self._is_below(request, obj)
+        return super().has_change_permission(request, obj) and self._may_edit(request, obj)
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return super().has_delete_permission(request, obj) and self._is_below(request, obj)
+        return super().has_delete_permission(request, obj) and self._may_edit(request, obj)
 
-    def _is_below(self, request: HttpRequest, obj: User | None) -> bool:
-        """Whether the request's user may edit `obj`: as a superuser, as the same user, or because it is not staff."""
+    def _may_edit(self, request: HttpRequest, obj: User | None) -> bool:
+        """Whether the request's user may edit `obj`: as a superuser, as the same user, or because `obj` is not staff."""
         may_edit_all = request.user.is_superuser or obj is None or obj == request.user
         return bool(may_edit_all or not (obj and (obj.is_staff or obj.is_superuser)))
 
@@ -81,7 +81,7 @@ class UserAdmin(DjangoUserAdmin):
         if change and "email" in form.changed_data:
             obj.was_verified |= obj.has_verified_email
             obj.email_verified_at = None  # the new address is not verified
-            end_sessions(obj, but=request.session.session_key)
+            end_sessions(obj, except_key=request.session.session_key)
             # Confirmed changes too: a link in an older mail must not undo what an administrator decided.
             obj.email_changes.filter(stopped_at=None).update(stopped_at=timezone.now())
         if not change:
@@ -121,7 +121,7 @@ class EmailVerificationAdmin(ReadOnlyAdmin):
 
 @admin.register(EmailChange)
 class EmailChangeAdmin(ReadOnlyAdmin):
-    """Read-only for the same reason."""
+    """Read-only: the codes in its links are derived from its row."""
 
     list_display = ("id", "old_address", "new_address", "created_at", "expires_at", "confirmed_at", "stopped_at")
     list_filter = (

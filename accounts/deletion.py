@@ -15,9 +15,9 @@ from mailer import outbox
 
 log = structlog.get_logger("accounts")
 
-UNVERIFIED_FOR = timedelta(days=7)
+UNVERIFIED_KEPT_FOR = timedelta(days=7)
 """The age at which an account that was never verified is deleted."""
-LINKS_FOR = timedelta(days=30)
+LINKS_KEPT_FOR = timedelta(days=30)
 """How long the row of an expired link is kept."""
 BATCH = 500
 
@@ -42,7 +42,7 @@ def delete(user: User) -> bool:
 def purge() -> None:
     """Delete accounts that were never verified, and expired links, sessions and hits."""
     now = timezone.now()
-    over = Q(expires_at__lt=now - LINKS_FOR)
+    over = Q(expires_at__lt=now - LINKS_KEPT_FOR)
     log.info(
         "accounts purged",
         unverified=_purge_unverified(),
@@ -54,7 +54,9 @@ def purge() -> None:
 
 
 def _purge_unverified() -> int:
-    never_verified = User.objects.filter(verification.NEVER_VERIFIED, date_joined__lt=timezone.now() - UNVERIFIED_FOR)
+    never_verified = User.objects.filter(
+        verification.NEVER_VERIFIED, date_joined__lt=timezone.now() - UNVERIFIED_KEPT_FOR
+    )
     purged = 0
     while batch := list(never_verified.order_by("pk").values_list("pk", flat=True)[:BATCH]):
         with transaction.atomic():

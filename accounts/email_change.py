@@ -53,13 +53,13 @@ def _open(user: User) -> QuerySet[EmailChange]:
     return user.email_changes.filter(confirmed_at=None, stopped_at=None)
 
 
-def look_to_confirm(change_id: UUID, code: str) -> Link:
-    """Look up the link that was sent to the new address without changing anything."""
+def confirm_link(change_id: UUID, code: str) -> Link:
+    """Look up the link that was sent to the new address. Change nothing."""
     return _to_confirm(links.find(EmailChange, change_id, code, links.CONFIRM_CHANGE))
 
 
-def look_to_stop(change_id: UUID, code: str) -> Link:
-    """Look up the link that was sent to the old address without changing anything."""
+def stop_link(change_id: UUID, code: str) -> Link:
+    """Look up the link that was sent to the old address. Change nothing."""
     return _to_stop(links.find(EmailChange, change_id, code, links.STOP_CHANGE))
 
 
@@ -76,7 +76,7 @@ def confirm(change_id: UUID, code: str, *, password: str | None) -> Link:
             return link
         if password is not None and not check_password(password, change.user.password):
             return replace(link, state=LinkState.NOT_THE_OWNER)
-        if not _move(change.user, change.new_address):
+        if not _set_address(change.user, change.new_address):
             return replace(link, state=LinkState.TAKEN)
         EmailChange.objects.filter(pk=change.pk).update(confirmed_at=timezone.now())
         outbox.copy_unsubscribes(change.old_address, change.new_address)
@@ -103,7 +103,7 @@ def stop(change_id: UUID, code: str) -> Link:
 def _undo(change: EmailChange) -> bool:
     """Restore the old address, even after later changes: an attacker could change it twice to keep the account."""
     user = change.user
-    if not _move(user, change.old_address):
+    if not _set_address(user, change.old_address):
         return False
     user.set_unusable_password()
     user.save(update_fields=["password"])
@@ -113,11 +113,11 @@ def _undo(change: EmailChange) -> bool:
     return True
 
 
-def _move(user: User, address: str) -> bool:
+def _set_address(user: User, address: str) -> bool:
     """Give the user a proven address. Return False if another account has taken it."""
-    squatter = User.objects.filter(verification.NEVER_VERIFIED, email=address).exclude(pk=user.pk).first()
-    if squatter:  # the link in the mail to the address proves who owns it
-        verification.withdraw(squatter.pk)
+    unproven = User.objects.filter(verification.NEVER_VERIFIED, email=address).exclude(pk=user.pk).first()
+    if unproven:  # the link in the mail to the address proves who owns it
+        verification.withdraw(unproven.pk)
     try:
         with transaction.atomic():
             User.objects.filter(pk=user.pk).update(email=address, email_verified_at=timezone.now(), was_verified=True)
@@ -155,7 +155,7 @@ def _to_stop(change: EmailChange | None) -> Link:
 
 
 def _lock(change_id: UUID, code: str, salt: str) -> EmailChange | None:
-    """Find the change and lock its user first, as every use case does: two orders of locks would be a deadlock."""
+    """Find the change and lock its user first, as every use case does: two different orders could deadlock."""
     change = links.find(EmailChange, change_id, code, salt)
     if change is None:
         return None

@@ -1,4 +1,4 @@
-"""Forms. Each cleans its input to what the use cases take."""
+"""Forms. Their cleaned data is what the use cases take."""
 
 from functools import cache
 from typing import Any, ClassVar
@@ -84,7 +84,7 @@ def knows_password(user: User, password: str, session_key: str | None) -> bool:
         return False
     if user.check_password(password):
         return True
-    login_alerts.count(user.email, counts, UNKNOWN)
+    login_alerts.count_wrong_password(user.email, counts, UNKNOWN)
     return False
 
 

@@ -12,21 +12,21 @@ from django.utils import timezone
 from accounts import devices, throttling
 from accounts.addresses import canonical
 from accounts.emails import LogInAlert
-from accounts.network import UNKNOWN, network_of, rough
+from accounts.network import UNKNOWN, network_of, widened
 from mailer import outbox
 
 log = structlog.get_logger("accounts")
 
 
 @receiver(user_login_failed)
-def note(*, credentials: dict[str, Any], request: HttpRequest | None = None, **_: Any) -> None:
+def count_failed_log_in(*, credentials: dict[str, Any], request: HttpRequest | None = None, **_: Any) -> None:
     """Count a failed log-in, for known and unknown addresses alike. The worker looks the account up."""
     try:
         address = canonical(str(credentials.get("username", "")))
     except ValidationError:
         return  # not an address; often a password typed into the wrong field
     network = network_of(request) if request else UNKNOWN
-    count(address, guesses(request, address), network)
+    count_wrong_password(address, guesses(request, address), network)
 
 
 def guesses(request: HttpRequest | None, address: str) -> list[throttling.Count]:
@@ -35,8 +35,8 @@ def guesses(request: HttpRequest | None, address: str) -> list[throttling.Count]
     return throttling.guesses(address, known=devices.known(request, address), network=network)
 
 
-def count(address: str, counts: list[throttling.Count], network: str) -> None:
+def count_wrong_password(address: str, counts: list[throttling.Count], network: str) -> None:
     """Count a wrong password from any form, and enqueue an alert if there were many."""
     if throttling.note_wrong_password(address, counts):
-        outbox.enqueue(LogInAlert(address, rough(network), timezone.now().isoformat()))
+        outbox.enqueue(LogInAlert(address, widened(network), timezone.now().isoformat()))
         log.warning("many wrong passwords for one account")

@@ -17,7 +17,7 @@ def network_of(request: HttpRequest) -> str:
     """Return the request's network: one IPv4 address, or the /64 of one IPv6 subscriber.
 
     X-Forwarded-For is read from its end while the addresses are in TRUSTED_PROXIES: an untrusted client wrote everything
-    before its own address. Return UNKNOWN on a unix socket, which has no address.
+    before its own address. Return UNKNOWN on a Unix socket, which has no address.
     """
     hops = [request.META.get("REMOTE_ADDR", "")]
     hops += reversed([hop.strip() for hop in request.META.get("HTTP_X_FORWARDED_FOR", "").split(",")])
@@ -32,7 +32,7 @@ def network_of(request: HttpRequest) -> str:
     return believed
 
 
-def rough(network: str) -> str:
+def widened(network: str) -> str:
     """Return a wider network to show to users: they can recognise it, but it does not reveal an address."""
     if network == UNKNOWN:
         return network

@@ -20,7 +20,7 @@ def request_reset(email: str) -> None:
 
 
 def reset(user_id: int, token: str, password: str) -> bool:
-    """Give the account a new password. Return False if the token is spent; of concurrent calls one succeeds.
+    """Give the account a new password. Return False if the token was used; of concurrent calls one succeeds.
 
     Reading the mail proves ownership: the address becomes verified, and every session, open request and link ends.
     """
@@ -54,7 +54,7 @@ def change(user: User, password: str, *, session_key: str | None) -> bool:
 
 
 def _end_access(user: User, *, but: str | None = None) -> None:
-    end_sessions(user, but=but)
+    end_sessions(user, except_key=but)
     email_change.stop_all(user)
     verification.supersede(user)
     outbox.enqueue(PasswordChanged(user))

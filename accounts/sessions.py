@@ -1,6 +1,6 @@
-"""Database sessions with an owner, so that users can see and end theirs: a model and its store, in one module as Django says.
+"""Database sessions with an owner, so that users can see and end theirs: a model and its store.
 
-The table holds a hash of each session's key, so a row that leaks logs nobody in.
+The table holds a hash of each session's key, so a leaked row gives no access.
 
 https://docs.djangoproject.com/en/6.1/topics/http/sessions/#extending-database-backed-session-engines
 """
@@ -77,6 +77,6 @@ def describe(session: SessionBase, *, browser: str, network: str) -> None:
     session[ORIGIN] = {"browser": browser, "network": network, "logged_in_at": timezone.now().isoformat()}
 
 
-def end_sessions(user: Any, *, but: str | None = None) -> int:
-    """Log the user out everywhere except in the session with the key `but`. Return the number of sessions ended."""
-    return user.sessions.exclude(session_key=stored(but)).delete()[0]  # type: ignore[no-any-return]
+def end_sessions(user: Any, *, except_key: str | None = None) -> int:
+    """Log the user out everywhere except in the session with the key `except_key`. Return the number of sessions ended."""
+    return user.sessions.exclude(session_key=stored(except_key)).delete()[0]  # type: ignore[no-any-return]

@@ -114,7 +114,7 @@ class Counter:
                 return question(_redis())
             except StorageError as error:
                 self._try_redis_at = time.monotonic() + BREAK
-                log.warning("Redis away; the database counts", error=type(error.storage_error).__name__)
+                log.warning("Redis away; limits are counted in the database", error=type(error.storage_error).__name__)
         return question(TableLimiter())
 
 

@@ -17,7 +17,7 @@ from mailer import outbox
 log = structlog.get_logger("accounts")
 
 NEVER_VERIFIED = Q(email_verified_at=None, was_verified=False, is_staff=False, is_superuser=False)
-"""Accounts that may be deleted. `was_verified` stays when an administrator changes an address and so unverifies it."""
+"""Accounts that may be deleted. `was_verified` stays true when an administrator changes the address."""
 
 
 def begin(user: User) -> EmailVerification:
@@ -56,8 +56,8 @@ def open_link(user: User) -> EmailVerification:
         return begin(user)
 
 
-def follow(verification_id: UUID, code: str) -> Link:
-    """Look a link up without changing anything."""
+def look_up(verification_id: UUID, code: str) -> Link:
+    """Look up a link. Change nothing."""
     return _described(_find(verification_id, code))
 
 
@@ -79,8 +79,8 @@ def complete(
         if user.was_verified or not chosen or not check_password(password, chosen):
             return replace(link, state=LinkState.NOT_THE_OWNER)
         hashed = chosen
-    if not _spend(verification, password=hashed, sign_up=sign_up):
-        return follow(verification_id, code)
+    if not _use(verification, password=hashed, sign_up=sign_up):
+        return look_up(verification_id, code)
     log.info("address verified", user=verification.user_id, verification=str(verification.pk))
     return replace(link, state=LinkState.DONE)
 
@@ -93,7 +93,7 @@ def disown(verification_id: UUID, code: str) -> bool:
     verification = _find(verification_id, code)
     if verification is None or not verification.is_open or not withdraw(verification.user_id):
         return False
-    log.info("account disowned", user=verification.user_id)
+    log.info("account deleted: the owner of the address did not sign up", user=verification.user_id)
     return True
 
 
@@ -117,7 +117,7 @@ def _open() -> QuerySet[EmailVerification]:
     return EmailVerification.objects.filter(used_at=None, superseded_at=None)
 
 
-def _spend(verification: EmailVerification, *, password: str | None, sign_up: UUID | None) -> bool:
+def _use(verification: EmailVerification, *, password: str | None, sign_up: UUID | None) -> bool:
     """Use the link, if neither it nor the account's password changed since they were checked."""
     now = timezone.now()
     link = _open().filter(pk=verification.pk, expires_at__gt=now)

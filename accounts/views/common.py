@@ -82,7 +82,7 @@ def use_link(request: HttpRequest, link: Link, use: Callable[..., Link], *, is_m
     password = request.POST.get("password", "")[:LONGEST_PASSWORD]
     used = use(password=password)
     if used.state is LinkState.NOT_THE_OWNER and password:
-        login_alerts.count(link.address, counts, network_of(request))
+        login_alerts.count_wrong_password(link.address, counts, network_of(request))
     return used
 
 

@@ -11,7 +11,7 @@ from django.shortcuts import redirect
 from accounts import devices
 from accounts.forms import LogInForm
 from accounts.models import User
-from accounts.network import network_of, rough
+from accounts.network import network_of, widened
 from accounts.sessions import describe
 from accounts.views.common import PAGE_WITH_FORM, SignUp
 
@@ -37,7 +37,7 @@ class LogInView(LoginView):
             if not User.objects.select_for_update().filter(pk=form.get_user().pk).exists():
                 return redirect("login")  # the account was deleted after its password was checked
             response = super().form_valid(form)
-        describe(self.request.session, browser=browser_of(self.request), network=rough(network_of(self.request)))
+        describe(self.request.session, browser=browser_of(self.request), network=widened(network_of(self.request)))
         remember_language(response, form.get_user())
         devices.remember(response, form.get_user().email)
         return response

@@ -50,7 +50,7 @@ def profile(request: HttpRequest) -> HttpResponse:
 @require_POST
 @login_required
 def end_other_sessions(request: HttpRequest) -> HttpResponse:
-    end_sessions(_user(request), but=request.session.session_key)
+    end_sessions(_user(request), except_key=request.session.session_key)
     messages.success(request, _("You are logged out everywhere else."))
     return redirect("profile")
 
@@ -90,7 +90,7 @@ def change_email(request: HttpRequest) -> HttpResponse:
 @never_cache
 def confirm_change(request: HttpRequest, change_id: UUID, code: str) -> HttpResponse:
     """GET shows a button. POST changes the address; a browser that is not logged in to the account needs its password."""
-    link = email_change.look_to_confirm(change_id, code)
+    link = email_change.confirm_link(change_id, code)
     is_mine = link.user_id is not None and request.user.pk == link.user_id
     if request.method == "POST" and link.state is LinkState.OPEN:
         link = use_link(request, link, partial(email_change.confirm, change_id, code), is_mine=is_mine)
@@ -101,7 +101,7 @@ def confirm_change(request: HttpRequest, change_id: UUID, code: str) -> HttpResp
 @never_cache
 def stop_change(request: HttpRequest, change_id: UUID, code: str) -> HttpResponse:
     """GET shows a button. POST stops or undoes the change."""
-    act = email_change.stop if request.method == "POST" else email_change.look_to_stop
+    act = email_change.stop if request.method == "POST" else email_change.stop_link
     return page_of_link(request, "accounts/email_change_link.html", act(change_id, code), purpose="stop")
 
 

@@ -89,7 +89,7 @@ def verify(request: HttpRequest, verification_id: UUID, code: str) -> HttpRespon
     The browser that signed up needs only the button. Any other browser needs the password, or can delete the account on a
     page of its own ("This was not me"). A form with more than the fields of one of them changes nothing.
     """
-    link = verification.follow(verification_id, code)
+    link = verification.look_up(verification_id, code)
     mine = SignUp.of(request)
     is_mine = link.user_id is not None and _is_behind(request, mine, link)
     if request.method == "POST" and link.state is LinkState.OPEN:
@@ -97,7 +97,7 @@ def verify(request: HttpRequest, verification_id: UUID, code: str) -> HttpRespon
             case fields if fields == {"disown"}:
                 if verification.disown(verification_id, code):
                     return page_of_link(request, "accounts/disowned.html", link)
-                link = verification.follow(verification_id, code)
+                link = verification.look_up(verification_id, code)
             case fields if fields <= {"password"}:
                 chosen = mine.password if mine and mine.address == link.address else ""
                 use = partial(verification.complete, verification_id, code, sign_up=link.begun_by, chosen=chosen)

@@ -4,7 +4,7 @@ import pytest
 from django.test import RequestFactory
 from pytest_django import Settings
 
-from accounts.network import network_of, rough
+from accounts.network import network_of, widened
 
 PROXIES = ["10.0.0.0/8", " 2001:db8::/32 "]  # spaces as in "a, b" are not removed earlier
 
@@ -82,4 +82,4 @@ def test_a_forwarded_address_is_used_only_if_every_proxy_is_trusted(
     ],
 )
 def test_mails_show_a_wider_network(exact: str, told: str) -> None:
-    assert rough(exact) == told
+    assert widened(exact) == told

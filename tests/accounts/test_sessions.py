@@ -121,11 +121,11 @@ def test_ending_sessions_returns_their_number() -> None:
     user = member()
     here, _, _ = log_in(), log_in(), log_in()
 
-    assert sessions.end_sessions(user, but=here.session.session_key) == 2
+    assert sessions.end_sessions(user, except_key=here.session.session_key) == 2
     assert sessions.end_sessions(user) == 1
 
 
-def test_a_row_of_the_table_logs_nobody_in() -> None:
+def test_a_leaked_row_gives_no_access() -> None:
     user = member()
     browser = log_in()
     row = user.sessions.get()

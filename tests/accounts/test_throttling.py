@@ -293,7 +293,7 @@ def test_the_table_counts_while_redis_is_stopped(valkey: Valkey, monkeypatch: py
     finally:
         valkey.start()
     assert Hit.objects.exists()
-    assert [line["event"] for line in lines] == ["Redis away; the database counts"]
+    assert [line["event"] for line in lines] == ["Redis away; limits are counted in the database"]
 
     Hit.objects.all().delete()
     time.sleep(0.35)

@@ -119,10 +119,10 @@ def test_the_code_is_not_stored_and_depends_on_the_secret_key(link: EmailVerific
 
     settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS = "another" * 10, [settings.SECRET_KEY]
     assert code_of(link) != code
-    assert verification.follow(link.pk, code).state is LinkState.OPEN
+    assert verification.look_up(link.pk, code).state is LinkState.OPEN
 
     settings.SECRET_KEY_FALLBACKS = []
-    assert verification.follow(link.pk, code).state is LinkState.UNKNOWN
+    assert verification.look_up(link.pk, code).state is LinkState.UNKNOWN
 
 
 def test_links_in_mails_start_with_site_url(client: Client, link: EmailVerification, settings: Settings) -> None:
