@@ -7,12 +7,23 @@ https://owasp.org/www-community/Slow_Down_Online_Guessing_Attacks_with_Device_Co
 
 import secrets
 from datetime import timedelta
+from typing import Any
 
 from django.conf import settings
+from django.contrib.auth.signals import user_logged_in
 from django.core.signing import BadSignature, TimestampSigner
+from django.dispatch import receiver
 from django.http import HttpRequest, HttpResponse
 
+from accounts.network import network_of, widened
+from accounts.sessions import describe
+
 LIFETIME = timedelta(days=365)
+
+BROWSERS = ("Edg", "OPR", "Firefox", "Chrome", "Safari")
+"""In this order, because a User-Agent contains the names of later ones too."""
+NAMES = {"Edg": "Edge", "OPR": "Opera"}
+SYSTEMS = ("Android", "iPhone", "iPad", "Windows", "Mac OS", "Linux")
 
 
 def remember(response: HttpResponse, address: str) -> None:
@@ -34,6 +45,20 @@ def known(request: HttpRequest | None, address: str) -> str | None:
         return _signer(address).unsign(cookie, max_age=LIFETIME)
     except BadSignature:
         return None
+
+
+def browser_of(request: HttpRequest) -> str:
+    """Return a description such as "Firefox, Windows". It contains nothing that the client sent."""
+    agent = request.headers.get("User-Agent", "")
+    browser = next((name for name in BROWSERS if name in agent), "")
+    system = next((name for name in SYSTEMS if name in agent), "")
+    return ", ".join(part for part in (NAMES.get(browser, browser), system) if part)
+
+
+@receiver(user_logged_in)
+def describe_session(*, request: HttpRequest, **_: Any) -> None:
+    """Record in the session where its user logged in, at the site's page or the admin's."""
+    describe(request.session, browser=browser_of(request), network=widened(network_of(request)))
 
 
 def _signer(address: str) -> TimestampSigner:

@@ -5,20 +5,13 @@ from typing import Any
 from django.conf import settings
 from django.contrib.auth.views import LoginView
 from django.db import transaction
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import redirect
 
 from accounts import devices
 from accounts.forms import LogInForm
 from accounts.models import User
-from accounts.network import network_of, widened
-from accounts.sessions import describe
 from accounts.views.common import PAGE_WITH_FORM, SignUp
-
-BROWSERS = ("Edg", "OPR", "Firefox", "Chrome", "Safari")
-"""In this order, because a User-Agent contains the names of later ones too."""
-NAMES = {"Edg": "Edge", "OPR": "Opera"}
-SYSTEMS = ("Android", "iPhone", "iPad", "Windows", "Mac OS", "Linux")
 
 
 class LogInView(LoginView):
@@ -37,7 +30,6 @@ class LogInView(LoginView):
             if not User.objects.select_for_update().filter(pk=form.get_user().pk).exists():
                 return redirect("login")  # the account was deleted after its password was checked
             response = super().form_valid(form)
-        describe(self.request.session, browser=browser_of(self.request), network=widened(network_of(self.request)))
         remember_language(response, form.get_user())
         devices.remember(response, form.get_user().email)
         return response
@@ -48,14 +40,6 @@ class LogInView(LoginView):
         signed_up = SignUp.of(self.request)
         is_unverified = signed_up and signed_up.matches(data.get("username"), data.get("password", ""))
         return super().get_context_data(**context, is_unverified=is_unverified)
-
-
-def browser_of(request: HttpRequest) -> str:
-    """Return a description such as "Firefox, Windows". It contains nothing that the client sent."""
-    agent = request.headers.get("User-Agent", "")
-    browser = next((name for name in BROWSERS if name in agent), "")
-    system = next((name for name in SYSTEMS if name in agent), "")
-    return ", ".join(part for part in (NAMES.get(browser, browser), system) if part)
 
 
 def remember_language(response: HttpResponse, user: User) -> None:

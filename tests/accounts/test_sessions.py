@@ -174,3 +174,13 @@ def test_a_session_outlives_the_rotation_of_the_key(settings: Settings) -> None:
 
     assert rotated
     assert is_in(fresh)
+
+
+def test_a_log_in_at_the_admin_is_described_too() -> None:
+    user = User.objects.create_superuser("ann@example.com", PASSWORD)
+    browser = Client(headers={"user-agent": FIREFOX}, REMOTE_ADDR="192.0.2.77")
+    browser.post(reverse("admin:login"), {"username": user.email, "password": PASSWORD})
+
+    session = user.sessions.get()
+    assert (session.browser, session.network) == ("Firefox, Windows", "192.0.2.0/24")
+    assert session.logged_in_at

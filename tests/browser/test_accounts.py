@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -24,6 +25,7 @@ SCREENSHOTS = os.environ.get("SCREENSHOTS")
 ANOTHER, A_THIRD = "staple purple 4 window", "seven grey teapots 2"
 
 DESKTOP = {"locale": "en", "viewport": {"width": 1280, "height": 900}}
+CHECKED: set[tuple[str, str, str, int]] = set()
 PHONE = {"locale": "th", "viewport": {"width": 360, "height": 780}, "color_scheme": "dark"}
 
 
@@ -67,8 +69,17 @@ class Person:
         if SCREENSHOTS:
             self.page.screenshot(path=Path(SCREENSHOTS) / f"{self.name}-{self.seen:02}.png", full_page=True)
         assert self.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{self.page.url} is too wide"
+        self._look_as_a_screen_reader(title.inner_text())
+
+    def _look_as_a_screen_reader(self, title: str) -> None:
+        """Check each page once for each kind of browser, with and without its complaints: axe takes most of a second."""
+        path = re.sub(r"[\w-]{20,}", "…", urlsplit(self.page.url).path)
+        page = (self.name.partition("-")[0], path, title, self.page.locator("[aria-invalid], [role=alert]").count())
+        if page in CHECKED:
+            return
         report = Axe().run(self.page)
         assert report.violations_count == 0, f"{self.page.url}\n{report.generate_report()}"
+        CHECKED.add(page)
 
     def mail(self, to: str, path: str, *, newer_than: int = 0) -> Received:
         """Return the newest mail to an address with a link to this path."""
