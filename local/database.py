@@ -1,4 +1,4 @@
-"""Migrate, and make the administrator of a local installation: `python -m local.database`.
+"""Migrate, make the administrator, and without DEBUG collect static files: `python -m local.database`.
 
 Prints the administrator's password if it made one, and nothing else.
 """
@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 import django
+from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
@@ -24,6 +25,8 @@ def main() -> None:
     except ImproperlyConfigured as error:
         sys.exit(str(error))
     call_command("migrate", verbosity=0, interactive=False)
+    if not settings.DEBUG:  # the pages then use the collected files alone
+        call_command("collectstatic", verbosity=0, interactive=False)
     users: Any = get_user_model().objects
     if not users.filter(is_superuser=True).exists():
         password = secrets.token_urlsafe(12)

@@ -49,12 +49,12 @@ def bring_up(everything: Sequence[Program], ports: Mapping[str, int], sockets: P
 
 
 def migrate() -> str | None:
-    """Migrate the database. Return the administrator's password if there was none. Raises CannotStart."""
+    """Update database and static files. Return the administrator's password if there was none. Raises CannotStart."""
     # In its own session, so that Ctrl-C reaches this process alone.
     command = [sys.executable, "-m", "local.database"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, check=False, start_new_session=True)
     if done.returncode:
-        raise CannotStart("The database was not brought up to date; the reason is above.")
+        raise CannotStart("Database and static files were not brought up to date; the reason is above.")
     return done.stdout.strip() or None
 
 
