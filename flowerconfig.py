@@ -12,4 +12,5 @@ if not settings.FLOWER_BASIC_AUTH:
 
 basic_auth = [settings.FLOWER_BASIC_AUTH]  # a list: in a string a comma would begin a second login
 read_only = True
+address = "127.0.0.1"  # /metrics and /healthcheck are open without the password; --address overrides it
 max_tasks = 2_000

@@ -81,6 +81,7 @@ def generated(given: Mapping[str, str], kept: Mapping[str, str], chosen: Mapping
         "SITE_URL": f"http://localhost:{chosen['WEB_PORT']}",
         "ALLOWED_HOSTS": f"localhost,{ADDRESS}",
         "EMAIL_URL": f"smtp://{ADDRESS}:{chosen['INBOX_SMTP_PORT']}",
+        "DEFAULT_FROM_EMAIL": "Postcommit <hello@postcommit.example>",
         "FLOWER_URL": f"http://localhost:{chosen['FLOWER_PORT']}",
     }
     return {name: value for name, value in defaults.items() if name not in given} | {

@@ -1,4 +1,4 @@
-"""Start the processes: servers first, then migrations, then what needs tables. Wait until each process is ready."""
+"""Start the processes: servers first, then migrations, then what needs tables. Wait until each one is ready."""
 
 import http.client
 import subprocess
@@ -23,7 +23,7 @@ AWAIT: Mapping[str, Callable[[Path], None]] = {
 PAGES = {
     "web": ("WEB_PORT", "/healthz"),
     "flower": ("FLOWER_PORT", "/healthcheck"),
-    "inbox": ("INBOX_PORT", "/healthz"),  # its SMTP server starts before its pages
+    "inbox": ("INBOX_PORT", "/healthz"),  # its SMTP side listens before its pages do
 }
 
 
@@ -40,7 +40,7 @@ def bring_up(everything: Sequence[Program], ports: Mapping[str, int], sockets: P
     for name in AWAIT.keys() & names:
         supervision.start(name)
         try:
-            AWAIT[name](sockets)  # not its pid, which changes if PostgreSQL needs a second start after a crash
+            AWAIT[name](sockets)  # not its pid: after a crash PostgreSQL may need a second attempt
         except TimeoutError as error:
             raise failure(name, f"does not answer: {error}") from error
     password = migrate()
@@ -49,12 +49,12 @@ def bring_up(everything: Sequence[Program], ports: Mapping[str, int], sockets: P
 
 
 def migrate() -> str | None:
-    """Migrate the database. Return the administrator's password if there was none. Raises CannotStart."""
+    """Migrate the database and, without DEBUG, collect static files. Return the administrator's password if there was none. Raises CannotStart."""
     # In its own session, so that Ctrl-C reaches only this process.
     command = [sys.executable, "-m", "local.database"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, check=False, start_new_session=True)
     if done.returncode:
-        raise CannotStart("The migrations failed; the reason is above.")
+        raise CannotStart("The migrations or the static files failed; the reason is above.")
     return done.stdout.strip() or None
 
 
@@ -74,7 +74,7 @@ def wait_until_ready(pids: Mapping[str, int], ports: Mapping[str, int]) -> None:
 
 
 def _is_ready(name: str, ports: Mapping[str, int]) -> bool:
-    """Check a page by any HTTP response; gunicorn accepts connections long before it can answer."""
+    """For a page any HTTP response will do. A connection will not: gunicorn accepts some long before it can answer."""
     if name == "worker":
         return bool(celery_app.control.ping(timeout=0.3, limit=1))
     if name not in PAGES:

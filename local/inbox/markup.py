@@ -7,7 +7,7 @@ from urllib.parse import unquote
 from django.utils.html import escape, format_html
 from django.utils.safestring import SafeString, mark_safe
 
-from local.inbox.reading import Part
+from local.inbox.reading import CID, MAX_CIDS, Part
 
 # Without the punctuation of the sentence around it. A closing bracket belongs to a URL that opens it.
 URL = re.compile(r"""(https?://(?:\([^\s<>"()]{0,200}\)|[^\s<>"()]){1,2000}(?<![.,;:!?'*\]}]))""", re.IGNORECASE)
@@ -18,7 +18,14 @@ SANDBOX = "allow-popups allow-popups-to-escape-sandbox"
 
 # Comments may stand before the document type. Possessive, so that a hostile comment cannot make it backtrack.
 DOCTYPE = re.compile(r"(?:\s|(?><!--.*?-->)|(?><\?[^>]*>))*+<!doctype[^>]*>", re.IGNORECASE | re.DOTALL)
-CID = re.compile(r"""(["'(=]\s*)cid:([^"'()\s<>]+)""", re.IGNORECASE)
+
+# Chromium connects to the address of a frame before it asks the policy, so the names of all elements that load a page, and of
+# those that name addresses for the whole document, are changed. A tag begins with "<" and its name wherever the HTML is nested
+# or broken: no parser of ours has to agree with the browser's.
+LOADING = re.compile(
+    r"<(/?)(?=(?:iframe|frame|frameset|object|embed|applet|portal|fencedframe|link|meta|base)(?![^\s/>]))",
+    re.IGNORECASE,
+)
 
 
 def linked(text: str) -> SafeString:
@@ -35,7 +42,7 @@ def framed(html: str, parts: Iterable[Part], parts_url: str) -> str:
         part = by_content_id.get(match[2]) or by_content_id.get(unquote(match[2]))
         return f"{match[1]}{escape(parts_url)}{part.number}/" if part else match[0]
 
-    html = CID.sub(address, html)
+    html = LOADING.sub(r"<\1x-", CID.sub(address, html, count=MAX_CIDS))
     # Right after the document type: not inside a comment, and before any other base.
     match = DOCTYPE.match(html)
     start = match.end() if match else 0

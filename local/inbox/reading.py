@@ -7,7 +7,7 @@ multiparts), and new cases appear in its bug tracker. So each step has a simpler
 
 import mimetypes
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from email import message_from_bytes
@@ -16,35 +16,66 @@ from email.parser import BytesHeaderParser
 from email.policy import EmailPolicy
 from functools import lru_cache
 from itertools import islice
+from time import thread_time
 
 type AnyMessage = Message[str, str]
 
 MAX_HEADERS = 500
 MAX_PARTS = 500
+MAX_LINES = 400_000
 MAX_BOUNDARIES = 10_000
-MAX_COMPARISONS = 20_000_000
+MAX_COMPARISONS = 5_000_000
 # Parsing a header can take quadratic time. Real headers are shorter than this.
 MAX_PARSED_HEADER = 4_000
 MAX_FILENAME = 120
+MAX_HEAD = 100_000
+"""Bytes of the headers of a message that is not split into parts."""
+MAX_CIDS = 1_000
+
+SECONDS = 0.4
+"""The time of the processor for one message. It bounds the sum of all headers and parts, the limits above bound each."""
+
+CID = re.compile(r"""(["'(=]\s*)cid:([^"'()\s<>]+)""", re.IGNORECASE)
+SLOW_CODECS = ("punycode", "idna")  # quadratic, and no charset of a mail
 
 CONTENT_TYPE = re.compile(r"[a-z0-9][a-z0-9.+_-]*/[a-z0-9][a-z0-9.+_-]*")
+BLANK_LINE = re.compile(rb"\r?\n\r?\n")
 NO_TYPE = "application/octet-stream"
 
 
+class TooMuchWork(Exception):
+    """The time for one message is spent."""
+
+
 class Lenient(EmailPolicy):
-    """The standard library's modern policy, for headers that may be malformed."""
+    """The standard library's modern policy, for headers that may be malformed, with a clock for one message."""
+
+    until: float | None = None
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the time of this message is spent."""
+        return self.until is not None and thread_time() > self.until
+
+    def header_source_parse(self, sourcelines: list[str]) -> tuple[str, str]:
+        """Raises TooMuchWork, which ends the parser, when the time is spent."""
+        if self.is_late:
+            raise TooMuchWork
+        return super().header_source_parse(sourcelines)
 
     def header_fetch_parse(self, name: str, value: str) -> str:
-        """Decode a header to one line. Leave it encoded if it is too long or cannot be parsed."""
+        """Decode a header to one line. Leave it encoded if it is too long, cannot be parsed, or the time is spent."""
         if name.lower().startswith("content-"):  # the parser splits these again
-            value = value[:MAX_PARSED_HEADER]
+            value = value[: 200 if self.is_late else MAX_PARSED_HEADER]
         with suppress(Exception):
-            if len(value) <= MAX_PARSED_HEADER:
+            if len(value) <= MAX_PARSED_HEADER and not self.is_late:
                 value = str(super().header_fetch_parse(name, value))
         return " ".join(readable(value).splitlines()).strip()
 
 
-LENIENT = Lenient()
+def _lenient() -> Lenient:
+    """Return a policy whose clock starts now."""
+    return Lenient(until=thread_time() + SECONDS)  # type: ignore[call-overload, no-any-return]
 
 
 @dataclass(slots=True)
@@ -72,6 +103,8 @@ class Reading:
     text: str | None = None
     html: str | None = None
     parts: list[Part] = field(default_factory=list)
+    cut: bool = False
+    """Whether reading all of it would have taken too long. The source has the rest."""
 
     def header(self, name: str) -> str:
         """Return the first header of this name, or an empty text."""
@@ -80,22 +113,37 @@ class Reading:
 
 @lru_cache(maxsize=4)  # a page, its frame and each picture in it ask for the same message
 def read(source: bytes) -> Reading:
-    """Read the headers, the texts and the other parts of a message, as far as possible."""
+    """Read the headers, the texts and the other parts of a message, as far as possible within about a second."""
     with suppress(Exception):
         if not _is_tangled(source):
-            return _reading(message_from_bytes(source, policy=LENIENT))
-    return _reading(BytesHeaderParser(policy=LENIENT).parsebytes(source))  # the body stays in one piece
+            policy = _lenient()
+            return _reading(message_from_bytes(source, policy=policy), policy)
+    return _in_one_piece(source)
 
 
 def _is_tangled(source: bytes) -> bool:
-    """Whether parsing would take minutes: the parser compares each line with the boundary of each open container."""
-    comparisons = source.count(b"\n") * source.lower().count(b"multipart/")
-    return comparisons > MAX_COMPARISONS or source.count(b"\n--") > MAX_BOUNDARIES
+    """Whether parsing would take long: the parser compares each line with the boundary of each open container."""
+    lines = source.count(b"\n")
+    comparisons = lines * source.lower().count(b"multipart/")
+    return lines > MAX_LINES or comparisons > MAX_COMPARISONS or source.count(b"\n--") > MAX_BOUNDARIES
 
 
-def _reading(message: AnyMessage) -> Reading:
-    pairs = islice(message.raw_items(), MAX_HEADERS)
-    reading = Reading([(readable(name), LENIENT.header_fetch_parse(name, str(value))) for name, value in pairs])
+def _in_one_piece(source: bytes) -> Reading:
+    """Read the first headers alone, and show the body as it was received."""
+    end = BLANK_LINE.search(source)
+    head, body = (source[: end.start()], source[end.end() :]) if end else (source, b"")
+    policy = _lenient()
+    pairs = BytesHeaderParser().parsebytes(head[:MAX_HEAD]).raw_items()
+    return Reading(_headers(pairs, policy), text=body.decode("utf-8", "replace"), cut=True)
+
+
+def _headers(pairs: Iterable[tuple[str, object]], policy: Lenient) -> list[tuple[str, str]]:
+    read = islice(pairs, MAX_HEADERS)
+    return [(readable(name), policy.header_fetch_parse(name, str(value))) for name, value in read]
+
+
+def _reading(message: AnyMessage, policy: Lenient) -> Reading:
+    reading = Reading(_headers(message.raw_items(), policy))
     for leaf in islice(_leaves(message), MAX_PARTS):
         part = _part(leaf, len(reading.parts) + 1)
         is_body = not part.filename and leaf.get_content_disposition() != "attachment"
@@ -108,8 +156,10 @@ def _reading(message: AnyMessage) -> Reading:
             extension = mimetypes.guess_extension(part.content_type) or ".bin"
             part.filename = part.filename or f"part-{part.number}{extension}"
             reading.parts.append(part)
+    shown = {match[2] for match in islice(CID.finditer(reading.html or ""), MAX_CIDS)}
     for part in reading.parts:
-        part.embedded = bool(part.content_id) and f"cid:{part.content_id}" in (reading.html or "")
+        part.embedded = part.content_id in shown
+    reading.cut = policy.is_late
     return reading
 
 
@@ -154,7 +204,8 @@ def _content(part: AnyMessage) -> bytes:
 def _text(part: AnyMessage, content: bytes) -> str:
     """Decode the text with its own charset or else with UTF-8, and mark each byte that fits neither."""
     try:
-        return readable(content.decode(part.get_content_charset() or "utf-8"))
+        charset = part.get_content_charset() or "utf-8"
+        return readable(content.decode("utf-8" if charset in SLOW_CODECS else charset))
     except Exception:
         return content.decode("utf-8", "replace")
 

@@ -15,7 +15,7 @@ from tornado.options import options
 django.setup()
 flower.command.apply_env_options()
 flower.command.apply_options("flower", [])
-print(options.read_only, options.basic_auth, options.max_tasks)
+print(options.read_only, options.basic_auth, options.max_tasks, options.address)
 """
 
 
@@ -58,4 +58,4 @@ def test_no_variable_overrides_the_security_of_flower() -> None:
     done = run(
         "-c", FLOWERS_OPTIONS, FLOWER_READ_ONLY="0", FLOWER_BASIC_AUTH="operator:a,b:c", FLOWER_MAX_TASKS="9999999"
     )
-    assert done.stdout == "True ['operator:a,b:c'] 2000\n"
+    assert done.stdout == "True ['operator:a,b:c'] 2000 127.0.0.1\n"

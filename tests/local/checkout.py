@@ -58,12 +58,12 @@ class Checkout:
         )
 
     @contextlib.contextmanager
-    def started(self) -> Iterator["Start"]:
+    def started(self, **variables: str) -> Iterator["Start"]:
         """Run `make start` until all processes run. Kill at the end what is left."""
         with (self.root / "output").open("w+") as output:
             process = subprocess.Popen(
                 self._command("start"),
-                env=self._environment,
+                env=self._environment | variables,
                 cwd=self.root,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -78,10 +78,15 @@ class Checkout:
 
     def status(self, variable: str, path: str = "/") -> int:
         """Return the HTTP status of the process behind a port."""
+        return self.page(variable, path)[0]
+
+    def page(self, variable: str, path: str = "/") -> tuple[int, str]:
+        """Return the HTTP status and the text of a page of the process behind a port."""
         connection = http.client.HTTPConnection("localhost", self.ports[variable], timeout=5)
         try:
             connection.request("GET", path)
-            return connection.getresponse().status
+            response = connection.getresponse()
+            return response.status, response.read().decode()
         finally:
             connection.close()
 

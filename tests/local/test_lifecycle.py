@@ -56,7 +56,7 @@ def test_start_runs_all_processes_and_ctrl_c_stops_them_in_order(checkout: Check
         assert "Traceback" not in start.output
 
 
-def test_data_and_secrets_survive_a_crash_a_restart_and_a_stop(checkout: Checkout) -> None:
+def test_data_and_secrets_survive_a_crash_a_restart_and_a_start_with_production_values(checkout: Checkout) -> None:
     with checkout.started() as start:
         first, before = checkout.variables, checkout.pids
 
@@ -75,11 +75,19 @@ def test_data_and_secrets_survive_a_crash_a_restart_and_a_stop(checkout: Checkou
         assert start.output.endswith("Stopped.\n")
 
     checkout.ports["WEB_PORT"], checkout.ports["INBOX_PORT"] = checkout.ports["INBOX_PORT"], checkout.ports["WEB_PORT"]
-    with checkout.started() as start:
+    with checkout.started(DEBUG="0") as start:
         assert "shown this once" not in start.output  # the administrator exists
         assert checkout.variables["SECRET_KEY"] == first["SECRET_KEY"]
         assert checkout.variables["SITE_URL"] == f"http://localhost:{checkout.ports['WEB_PORT']}" != first["SITE_URL"]
-        assert checkout.status("WEB_PORT") == 200
+
+        # Production values need the collected static files, whose names contain a hash.
+        for path in ("/", "/accounts/login/", "/accounts/signup/", "/admin/login/"):
+            status, page = checkout.page("WEB_PORT", path)
+            assert status == 200
+            linked = re.findall(r'(?:href|src)="(/static/[^"]+)"', page)
+            assert {checkout.status("WEB_PORT", file) for file in linked} == {200}
+            assert all(re.search(r"\.[0-9a-f]{12}\.\w+$", file) for file in linked)
+        assert checkout.page("WEB_PORT", "/nothing")[0] == 404
 
 
 def test_a_process_that_cannot_start_is_reported_with_its_log_and_the_others_stop(checkout: Checkout) -> None:

@@ -1,5 +1,6 @@
 """In a browser: the sandbox, the links, and the live list."""
 
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -51,6 +52,34 @@ def test_a_mail_runs_no_script_and_loads_nothing_from_other_sites(page: Page, in
     expect(frame.locator("body")).not_to_contain_text("ran")
     own = {f"{inbox.url}{path}" for path in ("/static/inbox.svg", "/static/inbox.css")}
     assert set(answered) - own == {f"{inbox.url}/messages/{message_id}/{page}" for page in ("", "html/")}
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        "<iframe src={}></iframe>",
+        "<IFRAME/src={}>",
+        "<frameset><frame src={}></frameset>",
+        '<iframe srcdoc="&lt;iframe src={}&gt;"></iframe>',
+        "<svg><foreignObject><iframe src={}></iframe></foreignObject></svg>",
+        "<noscript><style></noscript><iframe src={}></iframe>",
+        '<math><mtext><table><mglyph><style><!--</style><img title="--&gt;"><iframe\nsrc={}></iframe>',
+        "<object data={} type=text/html></object><embed src={}>",
+        "<meta http-equiv=refresh content='0;{}'><base href={}><img src=x>",
+        "<link rel=preconnect href={}><link rel=prefetch href={}><link rel='stylesheet icon manifest' href={}>",
+        "<style>@import '{}'; body {{ background: url({}) }}</style><img src={} srcset={}><video src={} poster={}></video>",
+        "<svg><image href={} /><use href={}#a /></svg><input type=image src={}><table background={}>",
+    ],
+)
+def test_a_mail_makes_no_connection(page: Page, inbox: RunningInbox, html: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as elsewhere:
+        elsewhere.setblocking(False)
+        address = f"http://127.0.0.1:{elsewhere.getsockname()[1]}/x"
+        message_id = inbox.send(html_mail(html.replace("{}", address).replace("{{", "{").replace("}}", "}")))
+        page.goto(f"{inbox.url}/messages/{message_id}/")
+        page.wait_for_timeout(200)
+        with pytest.raises(BlockingIOError):
+            elsewhere.accept()
 
 
 def test_new_mail_appears_without_a_reload(page: Page, inbox: RunningInbox) -> None:
