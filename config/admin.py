@@ -1,14 +1,16 @@
-"""The admin site: a list can be filtered by the filters that it shows, and by nothing else.
+"""The admin site: a list can be filtered by the filters that it shows, and by nothing else. A page takes GET and POST only.
 
 Django's `ModelAdmin.lookup_allowed` lets every column of the model's own table pass, and the primary key across a relation. A
 session's key is such a primary key, and `?secret__startswith=a` finds out a secret one character at a time.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from django.contrib.admin import AdminSite, ModelAdmin
 from django.contrib.admin.apps import AdminConfig as DjangoAdminConfig
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponseBase
+from django.views.decorators.http import require_http_methods
 
 COMPARISONS = {"exact", "in", "isnull", "isempty", "gt", "gte", "lt", "lte", "year", "month", "day"}
 """What may follow a filter's name in the URL. None of them finds a value by its beginning."""
@@ -37,6 +39,10 @@ class Site(AdminSite):
         base = admin_class or ModelAdmin
         guarded = type(base.__name__, (ListedLookups, base), {"__module__": base.__module__, "__doc__": base.__doc__})
         super().register(model_or_iterable, guarded, **options)
+
+    def admin_view[View: Callable[..., HttpResponseBase]](self, view: View, cacheable: bool = False) -> View:
+        """Refuse PUT and its like, which Django's pages answer like GET."""
+        return require_http_methods(["GET", "HEAD", "POST"])(super().admin_view(view, cacheable))
 
 
 class AdminConfig(DjangoAdminConfig):
