@@ -50,7 +50,7 @@ from accounts.sessions import Session
 from mailer.models import Message
 from mailer.testing.outbox import Outbox
 from tests import environment
-from tests.accounts.steps import LINK, is_in, member, text_of
+from tests.accounts.steps import LINK, member, text_of
 
 pytest.importorskip("accounts.devices", reason="the sequences need the sign-up that came with it")
 
@@ -76,14 +76,22 @@ class Actor:
     browsers: list[Client]
 
     def reads(self, address: str) -> bool:
-        return address in {canonical(spelling) for spelling in self.addresses}
+        """Whether mail to the address comes to this actor, as tags (RFC 5233) and the dots of Gmail change no mailbox."""
+        return mailbox(address) in {mailbox(canonical(spelling)) for spelling in self.addresses}
 
 
 OWNERS = ("ann@example.com", "Ann@Example.com", "ann+shop@example.com", "an.n@gmail.com", "ann@gmail.com")
 ATTACKERS = ("mal@example.com", "mal+1@example.com")
 ANN, MAL = OWNERS[0], ATTACKERS[0]
-LETTER = tuple[str, str]
-"""The address that a mail was sent to, and the path of a link in it."""
+
+
+@dataclass(frozen=True)
+class Letter:
+    """The path of a link in a mail, the address that the mail was sent to, and when it arrived."""
+
+    address: str
+    link: str
+    at: datetime
 
 
 class World:
@@ -97,6 +105,7 @@ class World:
         self.networks = 0
         self.owner.browsers += [self.new_browser() for _ in range(2)]
         self.attacker.browsers += [self.new_browser() for _ in range(3)]
+        self.arrivals: list[datetime] = []
         mail.outbox.clear()
 
     def end(self) -> None:
@@ -118,11 +127,16 @@ class World:
     def deliver(self) -> None:
         """Let a worker deliver what is due."""
         Outbox().deliver()
+        self.arrivals += [timezone.now()] * (len(mail.outbox) - len(self.arrivals))
 
-    def letters(self, actor: Actor) -> list[LETTER]:
-        """Return the links in the actor's mailbox, the newest first."""
-        sent = [(address_in(str(one.to[0])), str(one.body)) for one in reversed(mail.outbox)]
-        return [(address, link) for address, body in sent if actor.reads(address) for link in LINK.findall(body)]
+    def letters(self, actor: Actor, path: str = "") -> list[Letter]:
+        """Return the links with this path in the actor's mailbox, the newest first."""
+        letters = [
+            Letter(address_in(str(sent.to[0])), link, at)
+            for sent, at in zip(mail.outbox, self.arrivals, strict=True)
+            for link in LINK.findall(str(sent.body))
+        ]
+        return [letter for letter in reversed(letters) if path in letter.link and actor.reads(letter.address)]
 
     @contextmanager
     def copied(self) -> Iterator[None]:
@@ -132,7 +146,14 @@ class World:
             yield
             transaction.set_rollback(True)
         mail.outbox[:] = sent
+        del self.arrivals[len(sent) :]
         self.now.move_to(before)
+
+
+def mailbox(address: str) -> str:
+    local, _, domain = address.partition("@")
+    local = local.partition("+")[0]
+    return f"{local.replace('.', '') if domain == 'gmail.com' else local}@{domain}"
 
 
 def address_in(recipient: str) -> str:
@@ -169,6 +190,8 @@ ADDRESS = st.sampled_from([*OWNERS, *ATTACKERS])
 PASSWORD = st.integers(0, 1)
 NEWEST = st.sampled_from([0, 0, 0, 1, 2, 3])
 HOW = st.sampled_from(["button", "button", "password", "disown", "both"])
+IF_LOGGED_IN = precondition(lambda self: Session.objects.exclude(user=None).exists())
+IF_MAIL_CAME = precondition(lambda self: bool(mail.outbox))
 TIMES = {
     "a minute": timedelta(minutes=1, seconds=1),
     "an hour": timedelta(hours=1, seconds=1),
@@ -203,17 +226,18 @@ class OwnerAndAttacker(RuleBasedStateMachine):
         actor: Actor = getattr(self.world, who)
         return actor, actor.browsers[browser % len(actor.browsers)]
 
-    @initialize(how_far=st.integers(0, 4))
-    def the_owner_begins(self, how_far: int) -> None:
-        """Most examples begin with an account of the owner's."""
-        first_steps = (
-            step("sign_up", "owner", 0, ANN, 0),
-            step("time_passes", "a minute"),
-            step("follow_a_link", "owner", 0, 0, "button", 0),
-            step("log_in", "owner", 0, ANN, 0),
-        )
-        for one in first_steps[:how_far]:
-            one(self)
+    @initialize(owner=st.integers(0, 4), attacker=st.integers(0, 4))
+    def both_begin(self, owner: int, attacker: int) -> None:
+        """In most examples the two have accounts already, or are on the way there."""
+        for who, address, how_far in (("owner", ANN, owner), ("attacker", MAL, attacker)):
+            first_steps = (
+                step("sign_up", who, 0, address, 0),
+                step("time_passes", "a minute"),
+                step("follow_a_link", who, 0, 0, "button", 0),
+                step("log_in", who, 0, address, 0),
+            )
+            for one in first_steps[:how_far]:
+                one(self)
 
     @rule(who=ACTORS, browser=BROWSER, address=ADDRESS, password=PASSWORD)
     def sign_up(self, who: str, browser: int, address: str, password: int) -> None:
@@ -240,15 +264,14 @@ class OwnerAndAttacker(RuleBasedStateMachine):
         _actor, client = self.actor(who, browser)
         client.post(reverse(page), {"email": address})
 
-    @precondition(lambda self: bool(mail.outbox))
+    @IF_MAIL_CAME
     @rule(who=ACTORS, browser=BROWSER, newest=NEWEST, how=HOW, password=PASSWORD)
     def follow_a_link(self, who: str, browser: int, newest: int, how: str, password: int) -> None:
         actor, client = self.actor(who, browser)
         letters = self.world.letters(actor)[newest:]
         if letters:
-            address, link = letters[0]
-            self._goes_on(client, address)
-            follow(client, link, how, actor.passwords[password])
+            self._goes_on(client, letters[0].address)
+            follow(client, letters[0].link, how, actor.passwords[password])
 
     def _goes_on(self, client: Client, address: str = "") -> None:
         """The owner goes on from a sign-up: its link may end now."""
@@ -271,7 +294,7 @@ class OwnerAndAttacker(RuleBasedStateMachine):
         for client in self.world.attacker.browsers * 2:
             client.post(reverse("login"), {"username": address, "password": "password1234"})
 
-    @precondition(lambda self: Session.objects.exclude(user=None).exists())
+    @IF_LOGGED_IN
     @rule(browser=BROWSER)
     def guess_in_a_stolen_session(self, browser: int) -> None:
         """A thief with the owner's cookie guesses the password. The theft itself is not what is tested here."""
@@ -289,14 +312,14 @@ class OwnerAndAttacker(RuleBasedStateMachine):
         planted.post(reverse("resend"), {"email": MAL})
         client.cookies["sessionid"] = planted.cookies["sessionid"].value
 
-    @precondition(lambda self: Session.objects.exclude(user=None).exists())
+    @IF_LOGGED_IN
     @rule(who=ACTORS, browser=BROWSER, page=st.sampled_from(["logout", "end_sessions"]))
     def leave(self, who: str, browser: int, page: str) -> None:
         _actor, client = self.actor(who, browser)
         self._goes_on(client)
         client.post(reverse(page))
 
-    @precondition(lambda self: Session.objects.exclude(user=None).exists())
+    @IF_LOGGED_IN
     @rule(who=ACTORS, browser=BROWSER, address=ADDRESS, password=PASSWORD)
     def change_the_address(self, who: str, browser: int, address: str, password: int) -> None:
         actor, client = self.actor(who, browser)
@@ -307,7 +330,7 @@ class OwnerAndAttacker(RuleBasedStateMachine):
         account = account_of(client)
         self.mistakes[client] += account is not None and not account.check_password(typed)
 
-    @precondition(lambda self: Session.objects.exclude(user=None).exists())
+    @IF_LOGGED_IN
     @rule(who=ACTORS, browser=BROWSER, old=PASSWORD, new=PASSWORD)
     def change_the_password(self, who: str, browser: int, old: int, new: int) -> None:
         actor, client = self.actor(who, browser)
@@ -316,7 +339,7 @@ class OwnerAndAttacker(RuleBasedStateMachine):
         self._count_a_mistake(client, actor.passwords[old])
         client.post(reverse("password_change"), form)
 
-    @precondition(lambda self: Session.objects.exclude(user=None).exists())
+    @IF_LOGGED_IN
     @rule(who=ACTORS, browser=BROWSER, password=PASSWORD)
     def delete_the_account(self, who: str, browser: int, password: int) -> None:
         actor, client = self.actor(who, browser)
@@ -325,22 +348,22 @@ class OwnerAndAttacker(RuleBasedStateMachine):
         self._count_a_mistake(client, actor.passwords[password])
         client.post(reverse("delete_account"), {"password": actor.passwords[password]})
 
-    @precondition(lambda self: Session.objects.exclude(user=None).exists())
+    @IF_LOGGED_IN
     @rule(who=ACTORS, browser=BROWSER)
     def save_the_profile(self, who: str, browser: int) -> None:
         _actor, client = self.actor(who, browser)
         client.post(reverse("profile"), {"name": "Someone", "language": "en", "time_zone": ""})
 
-    @precondition(lambda self: bool(mail.outbox))
+    @IF_MAIL_CAME
     @rule(who=ACTORS)
     def scan_the_mailbox(self, who: str) -> None:
         """A mail scanner opens the newest links and submits every form in them, alone and with all fields at once."""
         accounts = list(User.objects.order_by("pk").values("email", "email_verified_at", "password"))
-        for _address, link in self.world.letters(getattr(self.world, who))[:3]:
+        for letter in self.world.letters(getattr(self.world, who))[:3]:
             scanner = self.world.new_browser()
-            forms = forms_of(scanner.get(link, follow=True))
+            forms = forms_of(scanner.get(letter.link, follow=True))
             for form in (*forms, {name: value for fields in forms for name, value in fields.items()}):
-                scanner.post(link, form)
+                scanner.post(letter.link, form)
         assert accounts == list(User.objects.order_by("pk").values("email", "email_verified_at", "password"))
 
     @rule(time=st.sampled_from(sorted(TIMES)))
@@ -376,26 +399,28 @@ class OwnerAndAttacker(RuleBasedStateMachine):
     def the_link_of_a_sign_up_reaches_the_owner_and_works(self) -> None:
         """After the owner signed up, some link in the mailbox works in that browser, whatever others asked for."""
         for browser, sign_up in self.sign_ups.items():
-            account = User.objects.filter(email=sign_up.address).first()
-            if account and account.has_verified_email:
-                continue  # the next promise is about it
+            if self._has_verified(sign_up.address) or self._is_spent("/verify/", sign_up.address):
+                continue
             with self.world.copied():
                 self.world.pass_time(TIMES["a minute"])
                 own = same_browser(browser)
-                for address, link in self.world.letters(self.world.owner):
-                    if address == sign_up.address and "/verify/" in link:
-                        follow(own, link, "button", "")
-                        follow(own, link, "password", sign_up.password)  # where the page asks for it
+                for link in self._links("/verify/", sign_up.address):
+                    follow(own, link, "button", "")
+                    follow(own, link, "password", sign_up.password)  # where the page asks for it
                 assert self._can_log_in(own, sign_up.address, sign_up.password), f"no link for {sign_up}"
 
     @invariant()
     def the_owner_gets_in_with_the_mailbox(self) -> None:
         """With a new link to reset the password, or the last one, or, if that is used, the password that the owner set."""
         for account in self._accounts_of_the_owner():
+            if not account.has_verified_email and self._is_spent("/password-reset/", account.email):
+                continue
             with self.world.copied():
+                had_links = bool(self._links("/password-reset/", account.email))
                 passwords = filter(account.check_password, self.world.owner.passwords)
                 assert self._resets(account.email) or any(
-                    self._can_log_in(self.world.new_browser(), account.email, password) for password in passwords
+                    had_links and self._can_log_in(self.world.new_browser(), account.email, password)
+                    for password in passwords
                 ), f"the owner does not get in to {account}"
 
     def _resets(self, email: str) -> bool:
@@ -404,13 +429,22 @@ class OwnerAndAttacker(RuleBasedStateMachine):
         for _ in range(2):
             browser.post(reverse("password_reset"), {"email": email})
             self.world.deliver()
-            links = [link for address, link in self.world.letters(self.world.owner) if address == email]
-            for link in [link for link in links if "/password-reset/" in link][:2]:
+            for link in self._links("/password-reset/", email)[:2]:
                 follow(browser, link, "button", new)
                 if self._can_log_in(browser, email, new):
                     return True
             self.world.pass_time(TIMES["a minute"])
         return False
+
+    def _links(self, path: str, address: str) -> list[str]:
+        return [letter.link for letter in self.world.letters(self.world.owner, path) if letter.address == address]
+
+    def _is_spent(self, path: str, address: str) -> bool:
+        """Whether mail to other spellings took all that this mailbox gets of a purpose in an hour."""
+        letters = self.world.letters(self.world.owner, path)
+        box, an_hour_ago = mailbox(address), timezone.now() - TIMES["an hour"]
+        others = [one for one in letters if mailbox(one.address) == box and one.address != address]
+        return sum(one.at > an_hour_ago for one in others) >= 3
 
     @invariant()
     def the_owners_password_is_accepted(self) -> None:
@@ -424,16 +458,21 @@ class OwnerAndAttacker(RuleBasedStateMachine):
                     own = same_browser(browser)
                     own.post(reverse("email_change"), {"email": "ann@elsewhere.example", "password": password})
                     assert account.email_changes.filter(new_address="ann@elsewhere.example").exists()
-                    own.post(reverse("logout"))
                     assert self._can_log_in(own, account.email, password)
+
+    @staticmethod
+    def _has_verified(address: str) -> bool:
+        return User.objects.filter(email=address).exclude(email_verified_at=None).exists()
 
     def _accounts_of_the_owner(self) -> list[User]:
         return [account for account in User.objects.order_by("pk") if self.world.owner.reads(account.email)]
 
     @staticmethod
     def _can_log_in(browser: Client, email: str, password: str) -> bool:
+        browser.post(reverse("logout"))
         browser.post(reverse("login"), {"username": email, "password": password})
-        return is_in(browser)
+        account = account_of(browser)
+        return account is not None and account.email == email
 
 
 def follow(client: Client, link: str, how: str, password: str) -> Any:
@@ -660,6 +699,15 @@ KNOWN_SEQUENCES = {  # most of these gave way once
         * 3,
         step("sign_up", "owner", 0, ANN, 0),
     ],
+    "resets of an account with a tag": [
+        step("both_begin", 4, 0),
+        step("sign_up", "attacker", 0, "ann+shop@example.com", 0),
+        *[
+            step("ask_for_mail", "attacker", 0, "ann+shop@example.com", "password_reset"),
+            step("time_passes", "a minute"),
+        ]
+        * 3,
+    ],
     "two browsers of the owner's": [
         step("sign_up", "owner", 0, ANN, 0),
         step("sign_up", "owner", 1, ANN, 1),
@@ -668,6 +716,26 @@ KNOWN_SEQUENCES = {  # most of these gave way once
         step("sign_up", "attacker", 0, ANN, 0),
         step("time_passes", "a minute"),
         step("sign_up", "owner", 0, ANN, 0),
+    ],
+    "the button in an attacker's mail": [
+        step("sign_up", "attacker", 0, ANN, 0),
+        step("time_passes", "a minute"),
+        step("follow_a_link", "owner", 0, 0, "button", 0),
+        step("follow_a_link", "owner", 0, 0, "password", 0),
+    ],
+    "an attacker's account changes to the owner's address": [
+        step("both_begin", 0, 4),
+        step("change_the_address", "attacker", 0, ANN, 0),
+        step("a_worker_delivers"),
+        step("follow_a_link", "owner", 0, 0, "button", 0),
+        step("follow_a_link", "owner", 0, 0, "password", 0),
+    ],
+    "the owner's account changes to the attacker's address": [
+        step("both_begin", 4, 0),
+        step("change_the_address", "owner", 0, MAL, 0),
+        step("a_worker_delivers"),
+        step("follow_a_link", "attacker", 0, 0, "button", 0),
+        step("follow_a_link", "attacker", 0, 0, "password", 0),
     ],
     "a planted session": [
         step("plant_a_session", 0),
@@ -681,18 +749,12 @@ KNOWN_SEQUENCES = {  # most of these gave way once
         step("scan_the_mailbox", "owner"),
     ],
     "a thief guesses": [
-        step("sign_up", "owner", 0, ANN, 0),
-        step("time_passes", "a minute"),
-        step("follow_a_link", "owner", 0, 0, "button", 0),
-        step("log_in", "owner", 0, ANN, 0),
+        step("both_begin", 4, 0),
         step("log_in", "owner", 1, ANN, 0),
         step("guess_in_a_stolen_session", 0),
     ],
     "strangers guess": [
-        step("sign_up", "owner", 0, ANN, 0),
-        step("time_passes", "a minute"),
-        step("follow_a_link", "owner", 0, 0, "button", 0),
-        step("log_in", "owner", 0, ANN, 0),
+        step("both_begin", 4, 0),
         *[step("guess_passwords", ANN)] * 4,
     ],
 }
@@ -711,7 +773,17 @@ SEEN_BY_STRANGERS = {
 }
 
 
-@pytest.mark.parametrize("name", KNOWN_SEQUENCES)
+OPEN = {"resets of an account with a tag": "the limit of a mailbox counts the mail of all its spellings"}
+"""Sequences that still give way."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.xfail(reason=OPEN[name])) if name in OPEN else name
+        for name in KNOWN_SEQUENCES
+    ],
+)
 def test_an_account_stays_with_the_owner_in_a_known_sequence(name: str) -> None:
     take(OwnerAndAttacker(), KNOWN_SEQUENCES[name])
 
