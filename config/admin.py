@@ -1,4 +1,4 @@
-"""The admin site: a list can be filtered by the filters that it shows, and by nothing else. A page takes GET and POST only.
+"""The admin site: a list can be filtered by the filters that it shows, and by nothing else.
 
 Django's `ModelAdmin.lookup_allowed` lets every column of the model's own table pass, and the primary key across a relation. A
 session's key is such a primary key, and `?secret__startswith=a` finds out a secret one character at a time.
