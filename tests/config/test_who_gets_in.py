@@ -30,7 +30,7 @@ from mailer.models import Message, Suppression, TransportState
 from mailer.recipients import subscriptions
 from tests.mailer.kinds import Plain
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.timeout(180)]  # some tests send thousands of requests
 
 OWNER = "ann.the.owner@example.com"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -159,6 +159,12 @@ def _model(permission: Permission) -> str:
 
 # --- The table ---------------------------------------------------------------------------------------------------------
 
+MODELS = {
+    f"{model._meta.app_label}_{model._meta.model_name}": f"admin/{model._meta.app_label}/{model._meta.model_name}/"
+    for model in admin.site._registry
+}
+"""The models in the admin, and where their pages are."""
+
 Answers = Mapping[str, int]
 """The status of each method. If HEAD is missing, it is answered like GET; another method that is missing gets 405."""
 Rule = Callable[[Person], Answers]
@@ -206,7 +212,7 @@ def model(name: str, *, add: str = "", change: str = "", delete: str = "") -> di
         f"admin:{name}_change": lambda person: {**viewers(person), "POST": editors(person)["POST"]},
         f"admin:{name}_add": for_staff(FORM, add or f"{name}.add"),
         f"admin:{name}_delete": for_staff({"GET": 200, "POST": 302}, delete or f"{name}.delete"),
-        f"admin/{name.replace('_', '/')}/<path:object_id>/": for_staff(MOVED),
+        f"{MODELS[name]}<path:object_id>/": for_staff(MOVED),
     }
 
 
@@ -291,11 +297,7 @@ def routes(resolver: Any = None, prefix: str = "", namespace: str = "") -> Itera
 
 def model_of(route: str) -> str:
     """Return the model of a page in the admin, for example accounts_user, or an empty string."""
-    name = "_".join(route.split("/")[1:3])
-    return name if route.startswith("admin/") and name in MODELS else ""
-
-
-MODELS = {f"{model._meta.app_label}_{model._meta.model_name}" for model in admin.site._registry}
+    return next((name for name, folder in MODELS.items() if route.startswith(folder)), "")
 
 
 # --- Asking ------------------------------------------------------------------------------------------------------------
@@ -388,7 +390,14 @@ def test_every_url_has_a_row_and_every_row_has_a_url() -> None:
 
 
 def test_each_person_gets_the_answer_of_the_table(world: World) -> None:
-    asked = ((key, route, person, method) for key, route in routes() for person in world.people for method in METHODS)
+    anonymous, _another, _owner, _staff, superuser = world.people
+    asked = (
+        (key, route, person, method)
+        for key, route in routes()
+        for person in world.people
+        for method in METHODS
+        if method in FORM or person in (anonymous, superuser)
+    )
     wrong = wrongs(world, asked)
 
     assert not wrong, "\n".join(wrong)
