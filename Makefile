@@ -6,7 +6,7 @@ SETTINGS_FOR_MYPY = ENV_FILES= DEBUG=1 DATABASE_URL=postgres://lint.invalid/none
 	EMAIL_URL=smtp://lint.invalid
 
 .DEFAULT_GOAL := help
-.PHONY: help setup start restart stop ctl test conformance faults bench lint docs lock
+.PHONY: help setup start restart stop ctl test conformance faults sequences bench lint docs lock
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
@@ -40,6 +40,9 @@ conformance: setup ## Run Django's own mail tests through the outbox (minutes); 
 
 faults: setup ## Sign up hundreds of users under each fault (about a minute a row); SIGN_UPS, SEED and ARGS shorten it.
 	@$(PYTHON_IN_VENV) -m pytest -m faults -s -p no:randomly tests/faults $(ARGS)
+
+sequences: setup ## Take 2,000 steps as an owner and as an attacker (minutes); EXAMPLES, STEPS and ARGS change it.
+	@EXAMPLES=$${EXAMPLES:-80} STEPS=$${STEPS:-25} $(PYTHON_IN_VENV) -m pytest tests/accounts/test_owner_and_attacker.py $(ARGS)
 
 bench: setup ## Measure speed with a million rows (minutes).
 	@ROWS=1000000 BUILDS=400 $(PYTHON_IN_VENV) -m pytest -s -p no:randomly -m bench $(ARGS)

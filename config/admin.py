@@ -4,11 +4,13 @@ Django's `ModelAdmin.lookup_allowed` lets every column of the model's own table 
 session's key is such a primary key, and `?secret__startswith=a` would reveal a secret one character at a time.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from django.contrib.admin import AdminSite, ModelAdmin
 from django.contrib.admin.apps import AdminConfig as DjangoAdminConfig
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponseBase
+from django.views.decorators.http import require_http_methods
 
 COMPARISONS = {"exact", "in", "isnull", "isempty", "gt", "gte", "lt", "lte", "year", "month", "day"}
 """Lookups that may follow a filter's name in the URL. None of them finds a value by its beginning."""
@@ -37,6 +39,10 @@ class Site(AdminSite):
         base = admin_class or ModelAdmin
         guarded = type(base.__name__, (ListedLookups, base), {"__module__": base.__module__, "__doc__": base.__doc__})
         super().register(model_or_iterable, guarded, **options)
+
+    def admin_view[View: Callable[..., HttpResponseBase]](self, view: View, cacheable: bool = False) -> View:
+        """Refuse PUT and its like, which Django's pages answer like GET."""
+        return require_http_methods(["GET", "HEAD", "POST"])(super().admin_view(view, cacheable))
 
 
 class AdminConfig(DjangoAdminConfig):

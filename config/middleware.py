@@ -1,4 +1,4 @@
-"""The middleware of this site: an access log without addresses, and a 400 for NUL characters."""
+"""The middleware of this site: an access log without addresses, answers that are not stored, a 400 for NUL characters."""
 
 import time
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from collections.abc import Callable
 import structlog
 from django.core.exceptions import BadRequest
 from django.http import HttpRequest, HttpResponse
+from django.utils.cache import add_never_cache_headers
 from django.utils.deprecation import MiddlewareMixin
 
 log = structlog.get_logger("access")
@@ -26,6 +27,15 @@ class AccessLogMiddleware:
         if route not in PROBES:
             ms = round((time.monotonic() - started) * 1000)
             log.info("request", method=request.method, route=route, status=response.status_code, ms=ms)
+        return response
+
+
+class NoStoreMiddleware(MiddlewareMixin):
+    """Forbid browsers and proxies to store an answer, errors included. A view that sets Cache-Control decides by itself."""
+
+    def process_response(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
+        if not response.has_header("Cache-Control"):
+            add_never_cache_headers(response)
         return response
 
 

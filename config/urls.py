@@ -1,10 +1,9 @@
 from django.contrib import admin
 from django.urls import include, path
-from django.views.decorators.cache import never_cache
 from django.views.generic import RedirectView, TemplateView
 
 urlpatterns = [
-    path("", never_cache(TemplateView.as_view(template_name="home.html")), name="home"),
+    path("", TemplateView.as_view(template_name="home.html"), name="home"),
     path("accounts/", include("accounts.urls")),
     # Django's own page has no rate limit and sends no notice of the change.
     path("admin/password_change/", RedirectView.as_view(pattern_name="password_change")),
