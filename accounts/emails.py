@@ -19,6 +19,7 @@ from django.utils import timezone
 
 from accounts import links, throttling
 from accounts import verification as verifying
+from accounts.addresses import mailbox
 from accounts.models import REVERSAL_LIFETIME, VERIFICATION_LIFETIME, EmailChange, EmailVerification, User
 from mailer.email import CRITICAL, Email, Recipient, Unwanted
 
@@ -39,9 +40,13 @@ class Limited:
     request: str = field(default_factory=lambda: uuid.uuid4().hex, kw_only=True)
     """Names the request, so that several attempts to send count as one mail."""
 
-    def check_limits(self, address: str) -> bool:
-        """Count the mail, and return True. Raise Unwanted if the mailbox has had enough."""
-        if not throttling.may_mail(self.purpose, address, request=self.request):
+    def check_limits(self, address: str, *, is_verified: bool) -> bool:
+        """Count the mail, and return True. Raise Unwanted if the mailbox has had enough.
+
+        A verified account counts for itself: strangers can sign up with other spellings of its address.
+        """
+        box = f"account {address}" if is_verified else f"mailbox {mailbox(address)}"
+        if not throttling.may_mail(self.purpose, box, request=self.request):
             raise Unwanted("too many mails of this kind to this mailbox lately")
         return True
 
@@ -81,7 +86,8 @@ class ToAddress(Limited):
         return recipient_of(self.account) if self.account else Recipient(self.address)
 
     def is_wanted(self) -> bool:
-        return self.account is not None and self.check_limits(self.address)
+        account = self.account
+        return account is not None and self.check_limits(self.address, is_verified=account.has_verified_email)
 
     @classmethod
     def to(cls, user: User, *fields: str) -> Self:
@@ -129,7 +135,7 @@ class VerifyAddress(Limited, Email):
 
     def is_wanted(self) -> bool:
         is_needed = self.verification.is_open and not self.verification.user.has_verified_email
-        return is_needed and self.check_limits(self.verification.address)
+        return is_needed and self.check_limits(self.verification.address, is_verified=False)
 
     def expires_at(self) -> datetime:
         return self.verification.expires_at
@@ -178,7 +184,7 @@ class AccountExists(Limited, ToAccount, Email):
         return {"login_url": settings.SITE_URL + reverse("login"), "reset_url": _reset_url()}
 
     def is_wanted(self) -> bool:
-        return self.account.is_active and self.check_limits(self.account.email)
+        return self.account.is_active and self.check_limits(self.account.email, is_verified=True)
 
 
 class ResetPassword(ToAddress, Email):
@@ -247,7 +253,7 @@ class ConfirmNewAddress(Limited, AboutChange, Email):
     def is_wanted(self) -> bool:
         user, address = self.change.user, self.change.new_address
         is_free = self.change.is_open and user.is_active and not verifying.is_taken(address, user)
-        return is_free and self.check_limits(address)
+        return is_free and self.check_limits(address, is_verified=False)
 
     def expires_at(self) -> datetime:
         return self.change.expires_at

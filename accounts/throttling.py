@@ -24,7 +24,6 @@ from limits.strategies import MovingWindowRateLimiter
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from accounts.addresses import mailbox
 from accounts.models import Hit
 from accounts.network import wider
 
@@ -126,9 +125,8 @@ def may_ask(network: str) -> bool:
     return _hit_all(_from_network(parse_many(settings.ACCOUNTS_MAIL_PER_NETWORK), "ask", network))
 
 
-def may_mail(purpose: Purpose, address: str, *, request: str) -> bool:
-    """Whether the mailbox of this address may get another mail for this purpose. Counts the mail once for each `request`."""
-    box = mailbox(address)
+def may_mail(purpose: Purpose, box: str, *, request: str) -> bool:
+    """Whether this mailbox may get another mail for this purpose. Counts the mail once for each `request`."""
     own = MAIL_OF_OTHER_KINDS.get(purpose, MAIL_OF_A_PURPOSE)
     counts = [*_for(own, "mail", purpose, box), *_for([] if purpose in ALWAYS else MAIL_OF_ALL_KINDS, "mail", box)]
     this_mail = _for([ONE_MAIL], "one mail", request)

@@ -49,7 +49,10 @@ def bring_up(everything: Sequence[Program], ports: Mapping[str, int], sockets: P
 
 
 def migrate() -> str | None:
-    """Migrate the database and, without DEBUG, collect static files. Return the administrator's password if there was none. Raises CannotStart."""
+    """Migrate the database and, without DEBUG, collect static files.
+
+    Return the administrator's password if there was none. Raises CannotStart.
+    """
     # In its own session, so that Ctrl-C reaches only this process.
     command = [sys.executable, "-m", "local.database"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, check=False, start_new_session=True)

@@ -790,17 +790,7 @@ SEEN_BY_STRANGERS = {
 }
 
 
-OPEN = {"resets of an account with a tag": "the limit of a mailbox counts the mail of all its spellings"}
-"""Sequences that still give way."""
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(reason=OPEN[name])) if name in OPEN else name
-        for name in KNOWN_SEQUENCES
-    ],
-)
+@pytest.mark.parametrize("name", KNOWN_SEQUENCES)
 def test_an_account_stays_with_the_owner_in_a_known_sequence(name: str) -> None:
     take(OwnerAndAttacker(), KNOWN_SEQUENCES[name])
 

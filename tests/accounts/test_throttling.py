@@ -22,6 +22,7 @@ from accounts.models import Hit, User
 from accounts.throttling import Purpose
 from mailer.models import Message
 from mailer.testing.outbox import Outbox
+from tests.accounts.steps import member
 from tests.at_once import at_once
 from tests.servers import Valkey
 
@@ -168,6 +169,20 @@ def test_spellings_of_one_gmail_mailbox_count_as_one(store: str, outbox: Outbox)
 
     assert len(mail.outbox) == 3
     assert User.objects.count() == len(spellings)  # but they are as many accounts
+
+
+@pytest.mark.django_db
+def test_resets_of_other_spellings_do_not_cost_the_owner_theirs(store: str, outbox: Outbox) -> None:
+    member()
+    for n in range(3):
+        Client().post(reverse("signup"), SIGN_UP | {"email": f"ann+{n}@example.com"})
+        Client().post(reverse("password_reset"), {"email": f"ann+{n}@example.com"})
+    outbox.deliver(after=timedelta(minutes=1))
+    before = len(mail.outbox)
+    Client().post(reverse("password_reset"), {"email": "ann@example.com"})
+    outbox.deliver()
+
+    assert [sent.to for sent in mail.outbox[before:]] == [["ann@example.com"]]
 
 
 @pytest.mark.django_db
