@@ -118,6 +118,10 @@ AUTH_PASSWORD_VALIDATORS = [
     for name in ("UserAttributeSimilarity", "MinimumLength", "CommonPassword", "NumericPassword")
 ]
 AUTH_PASSWORD_VALIDATORS.append({"NAME": "accounts.password_length.MaximumLengthValidator"})
+PASSWORD_HASHERS = [
+    "accounts.password_hash.Argon2Hasher",
+    "django.contrib.auth.hashers.PBKDF2PasswordHasher",  # what it was: a log-in replaces these hashes with Argon2's
+]
 PASSWORD_RESET_TIMEOUT = 3600
 SESSION_ENGINE = "accounts.sessions"
 RATE_LIMITS_URL, RATE_LIMITS_OPTIONS = broker.limits_url, broker.limits_options
