@@ -5,4 +5,4 @@ class AccountsConfig(AppConfig):
     name = "accounts"
 
     def ready(self) -> None:
-        from accounts import login_alerts  # noqa: F401 - connects its signal receiver
+        from accounts import login_alerts, second_factor  # noqa: F401 - a signal receiver, a kind of e-mail

@@ -1,7 +1,7 @@
 from django.contrib.auth.views import LogoutView
 from django.urls import path
 
-from accounts.views import entering, passwords, profile, signing_up
+from accounts.views import entering, passwords, profile, second_factor, signing_up
 
 urlpatterns = [
     path("signup/", signing_up.sign_up, name="signup"),
@@ -22,4 +22,11 @@ urlpatterns = [
     path("profile/", profile.profile, name="profile"),
     path("profile/sessions/", profile.end_other_sessions, name="end_sessions"),
     path("profile/delete/", profile.delete_account, name="delete_account"),
+    path("second-factor/", second_factor.manage, name="second_factor"),
+    path("second-factor/ask/", second_factor.ask, name="second_factor_ask"),
+    path("second-factor/password/", second_factor.confirm_password, name="second_factor_password"),
+    path("second-factor/app/", second_factor.add_app, name="second_factor_app"),
+    path("second-factor/codes/", second_factor.recovery_codes, name="second_factor_codes"),
+    path("second-factor/remove/", second_factor.remove, name="second_factor_remove"),
+    path("staff/", second_factor.staff_only, name="staff_only"),
 ]

@@ -1,4 +1,4 @@
-"""The admin site: a list can be filtered by the filters that it shows, and by nothing else.
+"""The admin site: staff need their second factor, and lists can be filtered by the filters that they show alone.
 
 Django's `ModelAdmin.lookup_allowed` lets every column of the model's own table pass, and the primary key across a relation. A
 session's key is such a primary key, and `?secret__startswith=a` finds out a secret one character at a time.
@@ -8,10 +8,18 @@ from typing import Any
 
 from django.contrib.admin import AdminSite, ModelAdmin
 from django.contrib.admin.apps import AdminConfig as DjangoAdminConfig
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.urls import reverse
+from django.utils.http import urlencode
+from django.utils.module_loading import import_string
 
 COMPARISONS = {"exact", "in", "isnull", "isempty", "gt", "gte", "lt", "lte", "year", "month", "day"}
 """What may follow a filter's name in the URL. None of them finds a value by its beginning."""
+
+
+SECOND_FACTOR = "accounts.second_factor.has_passed"
+"""Tells whether the session of a request passed it, if it needs one."""
 
 
 class ListedLookups:
@@ -31,7 +39,17 @@ class ListedLookups:
 
 
 class Site(AdminSite):
-    """Django's admin, with ListedLookups in every page, those of other applications included."""
+    """Django's admin behind the second factor, with ListedLookups in every page, those of other applications included."""
+
+    def has_permission(self, request: HttpRequest) -> bool:
+        return super().has_permission(request) and bool(import_string(SECOND_FACTOR)(request))
+
+    def login(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        """Lead staff whose password was right to their second factor. Every page of the admin redirects others to here."""
+        if request.method == "GET" and super().has_permission(request) and not self.has_permission(request):
+            then = request.GET.get("next", reverse("admin:index"))
+            return redirect(f"{reverse('second_factor_ask')}?{urlencode({'next': then})}")
+        return super().login(request, extra_context)
 
     def register(self, model_or_iterable: Any, admin_class: Any = None, **options: Any) -> None:
         base = admin_class or ModelAdmin

@@ -47,6 +47,7 @@ FLOWER_URL: str = env.str("FLOWER_URL", "")
 ACCOUNTS_MAIL_PER_NETWORK: str = env.rate_limits("ACCOUNTS_MAIL_PER_NETWORK", "60/hour")
 VERIFICATION_DELAY: float = env.float("VERIFICATION_DELAY", 5.0, validate=validate.Range(min=0, max=86_400))
 LOG_LEVEL: str = env.str("LOG_LEVEL", "INFO", validate=validate.OneOf(["DEBUG", "INFO", "WARNING", "ERROR"]))
+STAFF_SECOND_FACTOR: bool = env.bool("STAFF_SECOND_FACTOR", not DEBUG)
 env.seal()
 
 # --- Applications and pages ------------------------------------------------------------------------------------------
@@ -59,6 +60,9 @@ INSTALLED_APPS = [
     "whitenoise.runserver_nostatic",
     "django.contrib.staticfiles",
     "anymail",
+    "django_otp",
+    "django_otp.plugins.otp_totp",
+    "django_otp.plugins.otp_static",
     "accounts",
     "mailer",
 ]
@@ -73,6 +77,7 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django_otp.middleware.OTPMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
@@ -125,6 +130,8 @@ PASSWORD_HASHERS = [
 PASSWORD_RESET_TIMEOUT = 3600
 SESSION_ENGINE = "accounts.sessions"
 RATE_LIMITS_URL, RATE_LIMITS_OPTIONS = broker.limits_url, broker.limits_options
+OTP_TOTP_ISSUER = "Postcommit"
+OTP_STATIC_THROTTLE_FACTOR = 0  # guessing 80 bits is hopeless, and wrong ones must not lock the owner out
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = LOGOUT_REDIRECT_URL = "home"
 
