@@ -63,6 +63,7 @@ INSTALLED_APPS = [
     "django_otp",
     "django_otp.plugins.otp_totp",
     "django_otp.plugins.otp_static",
+    "django_otp_webauthn",
     "accounts",
     "mailer",
 ]
@@ -130,7 +131,13 @@ PASSWORD_HASHERS = [
 PASSWORD_RESET_TIMEOUT = 3600
 SESSION_ENGINE = "accounts.sessions"
 RATE_LIMITS_URL, RATE_LIMITS_OPTIONS = broker.limits_url, broker.limits_options
-OTP_TOTP_ISSUER = "Postcommit"
+OTP_TOTP_ISSUER = OTP_WEBAUTHN_RP_NAME = "Postcommit"
+# Passkeys belong to the host of SITE_URL, whatever host a request names.
+OTP_WEBAUTHN_RP_ID = str(urlsplit(SITE_URL).hostname)
+OTP_WEBAUTHN_ALLOWED_ORIGINS = [SITE_URL]
+OTP_WEBAUTHN_ALLOW_PASSWORDLESS_LOGIN = False
+OTP_WEBAUTHN_EXCEPTION_LOGGER_NAME = ""  # accounts/views/passkeys.py logs a line without what was sent
+SILENCED_SYSTEM_CHECKS = ["otp_webauthn.E031"]  # without HTTPS browsers have no passkeys; apps remain
 OTP_STATIC_THROTTLE_FACTOR = 0  # guessing 80 bits is hopeless, and wrong ones must not lock the owner out
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = LOGOUT_REDIRECT_URL = "home"

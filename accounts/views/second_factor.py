@@ -16,6 +16,7 @@ from django.utils.translation import gettext_lazy
 from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_GET, require_POST
+from django_otp.plugins.otp_totp.models import TOTPDevice
 
 from accounts import second_factor
 from accounts.forms import PasswordForm
@@ -29,6 +30,7 @@ class CodeForm(forms.Form):
     code = forms.CharField(
         label=gettext_lazy("Code"),
         max_length=40,
+        help_text=gettext_lazy("Six digits from your app, or one of your recovery codes."),
         widget=forms.TextInput(
             attrs={"autocomplete": "one-time-code", "autocapitalize": "none", "spellcheck": "false", "autofocus": True}
         ),
@@ -76,17 +78,19 @@ def ask(request: HttpRequest) -> HttpResponse:
     """Ask for a code of the app, a passkey or a recovery code."""
     user = _user(request)
     if second_factor.is_verified(request):
-        return redirect(_next(request))
+        return redirect(next_page(request))
     if not second_factor.is_enrolled(user):
-        return _lead(request, "second_factor_app", _next(request))
+        return _lead(request, "second_factor_app", next_page(request))
     form = CodeForm(request.POST or None)
     if form.is_valid():
         device = second_factor.device_of_code(user, form.cleaned_data["code"])
         if device is not None:
             second_factor.verify_session(request, device)
-            return redirect(_next(request))
+            return redirect(next_page(request))
         form.add_error("code", _("This code does not work. Wait for the next one, or use a recovery code."))
-    return render(request, "accounts/second_factor_ask.html", {"form": form, "next": _next(request)})
+    has_passkey = any(not isinstance(device, TOTPDevice) for device in second_factor.devices(user))
+    context = {"form": form, "next": next_page(request), "has_passkey": has_passkey}
+    return render(request, "accounts/second_factor_ask.html", context)
 
 
 @page_with_form
@@ -95,9 +99,9 @@ def confirm_password(request: HttpRequest) -> HttpResponse:
     """Ask for the password again: a session that was stolen must not add a device."""
     form = PasswordForm(request.POST or None, user=_user(request))
     if not form.is_valid():
-        return render(request, "accounts/second_factor_password.html", {"form": form, "next": _next(request)})
+        return render(request, "accounts/second_factor_password.html", {"form": form, "next": next_page(request)})
     second_factor.note_password(request)
-    return redirect(_next(request))
+    return redirect(next_page(request))
 
 
 @page_with_form
@@ -111,12 +115,20 @@ def add_app(request: HttpRequest) -> HttpResponse:
             messages.success(request, _("The app is added."))
             if second_factor.recovery_codes_left(user):
                 return redirect("second_factor")
-            return _show_codes(request, _next(request))
+            return _show_codes(request, next_page(request))
         form.add_error("code", _("This is not the code that the app shows now. Is the clock of your phone right?"))
     key = second_factor.new_key(request)
     app = second_factor.as_app(user, key)
     context = {"picture": second_factor.picture_of(app), "secret": second_factor.secret_of(key)}
-    return render(request, "accounts/second_factor_app.html", {"form": form, "next": _next(request), **context})
+    return render(request, "accounts/second_factor_app.html", {"form": form, "next": next_page(request), **context})
+
+
+@require_GET
+@may_add
+def add_passkey(request: HttpRequest) -> HttpResponse:
+    """Show the button with which the browser makes a passkey. Its script goes on to `then`."""
+    then = "second_factor" if second_factor.recovery_codes_left(_user(request)) else "second_factor_codes"
+    return render(request, "accounts/second_factor_passkey.html", {"then": then, "next": next_page(request)})
 
 
 @page_with_form
@@ -124,9 +136,9 @@ def add_app(request: HttpRequest) -> HttpResponse:
 def recovery_codes(request: HttpRequest) -> HttpResponse:
     """GET shows a button. POST makes new codes, which replace the former ones, and shows them once."""
     if request.method == "POST":
-        return _show_codes(request, _next(request))
+        return _show_codes(request, next_page(request))
     left = second_factor.recovery_codes_left(_user(request))
-    return render(request, "accounts/second_factor_codes.html", {"left": left, "next": _next(request)})
+    return render(request, "accounts/second_factor_codes.html", {"left": left, "next": next_page(request)})
 
 
 def _show_codes(request: HttpRequest, then: str) -> HttpResponse:
@@ -171,7 +183,7 @@ def _user(request: HttpRequest) -> User:
     return cast(User, request.user)
 
 
-def _next(request: HttpRequest) -> str:
+def next_page(request: HttpRequest) -> str:
     """Return the page to go to afterwards, if it is one of this site, or the list of devices."""
     target = request.POST.get("next", request.GET.get("next", ""))
     is_safe = url_has_allowed_host_and_scheme(target, allowed_hosts=None, require_https=request.is_secure())
