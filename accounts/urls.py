@@ -10,7 +10,7 @@ passkey_urls = [
     path("add/", passkeys.Add.as_view(), name="credential-registration-complete"),
     path("use/begin/", passkeys.BeginToUse.as_view(), name="credential-authentication-begin"),
     path("use/", passkeys.Use.as_view(), name="credential-authentication-complete"),
-    path("words/", JavaScriptCatalog.as_view(packages=["django_otp_webauthn"]), name="js-i18n-catalog"),
+    path("words/", JavaScriptCatalog.as_view(), name="js-i18n-catalog"),
 ]
 
 urlpatterns = [

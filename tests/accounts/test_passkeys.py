@@ -1,9 +1,12 @@
 """Passkeys: who may add and use one, and what broken requests get. The whole of it runs in tests/browser."""
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+from django.contrib.staticfiles.finders import find
 from django.test import Client
 from django.urls import reverse
 from django_otp_webauthn.models import WebAuthnCredential
@@ -102,3 +105,12 @@ def test_after_a_code_a_passkey_may_be_added(ann: User, app: Any) -> None:  # no
     browser = log_in()
     give(browser, code_of())
     assert send(browser, ADD[0]).status_code == 200
+
+
+def test_the_words_of_the_script_are_translated() -> None:
+    words = Client(headers={"accept-language": "th"}).get(reverse("otp_webauthn:js-i18n-catalog")).content.decode()
+    script = Path(str(find("django_otp_webauthn/otp_webauthn_auth.js"))).read_text()
+    script += Path(str(find("django_otp_webauthn/otp_webauthn_register.js"))).read_text()
+    spoken = set(re.findall(r'gettext\("([^"]+)"\)', script))
+    assert len(spoken) > 20
+    assert {text for text in spoken if json.dumps(text) not in words} == set()

@@ -3,6 +3,7 @@
 import re
 from base64 import b32decode
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -33,6 +34,7 @@ from tests.accounts.steps import (
     member,
     text_of,
 )
+from tests.at_once import at_once
 
 pytestmark = pytest.mark.django_db
 
@@ -341,6 +343,32 @@ def test_afterwards_a_page_of_another_site_is_not_opened(ann: User, app: Any) ->
         app.last_t = -1
         app.save()
         assert give(log_in(), code_of(), target).url == reverse("second_factor")
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("kind", ["app", "recovery"])
+def test_of_many_browsers_with_one_code_one_gets_in(kind: str, ann: User, app: Any) -> None:
+    code = code_of() if kind == "app" else second_factor.new_recovery_codes(ann)[0]
+    browsers = [log_in() for _ in range(6)]
+    answers, failures = at_once([partial(give, browser, code) for browser in browsers])
+
+    assert failures == []
+    assert sorted(answer.status_code for answer in answers) == [200] * 5 + [302]
+    assert sum(map(sees_the_admin, browsers)) == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_two_sessions_that_add_the_first_device_at_once_one_does(ann: User) -> None:
+    browsers, forms = [log_in(), log_in()], []
+    for browser in browsers:
+        browser.post(reverse("second_factor_password"), {"password": PASSWORD})
+        key = secret_on(browser.get(reverse("second_factor_app")))
+        forms.append(partial(browser.post, reverse("second_factor_app"), {"code": code_of(key)}))
+    _, failures = at_once(forms)
+
+    assert failures == []
+    assert TOTPDevice.objects.count() == 1
+    assert sum(map(sees_the_admin, browsers)) == 1
 
 
 # --- Devices of a verified session ---
