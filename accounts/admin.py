@@ -10,6 +10,8 @@ from django.contrib.auth.models import Group
 from django.db import transaction
 from django.http import HttpRequest
 from django.utils import timezone
+from django_otp.plugins.otp_static.models import StaticDevice
+from django_otp.plugins.otp_totp.models import TOTPDevice
 
 from accounts import email_change
 from accounts.forms import StaffLogInForm
@@ -17,6 +19,7 @@ from accounts.models import EmailChange, EmailVerification, User
 from accounts.sessions import Session, end_sessions
 
 admin.site.login_form = StaffLogInForm
+admin.site.unregister([TOTPDevice, StaticDevice])  # their pages show keys and codes
 
 OWNED = (EmailVerification, EmailChange, Session)
 POWERS = ("is_staff", "is_superuser", "groups", "user_permissions")

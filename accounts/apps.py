@@ -5,4 +5,5 @@ class AccountsConfig(AppConfig):
     name = "accounts"
 
     def ready(self) -> None:
-        from accounts import devices, login_alerts  # noqa: F401 - they connect signal receivers
+        # They connect signal receivers and register a kind of e-mail.
+        from accounts import devices, login_alerts, second_factor  # noqa: F401

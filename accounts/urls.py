@@ -1,7 +1,17 @@
 from django.contrib.auth.views import LogoutView
-from django.urls import path
+from django.urls import include, path
+from django.views.i18n import JavaScriptCatalog
 
-from accounts.views import entering, passwords, profile, signing_up
+from accounts.views import entering, passkeys, passwords, profile, second_factor, signing_up
+
+# The names are those that django-otp-webauthn's template tags look up.
+passkey_urls = [
+    path("add/begin/", passkeys.BeginToAdd.as_view(), name="credential-registration-begin"),
+    path("add/", passkeys.Add.as_view(), name="credential-registration-complete"),
+    path("use/begin/", passkeys.BeginToUse.as_view(), name="credential-authentication-begin"),
+    path("use/", passkeys.Use.as_view(), name="credential-authentication-complete"),
+    path("words/", JavaScriptCatalog.as_view(), name="js-i18n-catalog"),
+]
 
 urlpatterns = [
     path("signup/", signing_up.sign_up, name="signup"),
@@ -22,4 +32,13 @@ urlpatterns = [
     path("profile/", profile.profile, name="profile"),
     path("profile/sessions/", profile.end_other_sessions, name="end_sessions"),
     path("profile/delete/", profile.delete_account, name="delete_account"),
+    path("second-factor/", second_factor.manage, name="second_factor"),
+    path("second-factor/ask/", second_factor.ask, name="second_factor_ask"),
+    path("second-factor/password/", second_factor.confirm_password, name="second_factor_password"),
+    path("second-factor/app/", second_factor.add_app, name="second_factor_app"),
+    path("second-factor/passkey/", second_factor.add_passkey, name="second_factor_passkey"),
+    path("second-factor/passkey/", include((passkey_urls, "otp_webauthn"))),
+    path("second-factor/codes/", second_factor.recovery_codes, name="second_factor_codes"),
+    path("second-factor/remove/", second_factor.remove, name="second_factor_remove"),
+    path("staff/", second_factor.staff_only, name="staff_only"),
 ]

@@ -1,4 +1,4 @@
-"""The admin site: a list accepts only the filters that it shows.
+"""The admin site: staff need their second factor, and a list accepts only the filters that it shows.
 
 Django's `ModelAdmin.lookup_allowed` lets every column of the model's own table pass, and the primary key across a relation. A
 session's key is such a primary key, and `?secret__startswith=a` would reveal a secret one character at a time.
@@ -9,11 +9,19 @@ from typing import Any
 
 from django.contrib.admin import AdminSite, ModelAdmin
 from django.contrib.admin.apps import AdminConfig as DjangoAdminConfig
-from django.http import HttpRequest, HttpResponseBase
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.shortcuts import redirect
+from django.urls import reverse
+from django.utils.http import urlencode
+from django.utils.module_loading import import_string
 from django.views.decorators.http import require_http_methods
 
 COMPARISONS = {"exact", "in", "isnull", "isempty", "gt", "gte", "lt", "lte", "year", "month", "day"}
 """Lookups that may follow a filter's name in the URL. None of them finds a value by its beginning."""
+
+
+SECOND_FACTOR = "accounts.second_factor.has_passed"
+"""Tells whether the session of a request passed it, if it needs one."""
 
 
 class ListedLookups:
@@ -33,7 +41,17 @@ class ListedLookups:
 
 
 class Site(AdminSite):
-    """Django's admin, with ListedLookups in every page, those of other applications included."""
+    """Django's admin behind the second factor, with ListedLookups in every page, those of other applications included."""
+
+    def has_permission(self, request: HttpRequest) -> bool:
+        return super().has_permission(request) and bool(import_string(SECOND_FACTOR)(request))
+
+    def login(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        """Lead staff whose password was right to their second factor. Every page of the admin redirects others to here."""
+        if request.method == "GET" and super().has_permission(request) and not self.has_permission(request):
+            then = request.GET.get("next", reverse("admin:index"))
+            return redirect(f"{reverse('second_factor_ask')}?{urlencode({'next': then})}")
+        return super().login(request, extra_context)
 
     def register(self, model_or_iterable: Any, admin_class: Any = None, **options: Any) -> None:
         base = admin_class or ModelAdmin

@@ -10,7 +10,8 @@ from django.utils.cache import add_never_cache_headers
 from django.utils.deprecation import MiddlewareMixin
 
 log = structlog.get_logger("access")
-PROBES = {"healthz", "readyz"}
+PROBES = {"healthz", "readyz", "accounts/staff/"}
+"""Routes that are not logged: the last one is asked for each request of Flower."""
 
 
 class AccessLogMiddleware:

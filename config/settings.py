@@ -47,6 +47,7 @@ FLOWER_URL: str = env.str("FLOWER_URL", "")
 ACCOUNTS_MAIL_PER_NETWORK: str = env.rate_limits("ACCOUNTS_MAIL_PER_NETWORK", "60/hour")
 VERIFICATION_DELAY: float = env.float("VERIFICATION_DELAY", 5.0, validate=validate.Range(min=0, max=86_400))
 LOG_LEVEL: str = env.str("LOG_LEVEL", "INFO", validate=validate.OneOf(["DEBUG", "INFO", "WARNING", "ERROR"]))
+STAFF_SECOND_FACTOR: bool = env.bool("STAFF_SECOND_FACTOR", not DEBUG)
 env.seal()
 
 # --- Applications and pages ------------------------------------------------------------------------------------------
@@ -59,6 +60,10 @@ INSTALLED_APPS = [
     "whitenoise.runserver_nostatic",
     "django.contrib.staticfiles",
     "anymail",
+    "django_otp",
+    "django_otp.plugins.otp_totp",
+    "django_otp.plugins.otp_static",
+    "django_otp_webauthn",
     "accounts",
     "mailer",
 ]
@@ -74,6 +79,7 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django_otp.middleware.OTPMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
@@ -119,10 +125,22 @@ AUTH_PASSWORD_VALIDATORS = [
     for name in ("UserAttributeSimilarity", "MinimumLength", "CommonPassword", "NumericPassword")
 ]
 AUTH_PASSWORD_VALIDATORS.append({"NAME": "accounts.password_length.MaximumLengthValidator"})
+PASSWORD_HASHERS = [
+    "accounts.password_hash.Argon2Hasher",
+    "django.contrib.auth.hashers.PBKDF2PasswordHasher",  # what it was: a log-in replaces these hashes with Argon2's
+]
 PASSWORD_RESET_TIMEOUT = 3600
 SESSION_ENGINE = "accounts.sessions"
 AUTHENTICATION_BACKENDS = ["accounts.backends.VerifiedAddressBackend"]
 RATE_LIMITS_URL, RATE_LIMITS_OPTIONS = broker.limits_url, broker.limits_options
+OTP_TOTP_ISSUER = OTP_WEBAUTHN_RP_NAME = "Postcommit"
+# Passkeys belong to the host of SITE_URL, whatever host a request names.
+OTP_WEBAUTHN_RP_ID = str(urlsplit(SITE_URL).hostname)
+OTP_WEBAUTHN_ALLOWED_ORIGINS = [SITE_URL]
+OTP_WEBAUTHN_ALLOW_PASSWORDLESS_LOGIN = False
+OTP_WEBAUTHN_EXCEPTION_LOGGER_NAME = ""  # accounts/views/passkeys.py logs a line without what was sent
+SILENCED_SYSTEM_CHECKS = ["otp_webauthn.E031"]  # without HTTPS browsers have no passkeys; apps remain
+OTP_STATIC_THROTTLE_FACTOR = 0  # guessing 80 bits is hopeless, and wrong ones must not lock the owner out
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = LOGOUT_REDIRECT_URL = "home"
 

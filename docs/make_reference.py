@@ -15,7 +15,7 @@ from mailer.conf import Options
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
-COMMANDS = ROOT / "mailer" / "management" / "commands"
+COMMANDS = [ROOT / app / "management" / "commands" for app in ("accounts", "mailer")]
 
 VARIABLE = re.compile(r"# ([A-Z_]+)=(.*)")
 """A variable in .env.example. Lines before it, and indented lines after it, explain it."""
@@ -131,7 +131,9 @@ def _variable_row(lines: list[str]) -> str:
 
 def commands() -> str:
     """Return the page about the management commands."""
-    rows = [_command_row(path) for path in sorted(COMMANDS.glob("[!_]*.py"))]
+    rows = [
+        _command_row(path) for path in sorted((p for f in COMMANDS for p in f.glob("[!_]*.py")), key=lambda p: p.name)
+    ]
     return COMMANDS_PAGE.format(commands="\n".join(rows))
 
 

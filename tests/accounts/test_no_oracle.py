@@ -8,7 +8,6 @@ from statistics import median
 from typing import Any
 
 import pytest
-from django.conf import global_settings
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -18,6 +17,7 @@ from pytest_django import Settings
 
 from accounts import throttling
 from accounts.models import User
+from config import settings as project
 
 PASSWORD = "correct horse 9 battery"
 PAGES = ["signup", "resend", "password_reset", "login"]
@@ -109,7 +109,7 @@ def no_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def real_hasher(settings: Settings) -> None:
-    settings.PASSWORD_HASHERS = global_settings.PASSWORD_HASHERS
+    settings.PASSWORD_HASHERS = project.PASSWORD_HASHERS
 
 
 @pytest.mark.bench

@@ -168,3 +168,16 @@ def test_models_and_migrations_agree() -> None:
     done = manage("makemigrations", "--check", "--dry-run")
 
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"), [({}, True), ({"DEBUG": "1"}, False), ({"STAFF_SECOND_FACTOR": "0"}, False)]
+)
+def test_production_asks_staff_for_a_second_factor(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], expected: bool
+) -> None:
+    local = {"SITE_URL": "http://localhost:8000"} if changes.get("DEBUG") else {}
+    for name, value in (PRODUCTION | local | changes).items():
+        monkeypatch.setenv(name, value)
+    settings = runpy.run_path(str(PROJECT / "config" / "settings.py"))
+    assert settings["STAFF_SECOND_FACTOR"] is expected
