@@ -182,7 +182,7 @@ def test_resets_of_other_spellings_do_not_cost_the_owner_theirs(store: str, outb
     Client().post(reverse("password_reset"), {"email": "ann@example.com"})
     outbox.deliver()
 
-    assert [sent.to for sent in mail.outbox[before:]] == [["ann@example.com"]]
+    assert [sent.to for sent in mail.outbox[before:]] == [["Ann <ann@example.com>"]]
 
 
 @pytest.mark.django_db
