@@ -34,7 +34,7 @@ class AttemptInline(ReadOnly, admin.TabularInline):
 
 @admin.register(Message)
 class MessageAdmin(ReadOnly, admin.ModelAdmin):
-    list_display = ("id", "state", "recipient", "kind", "short_reason", "due_at", "attempts")
+    list_display = ("id", "state", "recipient", "kind", "due_at", "attempts", "short_reason")
     list_filter = ("state", "queue", "kind", "created_at")
     search_fields = ("recipient__exact", "user__email__exact", "message_id_header__exact", "subject")
     search_help_text = "The full address of the recipient or user, the Message-ID, or a part of the subject."
