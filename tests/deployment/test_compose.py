@@ -1,3 +1,5 @@
+import base64
+import os
 import re
 import subprocess
 import sys
@@ -71,6 +73,18 @@ def test_the_proxy_passes_on_to_the_servers_of_the_file() -> None:
     assert re.findall(r"set \$\w+ (\w+):(\d+);", files.NGINX.read_text()) == [("web", "8000"), ("flower", "5555")]
     assert {"web", "flower"} < set(files.services())
     assert "--url-prefix=flower" in files.services()["flower"]["command"]
+
+
+def test_the_proxy_knows_the_login_of_flower() -> None:
+    *shell, script = files.services()["proxy"]["command"]
+    before, nginx = files.interpolate(script, {}).split("exec ")
+    environment = {"PATH": os.environ["PATH"], **files.environment("proxy", files.SECRETS)}
+    done = subprocess.run(
+        [*shell, f'{before} printf %s "$FLOWER_LOGIN"'], env=environment, capture_output=True, check=True
+    )
+    assert nginx == "/docker-entrypoint.sh nginx -c /tmp/nginx.conf"
+    assert base64.b64decode(done.stdout).decode() == files.SECRETS["FLOWER_BASIC_AUTH"]
+    assert set(re.findall(r"\$\{?([A-Z_]+)", files.NGINX.read_text())) == {"FLOWER_LOGIN"}
 
 
 def test_the_admin_links_to_flower_on_the_same_site() -> None:

@@ -35,7 +35,10 @@ for email, is_staff in [("ann@example.com", False), ("staff@example.com", True)]
 """
 
 STALLED_HEADER = b"POST /accounts/login/ HTTP/1.1\r\nHost: localhost\r\nX-Slow: "
-STALLED_BODY = b"POST /accounts/login/ HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nx"
+STALLED_BODY = (  # with a cookie, so that Django reads the body
+    b"POST /accounts/login/ HTTP/1.1\r\nHost: localhost\r\nCookie: csrftoken=" + b"t" * 32 + b"\r\n"
+    b"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 100\r\n\r\nx"
+)
 SILENT = b""
 
 
