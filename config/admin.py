@@ -20,9 +20,10 @@ from django.views.decorators.http import require_http_methods
 COMPARISONS = {"exact", "in", "isnull", "isempty", "gt", "gte", "lt", "lte", "year", "month", "day"}
 """Lookups that may follow a filter's name in the URL. None of them finds a value by its beginning."""
 
-
 SECOND_FACTOR = "accounts.second_factor.has_passed"
 """Tells whether the session of a request passed it, if it needs one."""
+REMEMBER_BROWSER = "accounts.devices.remember"
+"""Makes a browser known to an account, so that the wrong passwords of strangers do not lock its owner out."""
 
 
 class ListedLookups:
@@ -52,7 +53,10 @@ class Site(AdminSite):
         if request.method == "GET" and super().has_permission(request) and not self.has_permission(request):
             then = request.GET.get("next", reverse("admin:index"))
             return redirect(f"{reverse('second_factor_ask')}?{urlencode({'next': then})}")
-        return super().login(request, extra_context)
+        response = super().login(request, extra_context)
+        if request.method == "POST" and request.user.is_authenticated:
+            import_string(REMEMBER_BROWSER)(response, request.user.email)
+        return response
 
     def register(self, model_or_iterable: Any, admin_class: Any = None, **options: Any) -> None:
         base = admin_class or ModelAdmin

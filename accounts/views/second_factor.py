@@ -15,7 +15,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
-from django.views.decorators.http import require_GET, require_POST
+from django.views.decorators.http import require_POST, require_safe
 from django_otp.plugins.otp_totp.models import TOTPDevice
 
 from accounts import second_factor
@@ -97,7 +97,7 @@ def ask(request: HttpRequest) -> HttpResponse:
 @for_staff
 def confirm_password(request: HttpRequest) -> HttpResponse:
     """Ask for the password again: a session that was stolen must not add a device."""
-    form = PasswordForm(request.POST or None, user=_user(request))
+    form = PasswordForm(request.POST or None, user=_user(request), session_key=request.session.session_key)
     if not form.is_valid():
         return render(request, "accounts/second_factor_password.html", {"form": form, "next": next_page(request)})
     second_factor.note_password(request)
@@ -123,7 +123,7 @@ def add_app(request: HttpRequest) -> HttpResponse:
     return render(request, "accounts/second_factor_app.html", {"form": form, "next": next_page(request), **context})
 
 
-@require_GET
+@require_safe
 @may_add
 def add_passkey(request: HttpRequest) -> HttpResponse:
     """Show the button with which the browser makes a passkey. Its script goes on to `then`."""
@@ -146,7 +146,7 @@ def _show_codes(request: HttpRequest, then: str) -> HttpResponse:
     return render(request, "accounts/second_factor_codes.html", {"codes": codes, "next": then})
 
 
-@require_GET
+@require_safe
 @verified
 def manage(request: HttpRequest) -> HttpResponse:
     """List the user's devices."""
@@ -170,7 +170,7 @@ def remove(request: HttpRequest) -> HttpResponse:
     return redirect("second_factor")
 
 
-@require_GET
+@require_safe
 @never_cache
 def staff_only(request: HttpRequest) -> HttpResponse:
     """Answer a proxy that protects other pages for staff: 204 or 401, without a body."""

@@ -102,6 +102,16 @@ def test_a_known_browser_logs_in_while_strangers_guess() -> None:
     assert is_in(log_in(known))
 
 
+def test_a_log_in_at_the_admin_makes_a_browser_known() -> None:
+    User.objects.create_superuser(ANN, PASSWORD)
+    known = Client()
+    for _ in range(2):
+        known.post(reverse("admin:login"), {"username": ANN, "password": PASSWORD}, REMOTE_ADDR="192.0.2.1")
+        assert is_in(known)
+        known.post(reverse("admin:logout"))
+        guess(["192.0.2.1"] * 15)
+
+
 def test_a_known_browser_cannot_guess_either() -> None:
     member()
     known = log_in(Client())

@@ -52,8 +52,6 @@ from mailer.testing.outbox import Outbox
 from tests import environment
 from tests.accounts.steps import LINK, member, text_of
 
-pytest.importorskip("accounts.devices", reason="the sequences need the sign-up that came with it")
-
 EXAMPLES = int(os.environ.get("EXAMPLES", "5"))
 STEPS = int(os.environ.get("STEPS", "16"))
 

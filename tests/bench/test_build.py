@@ -19,7 +19,7 @@ from mailer.mime import encoding
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(300)]
 
-BUILDS = int(os.environ.get("BUILDS", "20"))
+BUILDS = int(os.environ.get("BUILDS", "8"))
 BUDGET = 2.0
 """Milliseconds of CPU for the verification mail on a quiet machine of 2026."""
 SLACK = 4

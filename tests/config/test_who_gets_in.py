@@ -190,6 +190,21 @@ def of_owner(answers: Answers = FORM, without: Answers = MOVED) -> Rule:
     return lambda person: answers if person.session else without
 
 
+def of_staff(answers: Answers) -> Rule:
+    """A page for staff about their own account. For other users it does not exist."""
+
+    def rule(person: Person) -> Answers:
+        status = 404 if person.session else 302
+        return answers if person.is_staff else dict.fromkeys(answers, status)
+
+    return rule
+
+
+def with_a_passkey(status: int) -> Rule:
+    """A request of the script for passkeys, and the status for a member of staff without one."""
+    return lambda person: {"POST": status, "OPTIONS": 200} if person.is_staff else always(403)
+
+
 def for_staff(answers: Answers, *permissions: str) -> Rule:
     """A page of the admin: for staff with one of the permissions, or for all staff if none is named."""
 
@@ -252,6 +267,20 @@ TABLE: dict[str, Rule] = {
     "password_change": of_owner(without=always(302)),
     "end_sessions": of_owner({"POST": 302}, {"POST": 302}),
     "delete_account": of_owner(),
+    # The second factor, which no device of these people has passed.
+    "second_factor": of_staff({"GET": 302}),
+    "second_factor_ask": of_staff(MOVED),
+    "second_factor_password": of_staff(FORM),
+    "second_factor_app": of_staff(MOVED),
+    "second_factor_passkey": of_staff({"GET": 302}),
+    "second_factor_codes": of_staff(MOVED),
+    "second_factor_remove": of_staff({"POST": 302}),
+    "otp_webauthn:credential-registration-begin": public(always(403)),
+    "otp_webauthn:credential-registration-complete": public(always(403)),
+    "otp_webauthn:credential-authentication-begin": with_a_passkey(200),
+    "otp_webauthn:credential-authentication-complete": with_a_passkey(400),
+    "otp_webauthn:js-i18n-catalog": public(READ | {"OPTIONS": 200}),
+    "staff_only": lambda person: {"GET": 204 if person.is_staff else 401},
     # The admin.
     "admin/password_change/": public(always(302)),
     "admin:password_change": public(always(302)),

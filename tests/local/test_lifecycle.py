@@ -10,7 +10,7 @@ import pytest
 
 from local.environment import ADDRESS
 from tests.environment import new_directory
-from tests.local.checkout import Checkout, wait_until
+from tests.local.checkout import Checkout, Start, wait_until
 
 pytestmark = pytest.mark.timeout(240)  # all processes start, and other tests run at the same time
 
@@ -27,38 +27,15 @@ def stopped(log: str) -> list[str]:
     return re.findall(r"stopped: (\w+)", log)
 
 
-def test_start_runs_all_processes_and_ctrl_c_stops_them_in_order(checkout: Checkout) -> None:
+def test_data_and_secrets_survive_a_crash_a_restart_and_a_start_with_production_values(checkout: Checkout) -> None:
     with checkout.started() as start:
-        assert f"http://localhost:{checkout.ports['WEB_PORT']}/admin/" in start.output
-        assert checkout.variables["FLOWER_BASIC_AUTH"] in start.output
-        assert "shown this once" in start.output
-        assert checkout.status("WEB_PORT") == 200
-        assert checkout.status("WEB_PORT", "/admin/login/") == 200
-        assert checkout.status("FLOWER_PORT") == 401
-        assert checkout.status("INBOX_PORT") == 200
-        with socket.create_connection((ADDRESS, checkout.ports["INBOX_SMTP_PORT"]), timeout=5) as smtp:
-            assert smtp.recv(3) == b"220"
+        the_page_of_each_process_answers(checkout, start)
+        first, before = checkout.variables, checkout.pids
 
         again = checkout.make("start")
         assert again.returncode == 0
         assert again.stdout.startswith("Postcommit is already running")
         assert f"http://localhost:{checkout.ports['WEB_PORT']}/" in again.stdout
-
-        began = time.monotonic()
-        start.presses_ctrl_c()
-        wait_until(lambda: "Stopping in order" in start.output)
-        start.presses_ctrl_c()
-        start.ends()
-        assert time.monotonic() - began < 20
-        assert stopped(checkout.supervisor_log) == ORDER
-        assert "SIGKILL" not in checkout.supervisor_log
-        assert start.output.endswith("Stopped.\n")
-        assert "Traceback" not in start.output
-
-
-def test_data_and_secrets_survive_a_crash_a_restart_and_a_start_with_production_values(checkout: Checkout) -> None:
-    with checkout.started() as start:
-        first, before = checkout.variables, checkout.pids
 
         os.kill(before["worker"], signal.SIGKILL)
         wait_until(lambda: checkout.pids["worker"] not in (0, before["worker"]))
@@ -79,15 +56,44 @@ def test_data_and_secrets_survive_a_crash_a_restart_and_a_start_with_production_
         assert "shown this once" not in start.output  # the administrator exists
         assert checkout.variables["SECRET_KEY"] == first["SECRET_KEY"]
         assert checkout.variables["SITE_URL"] == f"http://localhost:{checkout.ports['WEB_PORT']}" != first["SITE_URL"]
+        pages_load_their_collected_files(checkout)
+        ctrl_c_stops_all_processes_in_order(checkout, start)
 
-        # Production values need the collected static files, whose names contain a hash.
-        for path in ("/", "/accounts/login/", "/accounts/signup/", "/admin/login/"):
-            status, page = checkout.page("WEB_PORT", path)
-            assert status == 200
-            linked = re.findall(r'(?:href|src)="(/static/[^"]+)"', page)
-            assert {checkout.status("WEB_PORT", file) for file in linked} == {200}
-            assert all(re.search(r"\.[0-9a-f]{12}\.\w+$", file) for file in linked)
-        assert checkout.page("WEB_PORT", "/nothing")[0] == 404
+
+def the_page_of_each_process_answers(checkout: Checkout, start: Start) -> None:
+    assert f"http://localhost:{checkout.ports['WEB_PORT']}/admin/" in start.output
+    assert checkout.variables["FLOWER_BASIC_AUTH"] in start.output
+    assert "shown this once" in start.output
+    assert checkout.status("WEB_PORT") == 200
+    assert checkout.status("WEB_PORT", "/admin/login/") == 200
+    assert checkout.status("FLOWER_PORT") == 401
+    assert checkout.status("INBOX_PORT") == 200
+    with socket.create_connection((ADDRESS, checkout.ports["INBOX_SMTP_PORT"]), timeout=5) as smtp:
+        assert smtp.recv(3) == b"220"
+
+
+def pages_load_their_collected_files(checkout: Checkout) -> None:
+    """Production values need the collected static files, whose names contain a hash."""
+    for path in ("/", "/accounts/login/", "/accounts/signup/", "/admin/login/"):
+        status, page = checkout.page("WEB_PORT", path)
+        assert status == 200
+        linked = re.findall(r'(?:href|src)="(/static/[^"]+)"', page)
+        assert {checkout.status("WEB_PORT", file) for file in linked} == {200}
+        assert all(re.search(r"\.[0-9a-f]{12}\.\w+$", file) for file in linked)
+    assert checkout.page("WEB_PORT", "/nothing")[0] == 404
+
+
+def ctrl_c_stops_all_processes_in_order(checkout: Checkout, start: Start) -> None:
+    began = time.monotonic()
+    start.presses_ctrl_c()
+    wait_until(lambda: "Stopping in order" in start.output)
+    start.presses_ctrl_c()
+    start.ends()
+    assert time.monotonic() - began < 20
+    assert stopped(checkout.supervisor_log)[-len(ORDER) :] == ORDER
+    assert "SIGKILL" not in checkout.supervisor_log.rpartition("supervisord started")[2]
+    assert start.output.endswith("Stopped.\n")
+    assert "Traceback" not in start.output
 
 
 def test_a_process_that_cannot_start_is_reported_with_its_log_and_the_others_stop(checkout: Checkout) -> None:
