@@ -16,6 +16,8 @@ graceful_timeout = 8  # less than the 10 s or more that Docker, Kubernetes and o
 
 # The addresses and networks whose X-Forwarded-Proto is trusted; without them, none is trusted.
 forwarded_allow_ips = ",".join(TRUSTED_PROXIES)
+# Without gunicorn's other names of this header: a proxy that does not know them passes them on from every client.
+secure_scheme_headers = {"X-FORWARDED-PROTO": "https"}
 forwarder_headers = ""  # by default those proxies could set SCRIPT_NAME and PATH_INFO as well
 
 accesslog = None  # AccessLogMiddleware logs the route of each request; a path may hold a secret

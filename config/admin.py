@@ -5,6 +5,7 @@ session's key is such a primary key, and `?secret__startswith=a` would reveal a 
 """
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from django.contrib.admin import AdminSite, ModelAdmin
@@ -69,3 +70,7 @@ class Site(AdminSite):
 
 class AdminConfig(DjangoAdminConfig):
     default_site = "config.admin.Site"
+
+    def ready(self) -> None:
+        super().ready()
+        import_module("config.checks")  # registers them

@@ -161,7 +161,7 @@ SECURE_CSP = {
 }
 FILE_UPLOAD_HANDLERS = ["config.uploads.RefuseFiles"]
 SECURE_SSL_REDIRECT = over_https
-SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$"]  # probes ask for these inside the network
+SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$", r"^accounts/staff/$"]  # asked for inside the network
 SECURE_HSTS_SECONDS = 365 * 86_400 if over_https else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = over_https
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = over_https

@@ -195,7 +195,8 @@ class Stack:
                 return [*celery, "flower", f"--port={self.flower_port}", "--address=127.0.0.1"]
 
     def _is_up(self, name: str) -> bool:
-        probes = {"web": f"{self.url}/healthz", "flower": f"http://127.0.0.1:{self.flower_port}/healthcheck"}
+        flower = f"http://127.0.0.1:{self.flower_port}{self._environment.get('FLOWER_URL_PREFIX', '')}"
+        probes = {"web": f"{self.url}/healthz", "flower": f"{flower}/healthcheck"}
         if name in probes:
             try:
                 return requests.get(probes[name], timeout=2).ok

@@ -2,6 +2,8 @@
 
 import pytest
 import requests
+from django.test import Client
+from pytest_django import Settings
 
 from tests.environment import new_directory
 from tests.smtp_sink import Sink
@@ -13,11 +15,21 @@ def test_only_a_trusted_proxy_sets_the_scheme(sink: Sink, trusted: str, status: 
     production = {"DEBUG": "0", "SITE_URL": "https://localhost", "DEFAULT_FROM_EMAIL": "shop@example.com"}
     with Stack(new_directory("proxies"), sink, TRUSTED_PROXIES=trusted, **production) as stack:
         stack.start("web")
-        answer = requests.get(
-            f"http://127.0.0.1:{stack.web_port}/accounts/logout/",  # answers 405, but redirects plain HTTP first
-            headers={"Host": "localhost", "X-Forwarded-Proto": "https"},
-            allow_redirects=False,
-            timeout=10,
-        )
 
-    assert answer.status_code == status
+        def answer(**headers: str) -> int:
+            url = f"http://127.0.0.1:{stack.web_port}/accounts/logout/"  # answers 405, but redirects plain HTTP first
+            names = {name.replace("_", "-"): value for name, value in headers.items()}
+            return requests.get(
+                url, headers={"Host": "localhost", **names}, allow_redirects=False, timeout=10
+            ).status_code
+
+        assert answer(X_Forwarded_Proto="https") == status
+        assert answer(X_Forwarded_Ssl="on") == 301  # no proxy sets these two, so the client did
+        assert answer(X_Forwarded_Proto="http", X_Forwarded_Protocol="ssl") == 301
+
+
+@pytest.mark.django_db
+def test_the_proxy_may_ask_for_staff_without_tls(client: Client, settings: Settings) -> None:
+    """A redirect would be an error for nginx's auth_request."""
+    settings.SECURE_SSL_REDIRECT = True
+    assert client.get("/accounts/staff/").status_code == 401

@@ -18,6 +18,7 @@ PRODUCTION = ENVIRONMENT | {
     "SECRET_KEY": "".join(chr(33 + n % 90) for n in range(7, 7 + 60 * 13, 13)),
     "SITE_URL": "https://shop.example",
     "DEFAULT_FROM_EMAIL": "Shop <shop@shop.example>",
+    "TRUSTED_PROXIES": "10.0.0.1",
 }
 
 
@@ -39,6 +40,15 @@ def test_the_deployment_check_is_clean_under_production_values() -> None:
 
     assert done.returncode == 0, done.stderr
     assert "no issues (0 silenced)" in done.stdout
+
+
+def test_the_deployment_check_asks_for_a_proxy() -> None:
+    done = manage("check", "--deploy", "--fail-level", "WARNING", without="TRUSTED_PROXIES")
+
+    assert done.returncode == 1
+    assert "(config.W001) TRUSTED_PROXIES is empty" in done.stderr
+    assert "1 issue (0 silenced)" in done.stderr
+    assert manage("check", "--fail-level", "WARNING", without="TRUSTED_PROXIES").returncode == 0
 
 
 def read_settings(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> dict[str, Any]:

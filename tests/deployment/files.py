@@ -17,6 +17,7 @@ from mailer.conf import Options
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
 DOCKERFILE = ROOT / "Dockerfile"
+NGINX = ROOT / "config" / "nginx.conf"
 EXAMPLE = ROOT / ".env.example"
 
 READ_BY_SETTINGS = re.compile(r'\benv\.\w+\(\s*"([A-Z_]+)"')
@@ -26,6 +27,7 @@ INTERPOLATED = re.compile(r"\$(?:(\$)|\{(\w+)(?::([-?])([^}]*))?\})")
 READ_BY_OTHERS = {
     "gunicorn": {"WEB_CONCURRENCY"},
     "postgres": {"POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_DB", "POSTGRES_INITDB_ARGS"},
+    "nginx": {"NGINX_ENVSUBST_OUTPUT_DIR"},
     "axllent/mailpit": {"MP_DATABASE", "MP_MAX_MESSAGES"},
     "python": {"PATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"},
 }
@@ -39,6 +41,11 @@ SECRETS = {"SECRET_KEY": "s3cret" * 10, "POSTGRES_PASSWORD": "pass", "FLOWER_BAS
 def services() -> dict[str, dict[str, Any]]:
     """Return the services of docker-compose.yml, with anchors resolved."""
     return dict(YAML(typ="safe").load(COMPOSE)["services"])
+
+
+def networks() -> dict[str, dict[str, Any]]:
+    """Return the networks of docker-compose.yml."""
+    return dict(YAML(typ="safe").load(COMPOSE)["networks"])
 
 
 def ours() -> dict[str, dict[str, Any]]:

@@ -1,6 +1,9 @@
+import base64
+import os
 import re
 import subprocess
 import sys
+from ipaddress import ip_address, ip_network
 
 import pytest
 
@@ -23,13 +26,13 @@ def test_the_file_fits_the_schema_of_compose() -> None:
 
 
 def test_all_services_are_defined() -> None:
-    assert set(files.services()) == {*COMMANDS, "postgres", "valkey", "mailpit"}
+    assert set(files.services()) == {*COMMANDS, "proxy", "postgres", "valkey", "mailpit"}
     assert set(files.ours()) == set(COMMANDS)
 
 
 def test_third_party_images_have_exact_versions() -> None:
     images = [service["image"] for name, service in files.services().items() if name not in files.ours()]
-    assert len(images) == 3
+    assert len(images) == 4
     assert [image for image in images if not EXACT.fullmatch(image)] == []
 
 
@@ -41,18 +44,51 @@ def test_the_commands_are_those_of_the_contract(service: str, command: str) -> N
 def test_published_ports_are_the_usual_ones_on_this_machine_alone() -> None:
     published = {name: service["ports"] for name, service in files.services().items() if "ports" in service}
     assert {name: [files.interpolate(port, {}) for port in ports] for name, ports in published.items()} == {
-        "web": ["127.0.0.1:8000:8000"],
-        "flower": ["127.0.0.1:5555:5555"],
+        "proxy": ["127.0.0.1:8000:8080"],
         "mailpit": ["127.0.0.1:8025:8025"],
     }
 
 
 def test_published_ports_follow_their_variables() -> None:
-    env_file = {"WEB_PORT": "1", "FLOWER_PORT": "2", "INBOX_PORT": "3"}
+    env_file = {"WEB_PORT": "1", "INBOX_PORT": "2"}
     ports = [
         files.interpolate(service["ports"][0], env_file) for service in files.services().values() if "ports" in service
     ]
-    assert sorted(port.split(":")[1] for port in ports) == ["1", "2", "3"]
+    assert sorted(port.split(":")[1] for port in ports) == ["1", "2"]
+
+
+def test_web_believes_the_proxy_and_the_proxy_believes_the_gateway() -> None:
+    proxy = files.services()["proxy"]["networks"]["default"]["ipv4_address"]
+    (network,) = files.networks()["default"]["ipam"]["config"]
+    assert files.environment("web", files.SECRETS)["TRUSTED_PROXIES"] == proxy
+    assert ip_address(proxy) in ip_network(network["subnet"])
+    assert ip_address(proxy) not in ip_network(network["ip_range"])  # Docker gives those to other containers
+    assert f"set_real_ip_from {network['gateway']};" in files.NGINX.read_text()
+    assert f"\n        {network['gateway']} 1;" in files.NGINX.read_text()
+
+
+def test_the_proxy_passes_on_to_the_servers_of_the_file() -> None:
+    proxy = files.services()["proxy"]
+    assert [volume.split(":")[0] for volume in proxy["volumes"]] == [f"./{files.NGINX.relative_to(files.ROOT)}"]
+    assert re.findall(r"set \$\w+ (\w+):(\d+);", files.NGINX.read_text()) == [("web", "8000"), ("flower", "5555")]
+    assert {"web", "flower"} < set(files.services())
+    assert "--url-prefix=flower" in files.services()["flower"]["command"]
+
+
+def test_the_proxy_knows_the_login_of_flower() -> None:
+    *shell, script = files.services()["proxy"]["command"]
+    before, nginx = files.interpolate(script, {}).split("exec ")
+    environment = {"PATH": os.environ["PATH"], **files.environment("proxy", files.SECRETS)}
+    done = subprocess.run(
+        [*shell, f'{before} printf %s "$FLOWER_LOGIN"'], env=environment, capture_output=True, check=True
+    )
+    assert nginx == "/docker-entrypoint.sh nginx -c /tmp/nginx.conf"
+    assert base64.b64decode(done.stdout).decode() == files.SECRETS["FLOWER_BASIC_AUTH"]
+    assert set(re.findall(r"\$\{?([A-Z_]+)", files.NGINX.read_text())) == {"FLOWER_LOGIN"}
+
+
+def test_the_admin_links_to_flower_on_the_same_site() -> None:
+    assert files.environment("web", files.SECRETS)["FLOWER_URL"] == "/flower/"
 
 
 def test_the_file_contains_no_secret() -> None:
