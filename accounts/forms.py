@@ -151,6 +151,7 @@ class ProfileForm(forms.ModelForm):
 class LogInForm(AuthenticationForm):
     """Log in with address and password. One answer for everything that does not log in: it must not reveal an account."""
 
+    REFUSED = "refused"
     error_messages = {  # noqa: RUF012 - Django's forms declare it so
         "invalid_login": _(
             "This address and this password do not match, or the address is not verified yet. After many wrong passwords,"
@@ -171,7 +172,7 @@ class LogInForm(AuthenticationForm):
         """Refuse every password after too many wrong ones."""
         address = self.cleaned_data.get("username")
         if address and not throttling.may_guess(login_alerts.guesses(self.request, address)):
-            raise self.get_invalid_login_error()
+            raise ValidationError(self.error_messages["invalid_login"], code=self.REFUSED)
         return super().clean()
 
     def clean_username(self) -> str:

@@ -36,9 +36,9 @@ class LogInView(LoginView):
 
     def get_context_data(self, **context: Any) -> dict[str, Any]:
         """Say that the address is to be verified first if this browser signed up with it, known or not."""
-        data = getattr(context.get("form"), "cleaned_data", {})
-        signed_up = SignUp.of(self.request)
-        is_unverified = signed_up and signed_up.matches(data.get("username"), data.get("password", ""))
+        form, signed_up, is_unverified = context.get("form"), SignUp.of(self.request), False
+        if form and signed_up and form.has_error("__all__", "invalid_login"):  # not above a limit: a hash takes time
+            is_unverified = signed_up.matches(form.cleaned_data["username"], form.cleaned_data["password"])
         return super().get_context_data(**context, is_unverified=is_unverified)
 
 

@@ -15,7 +15,6 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse_lazy
 from django.utils.translation import gettext_lazy as _
-from django.views.decorators.cache import never_cache
 
 from accounts import devices, links, passwords
 from accounts.forms import ChangePasswordForm
@@ -23,7 +22,6 @@ from accounts.views.common import PAGE_WITH_FORM, page_with_form, request_mail
 
 
 @page_with_form
-@never_cache
 def request_reset(request: HttpRequest) -> HttpResponse:
     return request_mail(request, "accounts/password_reset.html", passwords.request_reset)
 

@@ -11,7 +11,6 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone, translation
 from django.utils.translation import gettext as _
-from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_POST
 
@@ -27,7 +26,6 @@ from accounts.views.entering import remember_language
 
 @page_with_form
 @login_required
-@never_cache
 def profile(request: HttpRequest) -> HttpResponse:
     user = _user(request)
     form = ProfileForm(request.POST or None, instance=user)
@@ -58,7 +56,6 @@ def end_other_sessions(request: HttpRequest) -> HttpResponse:
 @page_with_form
 @sensitive_post_parameters()
 @login_required
-@never_cache
 def delete_account(request: HttpRequest) -> HttpResponse:
     form = PasswordForm(request.POST or None, user=_user(request), session_key=request.session.session_key)
     if not form.is_valid():
@@ -73,7 +70,6 @@ def delete_account(request: HttpRequest) -> HttpResponse:
 @page_with_form
 @sensitive_post_parameters()
 @login_required
-@never_cache
 def change_email(request: HttpRequest) -> HttpResponse:
     form = EmailChangeForm(request.POST or None, user=_user(request), session_key=request.session.session_key)
     if not form.is_valid():
@@ -87,7 +83,6 @@ def change_email(request: HttpRequest) -> HttpResponse:
 
 
 @page_with_form
-@never_cache
 def confirm_change(request: HttpRequest, change_id: UUID, code: str) -> HttpResponse:
     """GET shows a button. POST changes the address; a browser that is not logged in to the account needs its password."""
     link = email_change.confirm_link(change_id, code)
@@ -98,7 +93,6 @@ def confirm_change(request: HttpRequest, change_id: UUID, code: str) -> HttpResp
 
 
 @page_with_form
-@never_cache
 def stop_change(request: HttpRequest, change_id: UUID, code: str) -> HttpResponse:
     """GET shows a button. POST stops or undoes the change."""
     act = email_change.stop if request.method == "POST" else email_change.stop_link

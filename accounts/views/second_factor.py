@@ -13,7 +13,6 @@ from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
-from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_POST, require_safe
 from django_otp.plugins.otp_totp.models import TOTPDevice
@@ -45,7 +44,7 @@ def for_staff(view: View) -> View:
             raise Http404
         return view(request)
 
-    return sensitive_post_parameters()(never_cache(login_required(page)))
+    return sensitive_post_parameters()(login_required(page))
 
 
 def verified(view: View) -> View:
@@ -171,7 +170,6 @@ def remove(request: HttpRequest) -> HttpResponse:
 
 
 @require_safe
-@never_cache
 def staff_only(request: HttpRequest) -> HttpResponse:
     """Answer a proxy that protects other pages for staff: 204 or 401, without a body."""
     user = request.user

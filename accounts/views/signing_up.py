@@ -7,7 +7,6 @@ from django.contrib.auth.hashers import make_password
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils.translation import get_language
-from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_safe
 
@@ -35,7 +34,6 @@ PAGE_OF_LINK = {
 
 @page_with_form
 @sensitive_post_parameters()
-@never_cache
 def sign_up(request: HttpRequest) -> HttpResponse:
     form = SignUpForm(request.POST or None)
     if not form.is_valid():
@@ -46,7 +44,6 @@ def sign_up(request: HttpRequest) -> HttpResponse:
 
 
 @require_safe
-@never_cache
 def check_inbox(request: HttpRequest) -> HttpResponse:
     """The page after a sign-up, a resend or a reset. It is the same for known and unknown addresses."""
     context = {
@@ -57,7 +54,6 @@ def check_inbox(request: HttpRequest) -> HttpResponse:
 
 
 @page_with_form
-@never_cache
 def correct_address(request: HttpRequest) -> HttpResponse:
     """Replace a mistyped address: end its link, which cancels its mail if that still waits, and mail the right address."""
     mine = SignUp.of(request)
@@ -75,14 +71,12 @@ def correct_address(request: HttpRequest) -> HttpResponse:
 
 
 @page_with_form
-@never_cache
 def resend(request: HttpRequest) -> HttpResponse:
     return request_mail(request, "accounts/resend.html", signup.resend_link)
 
 
 @page_with_form
 @sensitive_post_parameters()
-@never_cache
 def verify(request: HttpRequest, verification_id: UUID, code: str) -> HttpResponse:
     """GET shows a button and changes nothing, because mail scanners follow links. POST uses the link.
 
