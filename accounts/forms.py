@@ -77,9 +77,9 @@ class AddressForm(forms.Form):
     email = AddressField()
 
 
-def knows_password(user: User, password: str, session_key: str | None) -> bool:
-    """Whether it is the user's password. Wrong ones are counted for this session, which may be in a thief's browser."""
-    counts = throttling.guesses(user.email, known=f"session {session_key}")
+def knows_password(user: User, password: str, log_in: str) -> bool:
+    """Whether it is the user's password. Wrong ones are counted for this log-in, whose session may be in a thief's browser."""
+    counts = throttling.guesses(user.email, known=f"session {log_in}")
     if not throttling.may_guess(counts):
         return False
     if user.check_password(password):
@@ -91,13 +91,13 @@ def knows_password(user: User, password: str, session_key: str | None) -> bool:
 class ChangePasswordForm(PasswordChangeForm):
     """Django's form, counting wrong passwords."""
 
-    def __init__(self, *args: Any, session_key: str | None, **options: Any) -> None:
+    def __init__(self, *args: Any, log_in: str, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.session_key = session_key
+        self.log_in = log_in
 
     def clean_old_password(self) -> str:
         old_password: str = self.cleaned_data["old_password"]
-        if not knows_password(self.user, old_password, self.session_key):
+        if not knows_password(self.user, old_password, self.log_in):
             raise ValidationError(self.error_messages["password_incorrect"], code="password_incorrect")
         return old_password
 
@@ -112,13 +112,13 @@ class PasswordForm(forms.Form):
         widget=forms.PasswordInput(attrs={"autocomplete": "current-password"}),
     )
 
-    def __init__(self, *args: Any, user: User, session_key: str | None, **options: Any) -> None:
+    def __init__(self, *args: Any, user: User, log_in: str, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.user, self.session_key = user, session_key
+        self.user, self.log_in = user, log_in
 
     def clean_password(self) -> str:
         password: str = self.cleaned_data["password"]
-        if not knows_password(self.user, password, self.session_key):
+        if not knows_password(self.user, password, self.log_in):
             raise ValidationError(_("This is not your password."), code="wrong")
         return password
 

@@ -5,6 +5,7 @@ The table holds a hash of each session's key, so a leaked row gives no access.
 https://docs.djangoproject.com/en/6.1/topics/http/sessions/#extending-database-backed-session-engines
 """
 
+import secrets
 from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
@@ -74,7 +75,13 @@ class SessionStore(DatabaseStore):
 
 def describe(session: SessionBase, *, browser: str, network: str) -> None:
     """Record the browser, the network and the time of a log-in in the session."""
-    session[ORIGIN] = {"browser": browser, "network": network, "logged_in_at": timezone.now().isoformat()}
+    moment = timezone.now().isoformat()
+    session[ORIGIN] = {"browser": browser, "network": network, "logged_in_at": moment, "name": secrets.token_hex(8)}
+
+
+def log_in_of(session: SessionBase) -> str:
+    """Return the name of the log-in that a session comes from. Unlike its key, no page changes it without a log-in."""
+    return str(session.get(ORIGIN, {}).get("name", ""))
 
 
 def end_sessions(user: Any, *, except_key: str | None = None) -> int:

@@ -18,6 +18,7 @@ from django.utils.translation import gettext_lazy as _
 
 from accounts import devices, links, passwords
 from accounts.forms import ChangePasswordForm
+from accounts.sessions import log_in_of
 from accounts.views.common import PAGE_WITH_FORM, page_with_form, request_mail
 
 
@@ -63,7 +64,7 @@ class ChangePasswordView(PasswordChangeView):
     success_url = reverse_lazy("profile")
 
     def get_form_kwargs(self) -> dict[str, Any]:
-        return super().get_form_kwargs() | {"session_key": self.request.session.session_key}
+        return super().get_form_kwargs() | {"log_in": log_in_of(self.request.session)}
 
     def form_valid(self, form: Any) -> HttpResponse:
         key = self.request.session.session_key

@@ -19,7 +19,7 @@ from accounts.forms import EmailChangeForm, PasswordForm, ProfileForm
 from accounts.links import LinkState
 from accounts.models import User
 from accounts.network import network_of
-from accounts.sessions import end_sessions, stored
+from accounts.sessions import end_sessions, log_in_of, stored
 from accounts.views.common import page_of_link, page_with_form, refuse, use_link
 from accounts.views.entering import remember_language
 
@@ -57,7 +57,7 @@ def end_other_sessions(request: HttpRequest) -> HttpResponse:
 @sensitive_post_parameters()
 @login_required
 def delete_account(request: HttpRequest) -> HttpResponse:
-    form = PasswordForm(request.POST or None, user=_user(request), session_key=request.session.session_key)
+    form = PasswordForm(request.POST or None, user=_user(request), log_in=log_in_of(request.session))
     if not form.is_valid():
         return render(request, "accounts/delete_account.html", {"form": form})
     user = form.user
@@ -71,7 +71,7 @@ def delete_account(request: HttpRequest) -> HttpResponse:
 @sensitive_post_parameters()
 @login_required
 def change_email(request: HttpRequest) -> HttpResponse:
-    form = EmailChangeForm(request.POST or None, user=_user(request), session_key=request.session.session_key)
+    form = EmailChangeForm(request.POST or None, user=_user(request), log_in=log_in_of(request.session))
     if not form.is_valid():
         return render(request, "accounts/email_change.html", {"form": form})
     if not throttling.may_ask(network_of(request)):

@@ -20,6 +20,7 @@ from django_otp.plugins.otp_totp.models import TOTPDevice
 from accounts import second_factor
 from accounts.forms import PasswordForm
 from accounts.models import User
+from accounts.sessions import log_in_of
 from accounts.views.common import page_with_form
 
 View = Callable[[HttpRequest], HttpResponse]
@@ -96,7 +97,7 @@ def ask(request: HttpRequest) -> HttpResponse:
 @for_staff
 def confirm_password(request: HttpRequest) -> HttpResponse:
     """Ask for the password again: a session that was stolen must not add a device."""
-    form = PasswordForm(request.POST or None, user=_user(request), session_key=request.session.session_key)
+    form = PasswordForm(request.POST or None, user=_user(request), log_in=log_in_of(request.session))
     if not form.is_valid():
         return render(request, "accounts/second_factor_password.html", {"form": form, "next": next_page(request)})
     second_factor.note_password(request)

@@ -193,6 +193,22 @@ def test_wrong_passwords_in_a_stolen_session_do_not_lock_out_the_owner(thief: st
     assert answer.status_code == 302 or "new@example.com" in answer.content.decode()
 
 
+@pytest.mark.parametrize("page", ASKING)
+def test_a_stolen_session_gets_no_more_guesses_by_a_new_key(page: str) -> None:
+    member()
+    stolen = log_in(Client())
+    for _ in range(10):
+        ASKING[page](stolen, "wrong")
+    former = stolen.session.session_key
+    sign_up(stolen, "other@example.com")
+    assert stolen.session.session_key != former
+
+    refused = text_of(ASKING[page](stolen, PASSWORD))
+
+    assert "not your password" in refused or "incorrect" in refused
+    assert User.objects.get(email=ANN).check_password(PASSWORD)
+
+
 def seen(browser: Client, page: str, data: dict[str, str]) -> tuple[int, str, list[str], int, list[str]]:
     """Return what a client sees of an answer, and the verb and table of each statement."""
     with CaptureQueriesContext(connection) as captured:
