@@ -126,17 +126,22 @@ def may_ask(network: str) -> bool:
 
 
 def may_mail(purpose: Purpose, box: str, *, request: str) -> bool:
-    """Whether this mailbox may get another mail for this purpose. Counts the mail once for each `request`."""
+    """Whether this mailbox may get another mail for this purpose. Counts the mail once for each `request`.
+
+    The mail is marked before it is counted: of two workers with one message, the second must not be refused because of the
+    first, since its refusal cancels the message. It is marked again afterwards, in case Redis went away in between.
+    """
     own = MAIL_OF_OTHER_KINDS.get(purpose, MAIL_OF_A_PURPOSE)
     counts = [*_for(own, "mail", purpose, box), *_for([] if purpose in ALWAYS else MAIL_OF_ALL_KINDS, "mail", box)]
     this_mail = _for([ONE_MAIL], "one mail", request)
-    if not _allows_all(this_mail):
+    if not _hit_all(this_mail):
         return True  # an attempt after the first
     if not _hit_all(counts):
         return False
     if purpose is Purpose.SIGN_UP:  # a form that was sent twice must not mail the link twice
         _hit_all(_for(MAIL_OF_A_PURPOSE, "mail", Purpose.VERIFY, box))
-    return _hit_all(this_mail)
+    _hit_all(this_mail)
+    return True
 
 
 def guesses(address: str, *, known: str | None = None, network: str = "") -> list[Count]:

@@ -142,6 +142,48 @@ def test_a_mail_counts_once_however_often_it_is_tried(store: str) -> None:
 
 
 @pytest.mark.django_db
+def test_two_workers_with_one_message_do_not_refuse_it(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    hit, others = throttling.counter.hit, []
+
+    def hit_with_another_worker_behind(limit: Any, *identity: str) -> bool:
+        """After each hit of the first worker, the second asks."""
+        done = hit(limit, *identity)
+        monkeypatch.setattr(throttling.counter, "hit", hit)
+        others.append(throttling.may_mail(Purpose.RESET, "ann@example.com", request="one"))
+        monkeypatch.setattr(throttling.counter, "hit", hit_with_another_worker_behind)
+        return done
+
+    monkeypatch.setattr(throttling.counter, "hit", hit_with_another_worker_behind)
+
+    assert throttling.may_mail(Purpose.RESET, "ann@example.com", request="one")
+    assert len(others) > 2
+    assert all(others)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("hits", range(3))
+def test_a_mail_is_tried_again_although_redis_went_away_while_it_was_counted(
+    hits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hit = throttling.counter.hit
+    done: list[Any] = []
+
+    def hit_until_redis_goes(limit: Any, *identity: str) -> bool:
+        if len(done) == hits:
+            monkeypatch.setattr(throttling.counter, "_try_redis_at", float("inf"))
+        done.append(limit)
+        return hit(limit, *identity)
+
+    monkeypatch.setattr(throttling.counter, "hit", hit_until_redis_goes)
+    assert throttling.may_mail(Purpose.RESET, "ann@example.com", request="one")
+    assert len(done) > hits
+    monkeypatch.setattr(throttling.counter, "hit", hit)
+    assert throttling.may_mail(Purpose.RESET, "ann@example.com", request="one")
+    monkeypatch.setattr(throttling.counter, "_try_redis_at", 0.0)
+    assert throttling.may_mail(Purpose.RESET, "ann@example.com", request="one")
+
+
+@pytest.mark.django_db
 @pytest.mark.parametrize("page", ["resend", "password_reset"])
 @pytest.mark.parametrize("asked_for", ["ann@example.com", "ann+shop@example.com", "Ann@Example.com"])
 def test_mail_that_strangers_asked_for_in_vain_does_not_cost_the_owner_their_first_link(
