@@ -109,7 +109,7 @@ def _undo(change: EmailChange) -> bool:
     user.save(update_fields=["password"])
     user.email_changes.filter(stopped_at=None, created_at__gt=change.created_at).update(stopped_at=timezone.now())
     end_sessions(user)
-    outbox.enqueue(ResetPassword(change.old_address))
+    outbox.enqueue(ResetPassword(change.old_address, by_owner=True))
     return True
 
 

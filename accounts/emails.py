@@ -194,6 +194,12 @@ class ResetPassword(ToAddress, Email):
     queue: ClassVar = CRITICAL
     purpose: ClassVar = throttling.Purpose.RESET
 
+    by_owner: bool = field(default=False, kw_only=True)
+    """The owner of the mailbox proved that they read it. No limit applies: strangers may have spent it."""
+
+    def check_limits(self, address: str, *, is_verified: bool) -> bool:
+        return self.by_owner or super().check_limits(address, is_verified=is_verified)
+
     def context(self) -> Mapping[str, Any]:
         assert self.account is not None, "is_wanted() comes first"
         return {"link": links.to_reset_password(self.account), "minutes": settings.PASSWORD_RESET_TIMEOUT // 60}

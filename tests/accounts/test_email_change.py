@@ -167,6 +167,24 @@ def test_the_old_address_can_undo_a_change_for_a_week(client: Client) -> None:
         assert is_in(log_in(password=NEW_PASSWORD))
 
 
+def test_strangers_who_ask_for_resets_do_not_cost_the_owner_the_one_after_undoing() -> None:
+    with time_machine.travel("2026-11-22 12:00Z", tick=False) as clock:
+        member()
+        for _ in range(3):
+            Client().post(reverse("password_reset"), {"email": ANN})
+            deliver_all()
+            clock.shift(61)
+        thief = log_in()
+        thief.post(reverse("email_change"), {"email": "evil@example.com", "password": PASSWORD})
+        deliver_all()
+        thief.post(link_to("evil@example.com"))
+        deliver_all()
+        Client().post(link_to(ANN))
+        deliver_all()
+
+    assert mails_to(ANN)[-1] == ("ResetPassword", "sent")
+
+
 def test_a_change_cannot_be_undone_after_a_week(client: Client) -> None:
     change = request_change(member())
     with time_machine.travel("2026-11-21 12:00Z", tick=False) as clock:
