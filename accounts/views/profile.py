@@ -14,7 +14,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_POST
 
-from accounts import deletion, email_change, throttling
+from accounts import deletion, devices, email_change, throttling
 from accounts.forms import EmailChangeForm, PasswordForm, ProfileForm
 from accounts.links import LinkState
 from accounts.models import User
@@ -89,7 +89,10 @@ def confirm_change(request: HttpRequest, change_id: UUID, code: str) -> HttpResp
     is_mine = link.user_id is not None and request.user.pk == link.user_id
     if request.method == "POST" and link.state is LinkState.OPEN:
         link = use_link(request, link, partial(email_change.confirm, change_id, code), is_mine=is_mine)
-    return page_of_link(request, "accounts/email_change_link.html", link, purpose="confirm", is_mine=is_mine)
+    response = page_of_link(request, "accounts/email_change_link.html", link, purpose="confirm", is_mine=is_mine)
+    if link.state is LinkState.DONE:
+        devices.remember(response, link.new_address)
+    return response
 
 
 @page_with_form

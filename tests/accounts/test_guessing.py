@@ -112,6 +112,21 @@ def test_a_log_in_at_the_admin_makes_a_browser_known() -> None:
         guess(["192.0.2.1"] * 15)
 
 
+@pytest.mark.parametrize("typed", [False, True])
+def test_a_browser_that_confirmed_a_new_address_is_known_to_it(typed: bool) -> None:
+    member()
+    browser = log_in(Client())
+    browser.post(reverse("email_change"), {"email": "new@example.com", "password": PASSWORD})
+    deliver_all()
+    if typed:
+        browser.post(reverse("logout"))
+    browser.post(link_to("new@example.com"), {"password": PASSWORD} if typed else {})
+    browser.post(reverse("logout"))
+    guess([f"203.0.113.{n}" for n in range(25)], "new@example.com")
+
+    assert is_in(log_in(browser, "new@example.com"))
+
+
 def test_a_known_browser_cannot_guess_either() -> None:
     member()
     known = log_in(Client())
