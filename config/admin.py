@@ -5,6 +5,7 @@ session's key is such a primary key, and `?secret__startswith=a` would reveal a 
 """
 
 from collections.abc import Callable
+from http import HTTPStatus
 from importlib import import_module
 from typing import Any
 
@@ -54,7 +55,8 @@ class Site(AdminSite):
             then = request.GET.get("next", reverse("admin:index"))
             return redirect(f"{reverse('second_factor_ask')}?{urlencode({'next': then})}")
         response = super().login(request, extra_context)
-        if request.method == "POST" and request.user.is_authenticated:
+        # Only after a log-in: the page may be asked with a session and without its password.
+        if request.method == "POST" and response.status_code == HTTPStatus.FOUND and request.user.is_authenticated:
             import_string(REMEMBER_BROWSER)(response, request.user.email)
         return response
 

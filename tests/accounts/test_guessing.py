@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import time_machine
+from django.conf import settings
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -288,3 +289,38 @@ def test_the_first_browser_has_no_power_after_a_reset_by_the_owner(clock: Any) -
     for typed in ({}, {"password": "the 9 attackers words"}):
         assert attacker.post(link_to(ANN), typed).context["state"] in ("wrong_password", "superseded")
     assert not is_in(log_in(attacker, password="the 9 attackers words"))
+
+
+def with_the_session_of(browser: Client) -> Client:
+    thief = Client()
+    thief.cookies[settings.SESSION_COOKIE_NAME] = browser.cookies[settings.SESSION_COOKIE_NAME].value
+    return thief
+
+
+@pytest.mark.parametrize("password", ["", "wrong"])
+def test_a_stolen_session_without_the_password_makes_no_browser_known(password: str) -> None:
+    member()
+    thief = with_the_session_of(log_in(Client()))
+
+    page = thief.post(reverse("admin:login"), {"username": ANN, "password": password})
+
+    assert settings.DEVICE_COOKIE_NAME not in page.cookies
+
+
+def test_a_stolen_session_with_a_new_key_gets_no_new_guesses() -> None:
+    member()
+    thief = with_the_session_of(log_in(Client()))
+
+    def change(old: str) -> None:
+        new = {"new_password1": NEW_PASSWORD, "new_password2": NEW_PASSWORD}
+        thief.post(reverse("password_change"), {"old_password": old, **new})
+
+    for guess in range(10):
+        change(f"wrong {guess}")
+    key = thief.cookies[settings.SESSION_COOKIE_NAME].value
+    sign_up(thief, "thief@example.com")
+    assert is_in(thief)
+    assert thief.cookies[settings.SESSION_COOKIE_NAME].value != key
+    change(PASSWORD)
+
+    assert User.objects.get(email=ANN).check_password(PASSWORD)
