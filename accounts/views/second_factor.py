@@ -183,10 +183,13 @@ def _user(request: HttpRequest) -> User:
 
 
 def next_page(request: HttpRequest) -> str:
-    """Return the page to go to afterwards, if it is one of this site, or the list of devices."""
+    """Return the page to go to afterwards, if it is one of this site, or the list of devices.
+
+    It begins with a slash: Django's `redirect` takes a word for the name of a page.
+    """
     target = request.POST.get("next", request.GET.get("next", ""))
     is_safe = url_has_allowed_host_and_scheme(target, allowed_hosts=None, require_https=request.is_secure())
-    return target if is_safe else resolve_url("second_factor")
+    return target if is_safe and target.startswith("/") else resolve_url("second_factor")
 
 
 def _lead(request: HttpRequest, page: str, then: str) -> HttpResponse:

@@ -338,6 +338,13 @@ def test_new_recovery_codes_replace_the_former_ones(ann: User, app: Any) -> None
     assert give(log_in(), former).status_code == 200
 
 
+@pytest.mark.parametrize("then", ["word", "signup", "a b", "@"])
+def test_a_word_is_no_page_to_go_to_and_costs_no_code(then: str, ann: User, app: Any) -> None:
+    browser = log_in()
+    assert give(browser, code_of(), then).url == reverse("second_factor")
+    assert sees_the_admin(browser)
+
+
 def test_afterwards_a_page_of_another_site_is_not_opened(ann: User, app: Any) -> None:
     for target in ("https://evil.example/", "//evil.example/", "javascript:alert(1)"):
         app.last_t = -1
