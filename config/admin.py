@@ -66,7 +66,9 @@ class Site(AdminSite):
         super().register(model_or_iterable, guarded, **options)
 
     def admin_view[View: Callable[..., HttpResponseBase]](self, view: View, cacheable: bool = False) -> View:
-        """Refuse PUT and its like, which Django's pages answer like GET."""
+        """Refuse PUT and its like, which Django's pages answer like GET. Let staff log out without their second factor."""
+        if view == self.logout:
+            return view
         return require_http_methods(["GET", "HEAD", "POST"])(super().admin_view(view, cacheable))
 
 

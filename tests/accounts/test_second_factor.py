@@ -140,6 +140,12 @@ def test_the_log_in_page_of_the_admin_asks_for_it_too(ann: User, app: Any) -> No
     assert sees_the_admin(browser)
 
 
+def test_the_button_of_the_admin_logs_out_without_it(ann: User, app: Any) -> None:
+    browser = log_in()
+    browser.post(reverse("admin:logout"))
+    assert not is_in(browser)
+
+
 def test_the_sites_own_pages_need_no_second_factor(ann: User, app: Any) -> None:
     assert is_in(log_in())
 

@@ -289,7 +289,7 @@ TABLE: dict[str, Rule] = {
     "admin:login": lambda person: (
         FORM | {"GET": 302 if person.is_staff else 200, "HEAD": 200, "PUT": 200, "OPTIONS": 200}
     ),
-    "admin:logout": for_staff({"POST": 302}),
+    "admin:logout": public({"POST": 302, "OPTIONS": 200}),
     "admin:jsi18n": for_staff(READ),
     "admin:autocomplete": for_staff({"GET": 403}),  # no model allows it
     "admin:view_on_site": for_staff(MISSING),  # no model has it
