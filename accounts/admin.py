@@ -3,12 +3,14 @@
 from typing import Any
 
 from django.contrib import admin
+from django.contrib.admin.utils import unquote
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.forms import AdminPasswordChangeForm, AdminUserCreationForm
 from django.contrib.auth.models import Group
 from django.db import transaction
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
 from django.utils import timezone
 from django_otp.plugins.otp_static.models import StaticDevice
 from django_otp.plugins.otp_totp.models import TOTPDevice
@@ -32,7 +34,7 @@ class CreateUserForm(AdminUserCreationForm):
 
 
 class ChangePasswordForm(AdminPasswordChangeForm):
-    """End the user's sessions too. Django gives an administrator who changes their own password a new session."""
+    """End the user's sessions too."""
 
     def save(self, commit: bool = True) -> User:
         with transaction.atomic():
@@ -70,21 +72,29 @@ class UserAdmin(DjangoUserAdmin):
         may_edit_all = request.user.is_superuser or obj is None or obj == request.user
         return bool(may_edit_all or not (obj and (obj.is_staff or obj.is_superuser)))
 
+    def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:  # noqa: A002
+        """Lead administrators to the site's page for their own: it asks for the old password and notifies them by mail."""
+        if self.get_object(request, unquote(id)) == request.user:
+            return redirect("password_change")
+        return super().user_change_password(request, id, form_url)
+
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
         """Allow deleting an account with its links and sessions, although these cannot be deleted on their own."""
         rows, counts, forbidden, protected = super().get_deleted_objects(objs, request)
         return rows, counts, forbidden - {str(model._meta.verbose_name) for model in OWNED}, protected
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
-        """Only a superuser grants permissions, even to themselves."""
+        """Only a superuser grants permissions, even to themselves. One's own address is changed on the site's page."""
         fields = super().get_readonly_fields(request, obj)
+        if obj == request.user:
+            fields = (*fields, "email")
         return fields if request.user.is_superuser else (*fields, *POWERS)
 
     def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
         if change and "email" in form.changed_data:
             obj.was_verified |= obj.has_verified_email
             obj.email_verified_at = None  # the new address is not verified
-            end_sessions(obj, except_key=request.session.session_key)
+            end_sessions(obj)
             # Confirmed changes too: a link in an older mail must not undo what an administrator decided.
             obj.email_changes.filter(stopped_at=None).update(stopped_at=timezone.now())
         if not change:
