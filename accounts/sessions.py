@@ -15,7 +15,8 @@ from django.contrib.auth import SESSION_KEY
 from django.contrib.sessions.backends.base import SessionBase
 from django.contrib.sessions.backends.db import SessionStore as DatabaseStore
 from django.contrib.sessions.base_session import AbstractBaseSession
-from django.db import models
+from django.contrib.sessions.exceptions import SessionInterrupted
+from django.db import models, transaction
 from django.utils import timezone
 
 ORIGIN = "origin"
@@ -62,6 +63,15 @@ class SessionStore(DatabaseStore):
     def delete(self, session_key: str | None = None) -> None:
         if key := session_key or self.session_key:
             super().delete(stored(key))
+
+    def cycle_key(self) -> None:
+        """Give the session another key, unless it was ended meanwhile: the copy in memory must not bring it back."""
+        data, key = self._session, self.session_key  # type: ignore[attr-defined]
+        with transaction.atomic():
+            if key and not Session.objects.filter(session_key=stored(key)).delete()[0]:
+                raise SessionInterrupted("The session was ended by another request.")
+            self.create()
+        self._session_cache = data
 
     def create_model_instance(self, data: Mapping[str, Any]) -> Any:
         row: Any = super().create_model_instance(dict(data))

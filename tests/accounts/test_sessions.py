@@ -1,6 +1,7 @@
 """The list of a user's sessions, and ending them."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import time_machine
@@ -10,10 +11,10 @@ from django.urls import reverse
 from django.utils import timezone
 from pytest_django import Settings
 
-from accounts import sessions
+from accounts import second_factor, sessions, signup
 from accounts.models import User
 from accounts.sessions import Session
-from tests.accounts.steps import PASSWORD, is_in, log_in, member
+from tests.accounts.steps import PASSWORD, is_in, log_in, member, sign_up
 
 pytestmark = pytest.mark.django_db
 
@@ -184,3 +185,25 @@ def test_a_log_in_at_the_admin_is_described_too() -> None:
     session = user.sessions.get()
     assert (session.browser, session.network) == ("Firefox, Windows", "192.0.2.0/24")
     assert session.logged_in_at
+
+
+@pytest.mark.parametrize("end", ["by the owner", "by an operator"])
+def test_a_session_that_ends_during_a_request_does_not_come_back_under_another_key(
+    end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = member()
+    owner, thief = log_in(), log_in()
+    sign_up(thief, "one@example.com")
+
+    def during(*args: Any, **options: Any) -> None:
+        if end == "by the owner":
+            owner.post(reverse("end_sessions"))
+        else:
+            second_factor.reset(user)
+
+    monkeypatch.setattr(signup, "sign_up_hashed", during)
+    answer = thief.post(reverse("correct_address"), {"email": "two@example.com"})
+
+    assert answer.status_code == 400
+    assert not is_in(thief)
+    assert is_in(owner) is (end == "by the owner")
