@@ -103,9 +103,13 @@ def note_password(request: HttpRequest) -> None:
 
 
 def may_add(request: HttpRequest) -> bool:
-    """Whether this session may add a device: verified by one or, for the first one, soon after the password was typed."""
+    """Whether this session may add a device: verified by one or, for the first one, soon after the password was typed.
+
+    The device is looked up again: it may have been removed since the request began.
+    """
     if is_verified(request):
-        return True
+        device = request.user.otp_device  # type: ignore[union-attr]
+        return bool(type(device).objects.filter(pk=device.pk, confirmed=True).exists())
     typed = timezone.now().timestamp() - request.session.get(PASSWORD_TYPED, 0)
     return typed < PASSWORD_FOR.total_seconds() and not is_enrolled(request.user)  # type: ignore[arg-type]
 

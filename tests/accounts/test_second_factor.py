@@ -495,3 +495,20 @@ def test_the_url_for_a_proxy_lets_verified_staff_pass_alone(ann: User, settings:
     assert log_in().get(url).status_code == 401  # the user has a device
     User.objects.filter(pk=ann.pk).update(is_active=False)
     assert browser.get(url).status_code == 401
+
+
+def test_a_session_whose_device_is_removed_during_a_request_adds_no_device(
+    ann: User, app: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    browser = verified()
+    key = secret_on(browser.get(reverse("second_factor_app")))
+    verify = TOTP.verify
+
+    def reset_first(*args: Any, **options: Any) -> bool:
+        second_factor.reset(ann)
+        return bool(verify(*args, **options))
+
+    monkeypatch.setattr(TOTP, "verify", reset_first)
+    browser.post(reverse("second_factor_app"), {"code": code_of(key)})
+
+    assert not second_factor.is_enrolled(ann)
