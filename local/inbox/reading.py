@@ -7,6 +7,7 @@ multiparts), and new cases appear in its bug tracker. So each step has a simpler
 
 import mimetypes
 import re
+from codecs import lookup
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -205,7 +206,8 @@ def _text(part: AnyMessage, content: bytes) -> str:
     """Decode the text with its own charset or else with UTF-8, and mark each byte that fits neither."""
     try:
         charset = part.get_content_charset() or "utf-8"
-        return readable(content.decode("utf-8" if charset in SLOW_CODECS else charset))
+        # Python finds a codec by many spellings of its name.
+        return readable(content.decode("utf-8" if lookup(charset).name in SLOW_CODECS else charset))
     except Exception:
         return content.decode("utf-8", "replace")
 

@@ -87,6 +87,7 @@ SLOW = {
     * 300,
     "a report of 500,000 blocks": b"Content-Type: message/delivery-status\r\n\r\n" + b"A: b\r\n\r\n" * 500_000,
     "a message of 500,000 headers": b"Content-Type: message/rfc822\r\n\r\n" + b"A: b\r\n" * 500_000,
+    "a slow codec in another spelling": text_in(b'" punycode"', b"9" * 300_000),
     "12,000,000 empty lines": b"\r\n" * 12_000_000,
     "3,500,000 lines of uuencode": b"Content-Transfer-Encoding: x-uuencode\r\n\r\nbegin 666 a\r\n"
     + b"#86)C\r\n" * 3_500_000,
