@@ -8,6 +8,7 @@ list of the broker that nothing reads.
 import json
 import re
 from base64 import b64decode
+from collections.abc import Callable
 from datetime import datetime
 from queue import Empty
 from typing import Any
@@ -39,8 +40,11 @@ def check(item: Any, *, is_task: bool) -> None:
     properties, headers = item.get("properties"), item.get("headers")
     if not isinstance(properties, dict) or not isinstance(properties.get("delivery_tag"), str):
         raise Malformed("it has no delivery tag")
-    if not isinstance(properties.get("delivery_info"), dict) or not isinstance(headers, dict):
+    route = properties.get("delivery_info")
+    if not isinstance(route, dict) or not isinstance(headers, dict):
         raise Malformed("its delivery_info or its headers are not objects")
+    if not isinstance(route.get("exchange"), str) or not isinstance(route.get("routing_key"), str):
+        raise Malformed("its delivery_info names no exchange or no routing key")
     if not isinstance(properties.get("priority", 0), int) or properties.get("body_encoding") not in ("base64", None):
         raise Malformed("its properties have values of the wrong type")
     if item.get("content-type") != "application/json" or item.get("content-encoding") not in ("utf-8", "binary", None):
@@ -93,9 +97,15 @@ class _Checking:
     connection_errors: tuple[type[BaseException], ...]
 
     def _brpop_read(self, **options: Any) -> Any:
+        return self._drop_unreadable(super()._brpop_read, **options)  # type: ignore[misc]
+
+    def _receive_one(self, subclient: Any) -> Any:
+        return self._drop_unreadable(super()._receive_one, subclient)  # type: ignore[misc]
+
+    def _drop_unreadable(self, read: Callable[..., Any], *args: Any, **options: Any) -> Any:
         self.connection.is_delivering = False
         try:
-            return super()._brpop_read(**options)  # type: ignore[misc]
+            return read(*args, **options)
         except (Empty, RedisError):
             raise
         except self.connection_errors:

@@ -107,7 +107,7 @@ WRONG: dict[tuple[str, ...], list[Any]] = {
     ("headers", "retries"): ["many"],
     ("properties",): [None, [], "x", {}],
     ("properties", "delivery_tag"): [None],
-    ("properties", "delivery_info"): [[]],
+    ("properties", "delivery_info"): [[], {}, {"exchange": ""}, {"exchange": [], "routing_key": "default"}],
     ("properties", "priority"): ["x"],
     ("content-type",): ["application/x-python-serialize"],
     ("content-encoding",): ["utf-16"],
@@ -153,4 +153,17 @@ def test_a_worker_survives_fifty_malformed_items_and_sends_the_mail_after_them(s
         assert 10 < client.llen(ASIDE) <= KEPT
         assert client.hlen("unacked") == 0
         assert "malformed item moved to the list" in stack.log("worker")
+        assert "Unrecoverable error" not in stack.log("worker")
+
+
+@pytest.mark.parametrize("item", ["[" * 300_000, '{"__type__": "decimal", "__value__": "x"}'])
+def test_a_worker_survives_an_unreadable_item_in_its_remote_control(sink: Sink, item: str) -> None:
+    with Stack(new_directory("malformed-control"), sink) as stack:
+        stack.start("worker")
+        before = stack.children("worker")
+        assert stack.valkey.client().publish("/0.celery.pidbox", item) == 1
+        stack.wait_for(lambda: "malformed item dropped from a queue" in stack.log("worker"), "the dropped item")
+        stack.manage("send_test_email", "ann@example.com")
+        stack.wait_for(lambda: len(sink.received) == 1, "the mail after it")
+        assert stack.children("worker") == before
         assert "Unrecoverable error" not in stack.log("worker")
