@@ -1,5 +1,6 @@
 """Django's SMTP backend, with connections that record their progress, and the translation of replies into outcomes."""
 
+import io
 import math
 import re
 import smtplib
@@ -30,6 +31,32 @@ LINE_TOO_LONG = "Line too long."
 """smtplib's own text, in place of a reply line that is too long."""
 
 
+LONGEST_REPLY = 65_536
+"""Octets. A server may answer in any number of lines."""
+
+
+class _Replies(io.RawIOBase):
+    """The replies of a server, each limited in time and in length. smtplib limits only single lines and silences."""
+
+    def __init__(self, connection: "_Recording") -> None:
+        self.connection = connection
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Called by Python's buffered reader."""
+        connection = self.connection
+        connection.limit_silence()
+        if connection.sock is None:
+            return 0
+        received = connection.sock.recv_into(buffer)
+        connection.reply_octets += received
+        if connection.reply_octets > LONGEST_REPLY:
+            raise OSError("the reply is too long")
+        return received
+
+
 class _Recording:
     """Mixin for smtplib's classes: record whether the payload's final dot was sent, and limit the whole conversation.
 
@@ -45,8 +72,11 @@ class _Recording:
     """The reply to the payload."""
     refused: dict[str, tuple[int, bytes]]
     """The replies to refused recipients while others were accepted; Django drops them."""
+    reply_octets = 0
+    """The length of the newest reply."""
     _in_data = False
     sock: socket.socket | None
+    file: io.BufferedReader | None
 
     def __init__(self, *args: Any, deadline: float, **options: Any) -> None:
         self.deadline = deadline
@@ -66,12 +96,14 @@ class _Recording:
         return self.payload_reply
 
     def getreply(self) -> tuple[int, bytes]:
-        self._limit_silence()
+        self.reply_octets = 0
+        if self.file is None and self.sock is not None:
+            self.file = io.BufferedReader(_Replies(self))
         reply: tuple[int, bytes] = super().getreply()  # type: ignore[misc]
         return reply
 
     def send(self, s: Any) -> None:
-        self._limit_silence()
+        self.limit_silence()
         super().send(s)  # type: ignore[misc]
         if self._in_data and isinstance(s, bytes):  # the DATA command itself is a str
             self.payload_sent = True
@@ -84,7 +116,8 @@ class _Recording:
             raise
         return reply
 
-    def _limit_silence(self) -> None:
+    def limit_silence(self) -> None:
+        """Wait for the server only until the end of the conversation. Raises TimeoutError."""
         left = self.deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError("the conversation took too long")
