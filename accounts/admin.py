@@ -16,9 +16,11 @@ from django_otp.plugins.otp_static.models import StaticDevice
 from django_otp.plugins.otp_totp.models import TOTPDevice
 
 from accounts import email_change
+from accounts.emails import PasswordChanged
 from accounts.forms import StaffLogInForm
 from accounts.models import EmailChange, EmailVerification, User
 from accounts.sessions import Session, end_sessions
+from mailer import outbox
 
 admin.site.login_form = StaffLogInForm
 admin.site.unregister([TOTPDevice, StaticDevice])  # their pages show keys and codes
@@ -41,6 +43,7 @@ class ChangePasswordForm(AdminPasswordChangeForm):
             user: User = super().save(commit)
             end_sessions(user)
             email_change.stop_all(user)
+            outbox.enqueue(PasswordChanged(user))
         return user
 
 
@@ -91,6 +94,8 @@ class UserAdmin(DjangoUserAdmin):
         return fields if request.user.is_superuser else (*fields, *POWERS)
 
     def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
+        if change and not (obj.is_active and obj.is_staff) and {"is_active", "is_staff"} & set(form.changed_data):
+            end_sessions(obj)  # they would work again when it is switched on again
         if change and "email" in form.changed_data:
             obj.was_verified |= obj.has_verified_email
             obj.email_verified_at = None  # the new address is not verified

@@ -15,6 +15,7 @@ from django.core.signing import BadSignature, TimestampSigner
 from django.dispatch import receiver
 from django.http import HttpRequest, HttpResponse
 
+from accounts.models import User
 from accounts.network import network_of, widened
 from accounts.sessions import describe
 
@@ -42,7 +43,7 @@ def known(request: HttpRequest | None, address: str) -> str | None:
     """Return the name of the request's browser if it is known to the account with this address."""
     cookie = request.COOKIES.get(settings.DEVICE_COOKIE_NAME, "") if request else ""
     try:
-        return _signer(address).unsign(cookie, max_age=LIFETIME)
+        return _signer(address).unsign(cookie, max_age=LIFETIME) if cookie else None
     except BadSignature:
         return None
 
@@ -62,4 +63,6 @@ def describe_session(*, request: HttpRequest, **_: Any) -> None:
 
 
 def _signer(address: str) -> TimestampSigner:
-    return TimestampSigner(salt=f"accounts.devices:{address}")
+    """Return the signer of an account's cookies. A new password ends them: a thief may have collected some."""
+    password = User.objects.filter(email=address).values_list("password", flat=True).first()
+    return TimestampSigner(salt=f"accounts.devices:{address}:{password}")

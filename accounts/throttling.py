@@ -1,7 +1,7 @@
 """Limits on requests, on mail to one mailbox and on wrong passwords: moving windows in Redis, or in a table without Redis.
 
-No limit of an owner can be spent by strangers. Mail is counted when it really goes, in the worker. A wrong password counts
-against the browser that typed it if that browser is known to the account, and otherwise against the account and the network.
+Strangers cannot spend the limits of a verified account. Mail is counted when it really goes, in the worker. A wrong password
+counts against the browser that typed it if that is known to the account, and otherwise against the account and the network.
 
 Known and unknown addresses are counted alike, so an answer above a limit reveals nothing. Keys are hashes, so neither store
 contains an address.

@@ -74,4 +74,6 @@ class ChangePasswordView(PasswordChangeView):
             form.user.refresh_from_db()
             update_session_auth_hash(self.request, form.user)  # only this session continues
         messages.success(self.request, _("Your password is changed, and you are logged out everywhere else."))
-        return redirect(self.get_success_url())
+        response = redirect(self.get_success_url())
+        devices.remember(response, form.user.email)
+        return response

@@ -9,7 +9,7 @@ from accounts import deletion, email_change, links, verification
 from accounts.links import LinkState
 from accounts.models import EmailChange, User
 from accounts.sessions import Session
-from tests.accounts.steps import ANN, NEW_PASSWORD, PASSWORD, is_in, log_in, member
+from tests.accounts.steps import ANN, NEW_PASSWORD, PASSWORD, is_in, log_in, mails_to, member
 
 pytestmark = pytest.mark.django_db
 
@@ -120,6 +120,20 @@ def test_a_new_password_ends_sessions_and_open_changes_of_address(administrator:
     link.refresh_from_db()
     assert link.is_open  # it needs the password, which is the new one
     assert is_in(log_in(password=NEW_PASSWORD))
+    assert mails_to(ANN)[-1] == ("PasswordChanged", "queued")
+
+
+@pytest.mark.parametrize("switch", ["is_active", "is_staff"])
+def test_what_is_switched_off_ends_sessions_for_good(administrator: Client, switch: str) -> None:
+    user = User.objects.create_superuser(ANN, PASSWORD)
+    browser = log_in()
+
+    for value in ("", "on"):
+        save(administrator, user, **{switch: value})
+
+    user.refresh_from_db()
+    assert (user.is_active, user.is_staff) == (True, True)
+    assert not is_in(browser)
 
 
 def test_an_open_session_changes_neither_its_own_password_nor_its_own_address(administrator: Client) -> None:

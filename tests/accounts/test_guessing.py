@@ -150,6 +150,22 @@ def test_a_browser_is_known_to_its_own_account_only(email: str) -> None:
     assert not is_in(log_in(mine))
 
 
+@pytest.mark.parametrize("how", ["reset", "changed"])
+def test_a_new_password_ends_what_known_browsers_may(how: str) -> None:
+    member()
+    thieves = [log_in(Client()) for _ in range(3)]
+    owner = log_in(Client())
+    if how == "reset":
+        choose(owner, link_to_reset())
+    else:
+        ASKING["password"](owner, PASSWORD)
+        owner.post(reverse("logout"))
+    guess([f"203.0.113.{n}" for n in range(25)])
+
+    assert not any(is_in(log_in(thief, password=NEW_PASSWORD)) for thief in thieves)
+    assert is_in(log_in(owner, password=NEW_PASSWORD))
+
+
 def test_a_forged_cookie_makes_no_browser_known(settings: Settings) -> None:
     member()
     guess([f"203.0.113.{n}" for n in range(25)])
