@@ -1,6 +1,7 @@
-"""Browsers that are known to an account: strangers who type wrong passwords must not lock its owner out.
+"""The browsers of users: how a session describes one, and which are known to an account.
 
-A browser that logged in gets a signed cookie. It opens nothing: it gives the browser a count of its own for wrong passwords.
+Strangers who type wrong passwords must not lock an account's owner out. So a browser that logged in gets a signed cookie. It
+opens nothing: it gives the browser a count of its own for wrong passwords.
 
 https://owasp.org/www-community/Slow_Down_Online_Guessing_Attacks_with_Device_Cookies
 """

@@ -40,13 +40,17 @@ class Limited:
     request: str = field(default_factory=lambda: uuid.uuid4().hex, kw_only=True)
     """Names the request, so that several attempts to send count as one mail."""
 
+    def about(self, address: str) -> str:
+        """Return a name of what the mail is about. The same is not mailed twice within a minute."""
+        return f"{self.purpose} {address}"
+
     def check_limits(self, address: str, *, is_verified: bool) -> bool:
         """Count the mail, and return True. Raise Unwanted if the mailbox has had enough.
 
         A verified account counts for itself: strangers can sign up with other spellings of its address.
         """
         box = f"account {address}" if is_verified else f"mailbox {mailbox(address)}"
-        if not throttling.may_mail(self.purpose, box, request=self.request):
+        if not throttling.may_mail(self.purpose, box, about=self.about(address), request=self.request):
             raise Unwanted("too many mails of this kind to this mailbox lately")
         return True
 
@@ -137,6 +141,9 @@ class VerifyAddress(Limited, Email):
         is_needed = self.verification.is_open and not self.verification.user.has_verified_email
         return is_needed and self.check_limits(self.verification.address, is_verified=False)
 
+    def about(self, address: str) -> str:
+        return f"link {self.verification.pk}"
+
     def expires_at(self) -> datetime:
         return self.verification.expires_at
 
@@ -159,6 +166,9 @@ class VerifyAddressAgain(ToAddress, Email):
     def verification(self) -> EmailVerification:
         assert self.account is not None, "is_wanted() comes first"
         return verifying.open_link(self.account)
+
+    def about(self, address: str) -> str:
+        return f"link {self.verification.pk}"
 
     def context(self) -> Mapping[str, Any]:
         return {"link": links.to_verify(self.verification), "expires_at": self.verification.expires_at}

@@ -80,7 +80,7 @@ class AddressForm(forms.Form):
 def knows_password(user: User, password: str, log_in: str) -> bool:
     """Whether it is the user's password. Wrong ones are counted for this log-in, whose session may be in a thief's browser."""
     counts = throttling.guesses(user.email, known=f"session {log_in}")
-    if not throttling.may_guess(counts):
+    if not throttling.allows(counts):
         return False
     if user.check_password(password):
         return True
@@ -171,7 +171,7 @@ class LogInForm(AuthenticationForm):
     def clean(self) -> dict[str, Any]:
         """Refuse every password after too many wrong ones."""
         address = self.cleaned_data.get("username")
-        if address and not throttling.may_guess(login_alerts.guesses(self.request, address)):
+        if address and not throttling.allows(login_alerts.guesses(self.request, address)):
             raise ValidationError(self.error_messages["invalid_login"], code=self.REFUSED)
         return super().clean()
 

@@ -40,7 +40,7 @@ def widened(network: str) -> str:
     return str(exact.supernet(new_prefix=24 if exact.version == 4 else 48))
 
 
-def wider(network: str) -> list[str]:
+def subscriber_networks(network: str) -> list[str]:
     """Return the network and those around it that one subscriber may have: of IPv6, the /64, the /56 and the /48."""
     if ":" not in network:
         return [network]

@@ -93,7 +93,11 @@ def has_passed(request: HttpRequest) -> bool:
     """Whether this session may see pages for staff, as far as the second factor is concerned."""
     if is_verified(request):
         return True
-    return not (settings.STAFF_SECOND_FACTOR or is_enrolled(request.user))  # type: ignore[arg-type]
+    if settings.STAFF_SECOND_FACTOR:
+        return False
+    if not hasattr(request, "is_enrolled"):  # the admin asks several times for each page
+        request.is_enrolled = is_enrolled(request.user)  # type: ignore[arg-type, attr-defined]
+    return not request.is_enrolled  # type: ignore[attr-defined]
 
 
 def note_password(request: HttpRequest) -> None:

@@ -25,7 +25,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from accounts.models import Hit
-from accounts.network import wider
+from accounts.network import subscriber_networks
 
 log = structlog.get_logger("accounts")
 
@@ -43,10 +43,13 @@ class Purpose(StrEnum):
     ALERT = "alert"
 
 
-MAIL_OF_A_PURPOSE = parse_many("1/minute; 3/hour")
+PAUSE = parse("1/minute")
+"""For mail about one thing, such as a link: a form that is sent twice must not mail it twice."""
+MAIL_OF_A_PURPOSE = parse("3/hour")
 """To one mailbox, for one purpose."""
-MAIL_OF_OTHER_KINDS = {Purpose.SIGN_UP: parse_many("3/hour"), Purpose.ALERT: parse_many("1/day")}
-MAIL_OF_ALL_KINDS = parse_many("5/hour")
+ALERTS = parse("1/day")
+"""To one mailbox."""
+MAIL_OF_ALL_KINDS = parse("5/hour")
 """To one mailbox."""
 ALWAYS = (Purpose.SIGN_UP, Purpose.RESET, Purpose.ALERT)
 """Purposes that MAIL_OF_ALL_KINDS does not limit: requests for other mail must not block them."""
@@ -125,21 +128,24 @@ def may_ask(network: str) -> bool:
     return _hit_all(_from_network(parse_many(settings.ACCOUNTS_MAIL_PER_NETWORK), "ask", network))
 
 
-def may_mail(purpose: Purpose, box: str, *, request: str) -> bool:
+def may_mail(purpose: Purpose, box: str, *, about: str, request: str) -> bool:
     """Whether this mailbox may get another mail for this purpose. Counts the mail once for each `request`.
+
+    `about` names what it is about: the same is mailed once a minute.
 
     The mail is marked before it is counted: of two workers with one message, the second must not be refused because of the
     first, since its refusal cancels the message. It is marked again afterwards, in case Redis went away in between.
     """
-    own = MAIL_OF_OTHER_KINDS.get(purpose, MAIL_OF_A_PURPOSE)
-    counts = [*_for(own, "mail", purpose, box), *_for([] if purpose in ALWAYS else MAIL_OF_ALL_KINDS, "mail", box)]
+    counts = [
+        *_for([PAUSE], "mail about", about),
+        *_for([ALERTS if purpose is Purpose.ALERT else MAIL_OF_A_PURPOSE], "mail", purpose, box),
+        *_for([] if purpose in ALWAYS else [MAIL_OF_ALL_KINDS], "mail", box),
+    ]
     this_mail = _for([ONE_MAIL], "one mail", request)
     if not _hit_all(this_mail):
         return True  # an attempt after the first
     if not _hit_all(counts):
         return False
-    if purpose is Purpose.SIGN_UP:  # a form that was sent twice must not mail the link twice
-        _hit_all(_for(MAIL_OF_A_PURPOSE, "mail", Purpose.VERIFY, box))
     _hit_all(this_mail)
     return True
 
@@ -159,11 +165,6 @@ def guesses(address: str, *, known: str | None = None, network: str = "") -> lis
     ]
 
 
-def may_guess(counts: Iterable[Count]) -> bool:
-    """Whether a password may be checked."""
-    return _allows_all(counts)
-
-
 def note_wrong_password(address: str, counts: Iterable[Count]) -> bool:
     """Count a wrong password. Return True if the account's owner should be alerted."""
     for limit, identity in counts:
@@ -172,13 +173,14 @@ def note_wrong_password(address: str, counts: Iterable[Count]) -> bool:
     return counter.hit(WRONG_PASSWORDS, *wrong) and not counter.would_allow(WRONG_PASSWORDS, *wrong)
 
 
-def _allows_all(counts: Iterable[Count]) -> bool:
+def allows(counts: Iterable[Count]) -> bool:
+    """Whether none of the limits is reached. Count nothing."""
     return all(counter.would_allow(limit, *identity) for limit, identity in counts)
 
 
 def _hit_all(counts: list[Count]) -> bool:
     """Count for each identity, or for none if one has reached its limit."""
-    return _allows_all(counts) and all(counter.hit(limit, *identity) for limit, identity in counts)
+    return allows(counts) and all(counter.hit(limit, *identity) for limit, identity in counts)
 
 
 def _for(limits: Iterable[RateLimitItem], *identity: str) -> list[Count]:
@@ -189,7 +191,7 @@ def _from_network(limits: Iterable[RateLimitItem], what: str, network: str) -> l
     """Return the counts of the network and of the wider ones around it, which may ask more often."""
     return [
         (type(limit)(limit.amount * WIDER**step, limit.multiples), _hashed(what, "network", around))
-        for step, around in enumerate(wider(network))
+        for step, around in enumerate(subscriber_networks(network))
         for limit in limits
     ]
 

@@ -77,7 +77,7 @@ def use_link(request: HttpRequest, link: Link, use: Callable[..., Link], *, is_m
     if is_mine:
         return use(password=None)
     counts = throttling.guesses(link.address, known=f"link {request.path}")
-    if not throttling.may_guess(counts):
+    if not throttling.allows(counts):
         return replace(link, state=LinkState.NOT_THE_OWNER)
     password = request.POST.get("password", "")[:LONGEST_PASSWORD]
     used = use(password=password)

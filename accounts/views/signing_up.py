@@ -94,7 +94,8 @@ def verify(request: HttpRequest, verification_id: UUID, code: str) -> HttpRespon
                 link = verification.look_up(verification_id, code)
             case fields if fields <= {"password"}:
                 chosen = mine.password if mine and mine.address == link.address else ""
-                use = partial(verification.complete, verification_id, code, sign_up=link.begun_by, chosen=chosen)
+                alone = link.begun_by if is_mine else None
+                use = partial(verification.complete, verification_id, code, sign_up=alone, chosen=chosen)
                 link = use_link(request, link, use, is_mine=is_mine)
     template = PAGE_OF_LINK.get(link.state, "accounts/link_problem.html")
     if link.state is LinkState.OPEN and "disown" in request.GET:

@@ -683,6 +683,13 @@ KNOWN_SEQUENCES = {  # most of these gave way once
         step("a_worker_delivers"),
         step("sign_up", "owner", 0, ANN, 0),
     ],
+    "two spellings within a minute, one of them corrected": [
+        step("sign_up", "owner", 0, ANN, 0),
+        step("sign_up", "attacker", 1, ANN, 0),
+        step("sign_up", "owner", 2, "ann+shop@example.com", 0),
+        step("correct_the_address", "owner", 2, "ann@gmail.com"),
+        step("sign_up", "owner", 1, "ann+shop@example.com", 1),
+    ],
     "a link to ann+shop, then a sign-up": [
         step("ask_for_mail", "attacker", 0, "ann+shop@example.com", "resend"),
         step("a_worker_delivers"),

@@ -10,7 +10,9 @@ import pytest
 import time_machine
 from django.contrib import admin
 from django.core.management import CommandError, call_command
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 from django_otp.oath import TOTP
@@ -512,3 +514,13 @@ def test_a_session_whose_device_is_removed_during_a_request_adds_no_device(
     browser.post(reverse("second_factor_app"), {"code": code_of(key)})
 
     assert not second_factor.is_enrolled(ann)
+
+
+def test_a_page_of_the_admin_asks_once_whether_the_user_has_a_device(ann: User, settings: Settings) -> None:
+    settings.STAFF_SECOND_FACTOR = False
+    browser = log_in()
+    with CaptureQueriesContext(connection) as captured:
+        assert browser.get(reverse("admin:index")).status_code == 200
+
+    tables = re.findall(r'FROM "(otp_\w+|django_otp_\w+)"', " ".join(query["sql"] for query in captured))
+    assert sorted(tables) == sorted(set(tables))

@@ -161,9 +161,11 @@ def test_logging_in_needs_the_right_password_and_a_verified_address(client: Clie
 
     wrong = log_in("wrong")
     assert wrong.status_code == 200
-    assert reverse("resend") not in wrong.content.decode()
+    assert "Open the link in the e-mail" not in wrong.content.decode()
+    assert reverse("resend") in wrong.content.decode()
     unverified = log_in(PASSWORD)
-    assert reverse("resend") in unverified.content.decode()
+    assert "Open the link in the e-mail" in unverified.content.decode()
+    assert unverified.content.decode().count(reverse("resend")) == 1
     assert "_auth_user_id" not in client.session
 
     User.objects.update(email_verified_at="2026-11-21T12:00Z")

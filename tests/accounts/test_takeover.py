@@ -101,11 +101,11 @@ def test_the_admins_password_page_redirects_to_the_sites() -> None:
 
 def test_requests_for_other_mail_do_not_block_a_reset() -> None:
     for _ in range(5):
-        throttling.counter.hit(throttling.MAIL_OF_ALL_KINDS[0], *throttling._hashed("mail", ANN))
+        throttling.counter.hit(throttling.MAIL_OF_ALL_KINDS, *throttling._hashed("mail", ANN))
 
-    assert not throttling.may_mail(Purpose.VERIFY, ANN, request="a")
-    assert throttling.may_mail(Purpose.RESET, ANN, request="b")
-    assert throttling.may_mail(Purpose.SIGN_UP, ANN, request="c")
+    assert not throttling.may_mail(Purpose.VERIFY, ANN, about="a", request="a")
+    assert throttling.may_mail(Purpose.RESET, ANN, about="b", request="b")
+    assert throttling.may_mail(Purpose.SIGN_UP, ANN, about="c", request="c")
 
 
 def test_withdrawing_an_account_cancels_no_mail_of_others() -> None:

@@ -32,7 +32,7 @@ HERE, THERE = "192.0.2.7/32", "198.51.100.1/32"
 
 
 def ask(address: str = "ann@example.com", purpose: Purpose = Purpose.VERIFY) -> bool:
-    return throttling.may_mail(purpose, address, request=uuid4().hex)
+    return throttling.may_mail(purpose, address, about=f"{purpose} {address}", request=uuid4().hex)
 
 
 @pytest.fixture
@@ -134,11 +134,11 @@ def test_the_subnetworks_of_one_subscriber_share_a_limit(store: str, settings: S
 
 @pytest.mark.django_db
 def test_a_mail_counts_once_however_often_it_is_tried(store: str) -> None:
-    tries = [throttling.may_mail(Purpose.VERIFY, "ann@example.com", request="one") for _ in range(9)]
+    tries = [throttling.may_mail(Purpose.VERIFY, "ann@example.com", about="a link", request="one") for _ in range(9)]
 
     assert tries == [True] * 9
-    assert not ask()
-    assert throttling.may_mail(Purpose.VERIFY, "ann@example.com", request="one")
+    assert not throttling.may_mail(Purpose.VERIFY, "ann@example.com", about="a link", request="another")
+    assert throttling.may_mail(Purpose.VERIFY, "ann@example.com", about="a link", request="one")
 
 
 @pytest.mark.django_db
@@ -149,13 +149,13 @@ def test_two_workers_with_one_message_do_not_refuse_it(store: str, monkeypatch: 
         """After each hit of the first worker, the second asks."""
         done = hit(limit, *identity)
         monkeypatch.setattr(throttling.counter, "hit", hit)
-        others.append(throttling.may_mail(Purpose.RESET, "ann@example.com", request="one"))
+        others.append(throttling.may_mail(Purpose.RESET, "ann@example.com", about="a link", request="one"))
         monkeypatch.setattr(throttling.counter, "hit", hit_with_another_worker_behind)
         return done
 
     monkeypatch.setattr(throttling.counter, "hit", hit_with_another_worker_behind)
 
-    assert throttling.may_mail(Purpose.RESET, "ann@example.com", request="one")
+    assert throttling.may_mail(Purpose.RESET, "ann@example.com", about="a link", request="one")
     assert len(others) > 2
     assert all(others)
 
@@ -175,12 +175,12 @@ def test_a_mail_is_tried_again_although_redis_went_away_while_it_was_counted(
         return hit(limit, *identity)
 
     monkeypatch.setattr(throttling.counter, "hit", hit_until_redis_goes)
-    assert throttling.may_mail(Purpose.RESET, "ann@example.com", request="one")
+    assert throttling.may_mail(Purpose.RESET, "ann@example.com", about="a link", request="one")
     assert len(done) > hits
     monkeypatch.setattr(throttling.counter, "hit", hit)
-    assert throttling.may_mail(Purpose.RESET, "ann@example.com", request="one")
+    assert throttling.may_mail(Purpose.RESET, "ann@example.com", about="a link", request="one")
     monkeypatch.setattr(throttling.counter, "_try_redis_at", 0.0)
-    assert throttling.may_mail(Purpose.RESET, "ann@example.com", request="one")
+    assert throttling.may_mail(Purpose.RESET, "ann@example.com", about="a link", request="one")
 
 
 @pytest.mark.django_db
