@@ -25,7 +25,7 @@ BATCH = 500
 def delete(user: User) -> bool:
     """Delete the account and its rows, cancel its unsent mail, and send a last e-mail.
 
-    Return False if the account is gone, or its password was reset since the caller checked it.
+    Return False if the account is deleted, or its password was reset since the caller checked it.
     """
     with transaction.atomic():
         locked = User.objects.lock_unchanged(user)
@@ -61,9 +61,9 @@ def _purge_unverified() -> int:
     while batch := list(never_verified.order_by("pk").values_list("pk", flat=True)[:BATCH]):
         with transaction.atomic():
             locked = never_verified.select_for_update(skip_locked=True).filter(pk__in=batch)
-            gone = [user.pk for user in locked]
-            User.objects.filter(pk__in=gone).delete()
-        purged += len(gone)
-        if len(gone) < len(batch):
+            deleted = [user.pk for user in locked]
+            User.objects.filter(pk__in=deleted).delete()
+        purged += len(deleted)
+        if len(deleted) < len(batch):
             break
     return purged

@@ -89,7 +89,7 @@ def to_stop_change(change: EmailChange) -> str:
 
 def code(salt: str, row: MailedLink, key: str | None = None) -> str:
     """Return the code of a row: an HMAC (RFC 2104) under the key, by default SECRET_KEY."""
-    return salted_hmac(salt, row.signed(), secret=key, algorithm="sha256").hexdigest()[:CODE_LENGTH]
+    return salted_hmac(salt, row.signing_input(), secret=key, algorithm="sha256").hexdigest()[:CODE_LENGTH]
 
 
 def find[Row: MailedLink](model: type[Row], pk: UUID, typed: str, salt: str) -> Row | None:

@@ -102,7 +102,7 @@ class MailedLink(models.Model):
         abstract = True
         ordering = ["-created_at"]
 
-    def signed(self) -> str:
+    def signing_input(self) -> str:
         """Return the text from which the code is derived."""
         raise NotImplementedError
 
@@ -135,7 +135,7 @@ class EmailVerification(MailedLink):
         """Whether the link still works."""
         return self.used_at is None and self.superseded_at is None and timezone.now() < self.expires_at
 
-    def signed(self) -> str:
+    def signing_input(self) -> str:
         return f"{self.pk}:{self.user_id}:{self.address}:{self.secret}"
 
 
@@ -176,7 +176,7 @@ class EmailChange(MailedLink):
             and timezone.now() < self.confirmed_at + REVERSAL_LIFETIME
         )
 
-    def signed(self) -> str:
+    def signing_input(self) -> str:
         return f"{self.pk}:{self.user_id}:{self.old_address}:{self.new_address}:{self.secret}"
 
 

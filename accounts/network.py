@@ -21,15 +21,15 @@ def network_of(request: HttpRequest) -> str:
     """
     hops = [request.META.get("REMOTE_ADDR", "")]
     hops += reversed([hop.strip() for hop in request.META.get("HTTP_X_FORWARDED_FOR", "").split(",")])
-    believed = UNKNOWN
+    trusted = UNKNOWN
     for hop in hops:
         address = _address(hop)
         if address is None:
             break
-        believed = str(ip_network((address, 32 if address.version == 4 else 64), strict=False))
+        trusted = str(ip_network((address, 32 if address.version == 4 else 64), strict=False))
         if not _is_trusted(address):
             break
-    return believed
+    return trusted
 
 
 def widened(network: str) -> str:

@@ -23,7 +23,7 @@ ORIGIN = "origin"
 """The key of a session under which `describe` stores where and when its owner logged in."""
 
 
-def stored(session_key: str | None) -> str:
+def hash_key(session_key: str | None) -> str:
     """Return what the table holds in place of a session's key: 160 bits of its SHA-256."""
     return sha256((session_key or "").encode()).hexdigest()[:40]
 
@@ -52,30 +52,30 @@ class SessionStore(DatabaseStore):
         return Session
 
     def _get_session_from_db(self) -> Session | None:  # Django's hook; load() calls it
-        row = Session.objects.filter(session_key=stored(self.session_key), expire_date__gt=timezone.now()).first()
+        row = Session.objects.filter(session_key=hash_key(self.session_key), expire_date__gt=timezone.now()).first()
         if row is None:
             self._session_key = None
         return row
 
     def exists(self, session_key: str) -> bool:
-        return super().exists(stored(session_key))
+        return super().exists(hash_key(session_key))
 
     def delete(self, session_key: str | None = None) -> None:
         if key := session_key or self.session_key:
-            super().delete(stored(key))
+            super().delete(hash_key(key))
 
     def cycle_key(self) -> None:
         """Give the session another key, unless it was ended meanwhile: the copy in memory must not bring it back."""
         data, key = self._session, self.session_key  # type: ignore[attr-defined]
         with transaction.atomic():
-            if key and not Session.objects.filter(session_key=stored(key)).delete()[0]:
+            if key and not Session.objects.filter(session_key=hash_key(key)).delete()[0]:
                 raise SessionInterrupted("The session was ended by another request.")
             self.create()
         self._session_cache = data
 
     def create_model_instance(self, data: Mapping[str, Any]) -> Any:
         row: Any = super().create_model_instance(dict(data))
-        row.session_key = stored(row.session_key)
+        row.session_key = hash_key(row.session_key)
         origin = data.get(ORIGIN, {})
         row.user_id = data.get(SESSION_KEY)
         row.browser, row.network = origin.get("browser", ""), origin.get("network", "")
@@ -96,4 +96,4 @@ def log_in_of(session: SessionBase) -> str:
 
 def end_sessions(user: Any, *, except_key: str | None = None) -> int:
     """Log the user out everywhere except in the session with the key `except_key`. Return the number of sessions ended."""
-    return user.sessions.exclude(session_key=stored(except_key)).delete()[0]  # type: ignore[no-any-return]
+    return user.sessions.exclude(session_key=hash_key(except_key)).delete()[0]  # type: ignore[no-any-return]

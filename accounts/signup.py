@@ -70,4 +70,4 @@ def _find_or_create(email: str, hashed_password: str, language: str) -> tuple[Us
         user = User.objects.select_for_update().filter(email=email).first()
         if user is not None:
             return user, (user.date_joined, user.password) == (new.date_joined, new.password)
-    raise OperationalError("the account is deleted and created again faster than it can be read")
+    raise OperationalError("the account was deleted again and again while it was read")

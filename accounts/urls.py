@@ -2,7 +2,7 @@ from django.contrib.auth.views import LogoutView
 from django.urls import include, path
 from django.views.i18n import JavaScriptCatalog
 
-from accounts.views import entering, passkeys, passwords, profile, second_factor, signing_up
+from accounts.views import log_in, passkeys, passwords, profile, second_factor, signing_up
 
 # The names are those that django-otp-webauthn's template tags look up.
 passkey_urls = [
@@ -19,7 +19,7 @@ urlpatterns = [
     path("signup/correct/", signing_up.correct_address, name="correct_address"),
     path("verify/resend/", signing_up.resend, name="resend"),
     path("verify/<uuid:verification_id>/<str:code>/", signing_up.verify, name="verify"),
-    path("login/", entering.LogInView.as_view(), name="login"),
+    path("login/", log_in.LogInView.as_view(), name="login"),
     path("logout/", LogoutView.as_view(), name="logout"),
     path("password-reset/", passwords.request_reset, name="password_reset"),
     path(

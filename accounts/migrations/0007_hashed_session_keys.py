@@ -2,7 +2,7 @@ from django.db import migrations
 
 
 class Migration(migrations.Migration):
-    """Replace the key of each session by its hash, as accounts.sessions.stored() makes it. Nobody is logged out."""
+    """Replace the key of each session by its hash, as accounts.sessions.hash_key() makes it. Nobody is logged out."""
 
     dependencies = [("accounts", "0006_plain_words")]
     operations = [

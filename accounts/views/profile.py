@@ -19,9 +19,9 @@ from accounts.forms import EmailChangeForm, PasswordForm, ProfileForm
 from accounts.links import LinkState
 from accounts.models import User
 from accounts.network import network_of
-from accounts.sessions import end_sessions, log_in_of, stored
+from accounts.sessions import end_sessions, hash_key, log_in_of
 from accounts.views.common import page_of_link, page_with_form, refuse, use_link
-from accounts.views.entering import remember_language
+from accounts.views.log_in import remember_language
 
 
 @page_with_form
@@ -33,7 +33,7 @@ def profile(request: HttpRequest) -> HttpResponse:
         context = {
             "form": form,
             "sessions": user.sessions.filter(expire_date__gt=timezone.now()).order_by("-logged_in_at"),
-            "session_key": stored(request.session.session_key),
+            "session_key": hash_key(request.session.session_key),
         }
         return render(request, "accounts/profile.html", context)
     # Not form.save(): it writes the whole row and would revert a password reset that happened in between.

@@ -22,7 +22,7 @@ from pytest_django import Settings
 
 from accounts import second_factor
 from accounts.models import User
-from accounts.sessions import Session, stored
+from accounts.sessions import Session, hash_key
 from tests.accounts.steps import (
     ANN,
     NEW_PASSWORD,
@@ -229,7 +229,7 @@ def test_a_copy_of_the_cookie_from_before_the_password_or_the_code_is_dead(ann: 
 
     assert sees_the_admin(browser)
     assert not is_in(thief)
-    assert Session.objects.filter(session_key=stored(browser.session.session_key), user=ann).exists()
+    assert Session.objects.filter(session_key=hash_key(browser.session.session_key), user=ann).exists()
 
 
 def test_a_typed_password_is_old_after_ten_minutes(ann: User) -> None:
