@@ -4,6 +4,7 @@ PYTHON_IN_VENV = $(VENV)/bin/python
 # mypy's Django plugin loads the settings, which need values. It opens no connection.
 SETTINGS_FOR_MYPY = ENV_FILES= DEBUG=1 DATABASE_URL=postgres://lint.invalid/none REDIS_URL=redis://lint.invalid \
 	EMAIL_URL=smtp://lint.invalid
+SEQUENCES = tests/accounts/test_owner_and_attacker.py tests/mailer/delivery/test_state_machine.py
 
 .DEFAULT_GOAL := help
 .PHONY: help setup start restart stop ctl test conformance faults sequences bench lint docs lock
@@ -38,11 +39,11 @@ conformance: setup ## Run Django's own mail tests through the outbox (minutes); 
 		tar -xzf .local/django/django-$$version.tar.gz -C .local/django; } && \
 	DJANGO_SOURCE=.local/django/django-$$version $(PYTHON_IN_VENV) -m pytest -m long tests/mailer/test_djangos_own_tests.py $(ARGS)
 
-faults: setup ## Sign up hundreds of users under each fault (about a minute a row); SIGN_UPS, SEED and ARGS shorten it.
-	@$(PYTHON_IN_VENV) -m pytest -m faults -s -p no:randomly tests/faults $(ARGS)
+faults: setup ## Sign up hundreds of users under each fault (about a minute a row); SIGN_UPS, SEED, POOL=threads and ARGS change it.
+	@$(PYTHON_IN_VENV) -m pytest -m faults -s -p no:randomly tests/faults tests/mailer/delivery/test_with_postfix.py $(ARGS)
 
-sequences: setup ## Take 2,000 steps as an owner and as an attacker (minutes); EXAMPLES, STEPS and ARGS change it.
-	@EXAMPLES=$${EXAMPLES:-80} STEPS=$${STEPS:-25} $(PYTHON_IN_VENV) -m pytest tests/accounts/test_owner_and_attacker.py $(ARGS)
+sequences: setup ## Take 2,000 steps in the machines of accounts and delivery (minutes); EXAMPLES, STEPS and ARGS change it.
+	@EXAMPLES=$${EXAMPLES:-80} STEPS=$${STEPS:-25} $(PYTHON_IN_VENV) -m pytest $(SEQUENCES) $(ARGS)
 
 bench: setup ## Measure speed with a million rows (minutes).
 	@ROWS=1000000 BUILDS=400 $(PYTHON_IN_VENV) -m pytest -s -p no:randomly -m bench $(ARGS)

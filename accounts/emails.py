@@ -138,7 +138,7 @@ class VerifyAddress(Limited, Email):
         return {"link": links.to_verify(self.verification), "expires_at": self.verification.expires_at}
 
     def is_wanted(self) -> bool:
-        is_needed = self.verification.is_open and not self.verification.user.has_verified_email
+        is_needed = self.verification.is_pending and not self.verification.user.has_verified_email
         return is_needed and self.check_limits(self.verification.address, is_verified=False)
 
     def about(self, address: str) -> str:
@@ -268,7 +268,7 @@ class ConfirmNewAddress(Limited, AboutChange, Email):
 
     def is_wanted(self) -> bool:
         user, address = self.change.user, self.change.new_address
-        is_free = self.change.is_open and user.is_active and not verifying.is_taken(address, user)
+        is_free = self.change.is_pending and user.is_active and not verifying.is_taken(address, user)
         return is_free and self.check_limits(address, is_verified=False)
 
     def expires_at(self) -> datetime:
@@ -284,7 +284,10 @@ class AddressChangeRequested(AboutChange, Email):
         return {"link": links.to_stop_change(self.change)}
 
     def is_wanted(self) -> bool:
-        return self.change.is_open
+        return self.change.is_pending
+
+    def expires_at(self) -> datetime:
+        return self.change.expires_at
 
 
 class AddressChanged(AboutChange, Email):
@@ -296,7 +299,10 @@ class AddressChanged(AboutChange, Email):
         return {"link": links.to_stop_change(self.change), "days": REVERSAL_LIFETIME.days}
 
     def is_wanted(self) -> bool:
-        return self.change.is_reversible
+        return self.change.confirmed_at is not None and self.change.stopped_at is None
+
+    def expires_at(self) -> datetime | None:
+        return self.change.reversible_until
 
 
 class AccountDeleted(Email):

@@ -131,9 +131,14 @@ class EmailVerification(MailedLink):
         return f"verification {self.pk}"
 
     @property
+    def is_pending(self) -> bool:
+        """Whether the link was neither used nor replaced."""
+        return self.used_at is None and self.superseded_at is None
+
+    @property
     def is_open(self) -> bool:
         """Whether the link still works."""
-        return self.used_at is None and self.superseded_at is None and timezone.now() < self.expires_at
+        return self.is_pending and timezone.now() < self.expires_at
 
     def signing_input(self) -> str:
         return f"{self.pk}:{self.user_id}:{self.address}:{self.secret}"
@@ -163,18 +168,25 @@ class EmailChange(MailedLink):
         return f"change of address {self.pk}"
 
     @property
+    def is_pending(self) -> bool:
+        """Whether it was neither confirmed nor stopped."""
+        return self.confirmed_at is None and self.stopped_at is None
+
+    @property
     def is_open(self) -> bool:
         """Whether it can still be confirmed."""
-        return self.confirmed_at is None and self.stopped_at is None and timezone.now() < self.expires_at
+        return self.is_pending and timezone.now() < self.expires_at
 
     @property
     def is_reversible(self) -> bool:
         """Whether it was confirmed and can still be undone."""
-        return (
-            self.confirmed_at is not None
-            and self.stopped_at is None
-            and timezone.now() < self.confirmed_at + REVERSAL_LIFETIME
-        )
+        ends = self.reversible_until
+        return ends is not None and self.stopped_at is None and timezone.now() < ends
+
+    @property
+    def reversible_until(self) -> datetime | None:
+        """The end of the time in which it can be undone; None while it is not confirmed."""
+        return self.confirmed_at and self.confirmed_at + REVERSAL_LIFETIME
 
     def signing_input(self) -> str:
         return f"{self.pk}:{self.user_id}:{self.old_address}:{self.new_address}:{self.secret}"

@@ -4,6 +4,7 @@ A missing or broken variable stops the process. The error names every such varia
 """
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -173,7 +174,18 @@ DEVICE_COOKIE_NAME = f"{cookie_prefix}device"
 # --- Servers ---------------------------------------------------------------------------------------------------------
 
 DATABASES = {"default": database | {"CONN_MAX_AGE": 600, "CONN_HEALTH_CHECKS": True}}
-DATABASES["default"].setdefault("OPTIONS", {}).setdefault("connect_timeout", 3)
+# A connection that fell silent is given up within about 10 s, and a statement after 30 s. A migration may take longer, but
+# while it waits for a lock all queries of the table wait behind it.
+is_migration = sys.argv[1:2] == ["migrate"]
+limits = "-c statement_timeout=0 -c lock_timeout=10s" if is_migration else "-c statement_timeout=30s"
+DATABASES["default"]["OPTIONS"] = {
+    "connect_timeout": 3,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+    "options": limits,
+} | database.get("OPTIONS", {})
 
 MAILERS: dict[str, dict[str, Any]] = {"default": {"BACKEND": "mailer.backend.OutboxBackend"}, "transport": transport}
 if fallback:

@@ -49,9 +49,9 @@ SETTINGS = """# Reference: settings
 
 ## The mailer
 
-In a project of your own: `settings.POSTCOMMIT = {{"MAX_ATTEMPTS": 5}}`. In this project: the environment variable
-`POSTCOMMIT_MAX_ATTEMPTS=5`. `manage.py check --tag postcommit` names a value that is not usable, and web processes and workers
-do not start with one.
+In a project of your own: `settings.POSTCOMMIT = {{"RETENTION_DAYS": 30}}`. In this project: the environment variable
+`POSTCOMMIT_RETENTION_DAYS=30`. `manage.py check --tag postcommit` names a value that is not usable, and web processes and
+workers do not start with one.
 
 | setting | default | meaning |
 | --- | --- | --- |

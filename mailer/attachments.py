@@ -13,6 +13,7 @@ from django.core.files.storage import storages
 from django.core.mail import EmailMessage
 
 from mailer.conf import options
+from mailer.outcomes import Unsendable
 
 CHUNK = 1024 * 1024
 """Bytes to read at once: reading stops early if a file is too large."""
@@ -26,7 +27,7 @@ MISTAKES = (ImproperlyConfigured, SuspiciousOperation, AttributeError, LookupErr
 """Errors of a storage that are permanent: a retry would not help."""
 
 
-class TooLarge(ValueError):
+class TooLarge(Unsendable):
     """The message would be larger than POSTCOMMIT_MAX_MESSAGE_SIZE."""
 
 

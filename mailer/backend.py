@@ -12,14 +12,13 @@ from typing import Any
 import structlog
 from django.core.mail import EmailMessage, InvalidMailer
 from django.core.mail.backends.base import BaseEmailBackend
-from django.db import InterfaceError, OperationalError, transaction
+from django.db import Error, transaction
 
 from mailer import outbox, routes
 from mailer.attachments import TooLarge
+from mailer.database import is_away
 
 log = structlog.get_logger(__name__)
-
-DATABASE_AWAY = (OperationalError, InterfaceError)
 
 
 class OutboxBackend(BaseEmailBackend):
@@ -52,8 +51,8 @@ class OutboxBackend(BaseEmailBackend):
         try:
             with transaction.atomic():
                 return sum(self._enqueue(message) for message in messages)
-        except DATABASE_AWAY as error:
-            if not self.fail_silently or transaction.get_connection().in_atomic_block:
+        except Error as error:
+            if not is_away(error) or not self.fail_silently or transaction.get_connection().in_atomic_block:
                 raise
             log.error("mail dropped because of fail_silently", messages=len(messages), error=type(error).__name__)
             return 0

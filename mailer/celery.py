@@ -7,13 +7,19 @@ configure(app)
 import sys
 from typing import Any
 
-from celery import Celery
-from celery.signals import task_postrun, task_prerun, worker_init
+from celery import Celery, bootsteps, current_app
+from celery.signals import (
+    task_postrun,
+    task_prerun,
+    worker_init,
+    worker_process_init,
+    worker_process_shutdown,
+    worker_shutdown,
+)
 from django.conf import settings
 from django.db import close_old_connections
 
 from mailer import malformed
-from mailer.conf import options
 
 BROKER_TRANSPORT_OPTIONS = {
     "visibility_timeout": 300,
@@ -49,18 +55,38 @@ def configure(app: Celery) -> None:
     for signal in task_prerun, task_postrun:  # as Django does around a request: drop failed and old connections only
         signal.connect(close_old_connections)
     worker_init.connect(_check_settings)
+    worker_process_init.connect(_start_housekeeping)
+    worker_process_shutdown.connect(_stop_housekeeping)
+    worker_shutdown.connect(_stop_housekeeping)
+    app.steps["worker"].add(_PoolStarted)
+
+
+class _PoolStarted(bootsteps.StartStopStep):
+    """Start the housekeeping of a pool without processes of its own, such as threads. It needs no broker."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def start(self, parent: Any) -> None:
+        if "prefork" not in type(parent.pool).__module__:
+            _start_housekeeping()
+
+
+def _start_housekeeping(**_: Any) -> None:
+    from mailer.delivery.housekeeping import housekeeping  # the models are loaded by now
+    from mailer.models import Queue
+
+    housekeeping.start([queue for queue in Queue if queue in current_app.amqp.queues.consume_from])
+
+
+def _stop_housekeeping(**_: Any) -> None:
+    from mailer.delivery.housekeeping import housekeeping
+
+    housekeeping.stop()
 
 
 def _configuration() -> dict[str, Any]:
     own = {n.removeprefix("CELERY_").lower(): getattr(settings, n) for n in dir(settings) if n.startswith("CELERY_")}
-    every = options().sweep_every.total_seconds()
     periodic = {
-        "sweep": {
-            "task": "mailer.tasks.sweep",
-            "schedule": every,
-            # The next sweep does the work of a late one. The clocks of beat and worker may differ, hence at least a minute.
-            "options": {"queue": "critical", "priority": 0, "expires": max(12 * every, 60.0)},
-        },
         "purge": {"task": "mailer.tasks.purge", "schedule": 3600.0, "options": {"queue": "bulk", "expires": 3600.0}},
     }
     merged = {

@@ -15,9 +15,8 @@ from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.core.signals import setting_changed
 from django.core.validators import validate_email
 from django.dispatch import receiver
-from django.utils.encoding import punycode
 
-from mailer.addresses import as_compared, mailbox
+from mailer.addresses import as_compared, domain_in_ascii, mailbox
 
 HORIZON = timedelta(seconds=60)
 """Celery keeps a countdown in a worker's memory, and repeats it when it outlasts the broker's visibility timeout. A message
@@ -28,20 +27,14 @@ that is due later than this waits in PostgreSQL."""
 class Options:
     """One field for each setting: `smtp_timeout` is `POSTCOMMIT["SMTP_TIMEOUT"]`. Durations are written in seconds."""
 
-    max_attempts: int = 10
-    """Attempts until a message that is refused for now fails. An attempt while the server is down does not count."""
     backoff_base: timedelta = timedelta(seconds=10)
     """The first pause after a refusal for now; each further pause is twice as long."""
     backoff_max: timedelta = timedelta(seconds=3600)
     """The longest pause."""
     sweep_every: timedelta = timedelta(seconds=5)
-    """The time between two sweeps, which re-queue overdue messages."""
-    republish_after: timedelta = timedelta(seconds=30)
-    """How long a message is overdue before the sweep re-queues it."""
-    claim_lease: timedelta = timedelta(seconds=60)
-    """How long a worker may be silent about a message that it claimed. Then its outcome counts as unknown."""
+    """The time between two sweeps, which find overdue messages and the claims of dead workers."""
     smtp_timeout: timedelta = timedelta(seconds=15)
-    """The longest silence of a mail server, in any phase of the conversation."""
+    """The longest silence of a mail server before the end of the message. Its last answer may take 10 minutes (RFC 5321)."""
     rate_per_second: float | None = None
     """Messages per second for each transport, over all workers; unlimited unless it is set."""
     retention_days: int = 90
@@ -64,14 +57,9 @@ class Options:
     inliner: Literal["css_inline", "premailer"] = "css_inline"
     """The library that moves CSS into style attributes. Both give the same result; css_inline is many times faster."""
 
-    @property
-    def conversation_limit(self) -> timedelta:
-        """The longest duration of a conversation: less than the lease, so that it ends before the claim does."""
-        return (self.smtp_timeout + self.claim_lease) / 2
-
 
 def parse(raw: Mapping[str, Any]) -> Options:
-    """Convert `{"MAX_ATTEMPTS": "5"}` to Options. Raises ImproperlyConfigured with a sentence that names the setting."""
+    """Convert `{"RETENTION_DAYS": "5"}` to Options. Raises ImproperlyConfigured with a sentence that names the setting."""
     kinds = {field.name.upper(): field.type for field in fields(Options)}
     values: dict[str, Any] = {}
     for name, value in raw.items():
@@ -140,10 +128,6 @@ def _check_together(options: Options) -> None:
         raise ImproperlyConfigured("POSTCOMMIT_SUBJECT_PREFIX must be one line.")
     if options.retention_days > 36_500:
         raise ImproperlyConfigured("POSTCOMMIT_RETENTION_DAYS must be 36500 at most.")
-    if options.smtp_timeout >= options.claim_lease:
-        raise ImproperlyConfigured(
-            "POSTCOMMIT_SMTP_TIMEOUT must be less than POSTCOMMIT_CLAIM_LEASE, so that the claim outlasts a silent server."
-        )
     for extra, used in (
         ("premailer", options.inliner == "premailer" and "POSTCOMMIT_INLINER is premailer"),
         ("dkim", options.dkim_keys and "POSTCOMMIT_DKIM_KEYS needs dkimpy"),
@@ -154,7 +138,7 @@ def _check_together(options: Options) -> None:
 
 def sender_domain() -> str:
     """Return the domain of DEFAULT_FROM_EMAIL in ASCII, as header fields need it."""
-    return punycode(parseaddr(settings.DEFAULT_FROM_EMAIL)[1].rpartition("@")[2])
+    return domain_in_ascii(parseaddr(settings.DEFAULT_FROM_EMAIL)[1].rpartition("@")[2])
 
 
 @lru_cache(maxsize=1)

@@ -169,7 +169,8 @@ class Email:
     def is_wanted(self) -> bool:
         """Return whether the mail should still be sent. Called just before each attempt; False cancels it.
 
-        Raise Unwanted to cancel it with a reason of your own, which operators see.
+        Raise Unwanted to cancel it with a reason of your own, which operators see. Do not compare with the clock here, which
+        may be wrong on one of the workers: `expires_at` is compared with the clock of the database.
         """
         return True
 

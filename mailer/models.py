@@ -1,14 +1,18 @@
-"""The tables: messages, stored bodies, delivery attempts, suppressed addresses, and the state of transports."""
+"""The tables: messages, stored bodies, delivery attempts, workers, suppressed addresses, and the state of transports.
+
+Every time in them comes from the clock of the database, which all machines share.
+"""
 
 import uuid
-from datetime import datetime
+from datetime import timedelta
 from typing import Any, ClassVar, Self
 
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
-from django.utils import timezone
+
+from mailer.addresses import canonical
 
 
 class Queue(models.TextChoices):
@@ -47,7 +51,7 @@ SOURCES: dict[State, tuple[State, ...]] = {
     # All but SENDING are for an acceptance that arrives late: it overrides what was assumed meanwhile.
     State.SENT: (State.SENDING, State.HELD, State.RETRYING, State.QUEUED, State.FAILED, State.EXPIRED),
     State.RETRYING: (State.SENDING,),
-    State.HELD: (State.SENDING,),
+    State.HELD: (State.SENDING, *WAITING),  # of the waiting ones, a message that ended several workers
     State.FAILED: (State.SENDING, *WAITING),
     State.EXPIRED: (State.SENDING, *WAITING),
     State.CANCELLED: (*WAITING, State.HELD),
@@ -60,6 +64,40 @@ ACCEPTED, REFUSED = "accepted", "refused"
 """The values of `Message.answers`."""
 
 
+SILENCE = timedelta(seconds=8)
+"""A worker without a heartbeat for this long counts as dead. Its claims and reservations are abandoned."""
+
+
+class WorkerQuerySet(models.QuerySet["Worker"]):
+    def alive(self) -> Self:
+        """Return the workers that beat lately."""
+        return self.filter(seen_at__gt=Now() - SILENCE)
+
+
+class Worker(models.Model):
+    """A process that delivers messages. It writes its heartbeat every few seconds."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    host = models.CharField(max_length=200)
+    pid = models.PositiveIntegerField()
+    release = models.CharField(
+        max_length=50, help_text="A digest of its code. Different ones: a deployment is under way."
+    )
+    queues = models.JSONField(default=list, help_text="The queues that it serves.")
+    doing = models.CharField(max_length=200, blank=True, help_text="The messages that it has in hand.")
+    started_at = models.DateTimeField(db_default=Now())
+    seen_at = models.DateTimeField(db_default=Now())
+    swept_at = models.DateTimeField(null=True, blank=True, help_text="The beginning of its last sweep.")
+
+    objects: ClassVar[WorkerQuerySet] = WorkerQuerySet.as_manager()  # type: ignore[assignment]
+
+    class Meta:
+        ordering = ["host", "pid"]
+
+    def __str__(self) -> str:
+        return f"{self.host}/{self.pid}"
+
+
 class MessageQuerySet(models.QuerySet["Message"]):
     def move(self, to: State, /, **changes: Any) -> int:
         """Move the messages of this queryset that may reach the state, in one UPDATE. Return their number.
@@ -67,29 +105,45 @@ class MessageQuerySet(models.QuerySet["Message"]):
         The UPDATE's condition includes the old state, so of two processes that move the same message only one gets 1.
         """
         if to in SETTLED:
-            changes.setdefault("settled_at", timezone.now())
-        return self.filter(state__in=SOURCES[to]).update(state=to, **changes)
+            changes.setdefault("settled_at", Now())
+        return self.filter(state__in=SOURCES[to]).update(state=to, worker=None, claimed_until=None, **changes)
 
     def waiting(self) -> Self:
         """Return messages that a worker claims when they are due."""
         return self.filter(state__in=WAITING)
 
-    def overdue(self, queue: Queue, now: datetime) -> Self:
-        """Return the waiting messages of a queue that the sweep may publish now, the longest waiting first."""
-        return self.waiting().filter(queue=queue, publish_at__lte=now).order_by("publish_at")
+    def due(self) -> Self:
+        """Return waiting messages whose time has come."""
+        return self.waiting().filter(due_at__lte=Now())
+
+    def free(self) -> Self:
+        """Return messages that no living worker has in hand."""
+        return self.exclude(models.Exists(Worker.objects.alive().filter(pk=models.OuterRef("worker"))))
+
+    def overdue(self, since: timedelta) -> Self:
+        """Return messages that have been due and free for this long."""
+        return self.waiting().filter(due_at__lte=Now() - since).free()
+
+    def late(self, since: timedelta) -> Self:
+        """Return waiting messages that have been due, or could not be prepared, for this long."""
+        limit = Now() - since
+        return self.waiting().filter(Q(due_at__lte=limit) | Q(troubled_since__lte=limit))
+
+    def expired(self) -> Self:
+        """Return waiting messages whose deadline has passed."""
+        return self.waiting().filter(expires_at__lte=Now())
 
     def age_of_oldest_due(self) -> float:
-        """Return the seconds that the oldest due message has waited; 0.0 if none is due."""
-        now = timezone.now()
-        oldest = self.waiting().filter(due_at__lte=now).aggregate(models.Min("due_at"))["due_at__min"]
-        return round((now - oldest).total_seconds(), 1) if oldest else 0.0
+        """Return the seconds that the oldest due message has waited, since it was first due; 0.0 if none is due."""
+        waited = self.due().aggregate(waited=Now() - models.Min("first_due_at"))["waited"]
+        return round(waited.total_seconds(), 1) if waited else 0.0
 
     def abandoned(self) -> Self:
-        """Return messages whose worker did not settle them before its lease ended.
-
-        Leases use the database's clock: the clocks of two machines may differ by more than a lease.
-        """
-        return self.filter(state=State.SENDING, claimed_until__lt=Now())
+        """Return messages whose worker fell silent while it sent them, or did not settle them before its lease ended."""
+        return self.filter(state=State.SENDING).filter(
+            ~models.Exists(Worker.objects.alive().filter(pk=models.OuterRef("worker"))) & Q(worker__isnull=False)
+            | Q(claimed_until__lt=Now())
+        )
 
 
 class Payload(models.Model):
@@ -97,7 +151,7 @@ class Payload(models.Model):
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     document = models.BinaryField(help_text="Compressed; `mailer.mime.serializer` writes and reads it.")
-    created_at = models.DateTimeField(default=timezone.now, db_index=True)
+    created_at = models.DateTimeField(db_default=Now(), db_index=True)
 
     class Meta:
         verbose_name = "stored body"
@@ -148,14 +202,25 @@ class Message(models.Model):
         default=0,
         help_text="Attempts up to this number do not count against the limit: a person retried it then.",
     )
-    created_at = models.DateTimeField(default=timezone.now)
-    due_at = models.DateTimeField(default=timezone.now, help_text="No attempt before this.")
+    created_at = models.DateTimeField(db_default=Now())
+    first_due_at = models.DateTimeField(
+        db_default=Now(), help_text="When it was first due, or due again because a person retried it."
+    )
+    due_at = models.DateTimeField(db_default=Now(), help_text="No attempt before this.")
     expires_at = models.DateTimeField(null=True, blank=True, help_text="No attempt after this.")
-    publish_at = models.DateTimeField(default=timezone.now, help_text="No task is published by the sweep before this.")
-    handovers = models.PositiveSmallIntegerField(
-        default=0, help_text="The number of tasks that the sweep published since a worker last claimed it."
+    worker = models.UUIDField(null=True, blank=True, help_text="The worker that has it in hand.")
+    reservations = models.PositiveSmallIntegerField(
+        default=0,
+        db_default=0,
+        help_text="The number of workers that took it in hand: all but the last fell silent before they claimed it.",
+    )
+    troubled_since = models.DateTimeField(
+        null=True, blank=True, help_text="Since then it could not be prepared. Empty while there is no trouble."
     )
     claimed_until = models.DateTimeField(null=True, blank=True, help_text="The end of the sending worker's lease.")
+    notify_at = models.DateTimeField(
+        null=True, blank=True, help_text="When to call the receivers of message_settled. Empty: they were called."
+    )
     settled_at = models.DateTimeField(null=True, blank=True)
     answers = models.JSONField(
         default=dict,
@@ -184,8 +249,12 @@ class Message(models.Model):
                 condition=Q(state=State.SENDING, claimed_until__isnull=False) | ~Q(state=State.SENDING),
             ),
         ]
-        indexes = [  # the first two stay as small as the backlog
-            models.Index("queue", "publish_at", name="message_waiting", condition=Q(state__in=WAITING)),
+        indexes = [  # the first four stay as small as the backlog
+            models.Index("queue", "transport", "due_at", name="message_due", condition=Q(state__in=WAITING)),
+            models.Index(
+                "expires_at", name="message_expiring", condition=Q(state__in=WAITING, expires_at__isnull=False)
+            ),
+            models.Index("notify_at", name="message_notify", condition=Q(notify_at__isnull=False)),
             models.Index("claimed_until", name="message_claimed", condition=Q(state=State.SENDING)),
             models.Index("settled_at", name="message_settled", condition=Q(settled_at__isnull=False)),
             models.Index("message_id_header", name="message_message_id"),
@@ -210,6 +279,21 @@ class Outcome(models.TextChoices):
     REFUSED_FOR_GOOD = "refused_for_good", "refused for good"
     TRANSPORT_DOWN = "transport_down", "server not reached or not willing"
     UNCERTAIN = "uncertain", "transmitted, no answer seen"
+    INTERRUPTED = "interrupted", "stopped before anything was sent"
+
+
+TOOK = (Outcome.ACCEPTED, Outcome.PARTLY_ACCEPTED)
+"""The server took the message, for some recipients at least."""
+
+NEWEST = 500
+"""Attempts that are looked at to judge a transport."""
+
+
+class AttemptQuerySet(models.QuerySet["DeliveryAttempt"]):
+    def newest(self) -> Self:
+        """Return the last NEWEST attempts, by the primary key: no index by time is needed."""
+        newest = models.Subquery(DeliveryAttempt.objects.order_by("-pk").values("pk")[:1])
+        return self.filter(pk__gt=newest - NEWEST)
 
 
 class DeliveryAttempt(models.Model):
@@ -219,11 +303,20 @@ class DeliveryAttempt(models.Model):
     number = models.PositiveIntegerField()
     transport = models.CharField(max_length=50)
     worker = models.CharField(max_length=200, blank=True)
-    started_at = models.DateTimeField(default=timezone.now)
+    started_at = models.DateTimeField(db_default=Now())
     finished_at = models.DateTimeField(null=True, blank=True)
     outcome = models.CharField(max_length=20, choices=Outcome, default=Outcome.PENDING)
+    phase = models.CharField(
+        max_length=10,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="The step of the conversation that was answered.",
+    )
     code = models.CharField(max_length=40, blank=True, help_text="The SMTP reply or HTTP status.")
     response = models.TextField(blank=True, help_text="What the server said, addresses masked.")
+
+    objects: ClassVar[AttemptQuerySet] = AttemptQuerySet.as_manager()  # type: ignore[assignment]
 
     class Meta:
         ordering = ["message", "number"]
@@ -233,38 +326,69 @@ class DeliveryAttempt(models.Model):
         return f"attempt {self.number} of message {self.message_id}"
 
 
+class CanonicalAddressField(models.EmailField):  # type: ignore[type-arg]
+    """Stores an address in the form of `addresses.canonical`, and finds it by any of its spellings."""
+
+    def to_python(self, value: Any) -> Any:
+        return canonical(value) if isinstance(value, str) else super().to_python(value)
+
+    def get_prep_value(self, value: Any) -> Any:
+        return super().get_prep_value(self.to_python(value))
+
+
 class Suppression(models.Model):
     """An address that gets no mail: its server says that it does not exist, or its owner unsubscribed from a stream."""
 
-    address = models.EmailField(max_length=254)
+    address = CanonicalAddressField(max_length=254)
     stream = models.CharField(
         max_length=50, blank=True, default="", db_default="", help_text="Empty: the address gets no mail at all."
     )
     reason = models.TextField()
     message = models.ForeignKey(Message, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
-    created_at = models.DateTimeField(default=timezone.now)
+    created_at = models.DateTimeField(db_default=Now())
 
     class Meta:
         ordering = ["-created_at"]
         constraints = [models.UniqueConstraint("address", "stream", name="suppression_unique")]
 
     def __str__(self) -> str:
-        return self.address
-
-    def clean(self) -> None:
-        """Lower the address, as look-ups need it. The admin's form calls this."""
-        self.address = self.address.lower()
+        return str(self.address)
 
 
-class TransportState(models.Model):
-    """The circuit breaker and the rate limit of a transport. A transport that never failed may have no row."""
+class Circuit(models.Model):
+    """The circuit breaker of a transport, as one host sees it. While the transport works there need be no row."""
 
-    alias = models.CharField(max_length=50, primary_key=True)
+    transport = models.CharField(max_length=50)
+    host = models.CharField(
+        max_length=200, blank=True, help_text="The host that cannot use it. Empty: it is paused for all hosts."
+    )
     failures = models.PositiveIntegerField(default=0, help_text="The number of failed probes in a row.")
+    paused_since = models.DateTimeField(null=True, blank=True)
     paused_until = models.DateTimeField(
         null=True, blank=True, help_text="After this one message probes it. Empty while it works."
     )
+    needs_person = models.BooleanField(
+        default=False, help_text="A person must correct the configuration or the account."
+    )
     reason = models.TextField(blank=True)
+
+    class Meta:
+        ordering = ["transport", "host"]
+        constraints = [models.UniqueConstraint("transport", "host", name="circuit_unique")]
+
+    def __str__(self) -> str:
+        return f"{self.transport} from {self.host or 'all hosts'}"
+
+
+class TransportState(models.Model):
+    """The pace of a transport. One that was never slowed down may have no row."""
+
+    alias = models.CharField(max_length=50, primary_key=True)
+    rate = models.FloatField(
+        null=True,
+        blank=True,
+        help_text="Messages a second, as learnt from the server's refusals. Empty: no limit is known.",
+    )
     slot_at = models.DateTimeField(
         null=True, blank=True, help_text="Under a rate limit, no message is sent before this."
     )

@@ -1,24 +1,28 @@
 """The public API: enqueue an e-mail in the current transaction; it is sent if, and only if, that commits."""
 
 import uuid
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from itertools import batched
 from typing import Any
 
 import structlog
 from django.core.mail import EmailMessage
-from django.db import OperationalError, transaction
-from django.db.models import Exists, F, Q
-from django.utils import timezone
+from django.db import IntegrityError, OperationalError, connection, transaction
+from django.db.models import F
+from django.db.models.functions import Now
 
 from mailer import routes, signals
+from mailer.addresses import for_envelope
 from mailer.composing.built_by_django import DjangoMail
 from mailer.conf import sender_domain
-from mailer.delivery.broker import next_sweep, publish_on_commit
+from mailer.delivery.broker import kick, publish_on_commit
 from mailer.email import Email, find
 from mailer.mime import serializer
-from mailer.models import ACCEPTED, UNSETTLED, Message, MessageQuerySet, Payload, State
+from mailer.models import ACCEPTED, UNSETTLED, WAITING, Message, MessageQuerySet, Payload, State
 from mailer.recipients.subscriptions import copy_unsubscribes as copy_unsubscribes
 
 log = structlog.get_logger(__name__)
@@ -26,19 +30,49 @@ log = structlog.get_logger(__name__)
 NOW = timedelta(0)
 BATCH = 1000
 """The number of messages that `enqueue_many` keeps in memory at once."""
+LONGEST_WAIT = 5
+"""Seconds. A call waits at most this long for another transaction that uses the same key."""
+
+LIMIT_WAITING = "SELECT set_config('lock_timeout', %s, true) WHERE current_setting('lock_timeout') = '0'"
+"""Sets the limit, unless the application has set its own."""
+STOP_LIMITING = "SELECT set_config('lock_timeout', '0', true)"
+BUSY = ("55P03", "40P01")
+"""SQLSTATE of a lock that was not available in time, and of a deadlock."""
+
+# A key-share lock hinders no claim and no other call with the key. It excludes only the FOR UPDATE under which a worker
+# decides that a message is not wanted: the worker sees what this transaction commits, or this one sees what it decided.
+# All other locks of messages are FOR NO KEY UPDATE (`no_key=True`), so nobody waits for the end of this transaction.
+FIND_BY_KEY = f"""
+SELECT * FROM {Message._meta.db_table}
+WHERE message_id_header = %(message_id_header)s
+   OR (key = %(key)s AND state = ANY(%(unsettled)s)
+       AND NOT (state = ANY(%(waiting)s) AND coalesce(expires_at <= statement_timestamp(), false)))
+FOR KEY SHARE
+"""  # noqa: S608 - the name is our own model's
+
+
+class KeyBusy(OperationalError):
+    """Another transaction uses the key, and it did not end in time, or it waits for a key of this transaction.
+
+    Nothing was written, and the caller's transaction can go on. To try again, repeat the whole transaction.
+    """
 
 
 def enqueue(email: Email, *, delay: timedelta = NOW, key: str = "", using: str = "") -> Message:
     """Enqueue an e-mail in the current transaction. It is delivered `delay` from now, once the transaction commits.
 
     A `key` makes it unique: an unsettled message with the same key is returned instead, even if several transactions ask at
-    the same time. `using` is the alias in MAILERS of the only transport that it may take; without it, it takes the default
+    the same time. A waiting message whose deadline has passed is settled as expired, and does not keep the key. Such a call
+    waits for a transaction that uses the key: LONGEST_WAIT at most, then it raises KeyBusy. Two transactions that enqueue
+    several keys in different order wait for each other, and one gets KeyBusy: enqueue keys in sorted order.
+
+    `using` is the alias in MAILERS of the only transport that it may take; without it, it takes the default
     route.
 
     Return the message's row. Raises TypeError for a field that cannot be stored, such as an unsaved instance, and ValueError
-    if `using` is not an alias in MAILERS.
+    if `using` is not an alias in MAILERS, or if the domain of the recipient cannot be encoded (IDNA 2008).
     """
-    return _enqueue(_new_message(email, delay=delay, key=key, using=using))
+    return _enqueue(_new_message(email, delay=delay, key=key, using=using), delay)
 
 
 def enqueue_many(
@@ -51,23 +85,23 @@ def enqueue_many(
     """Enqueue e-mails in one transaction. Return their number.
 
     It works in batches of BATCH, so `emails` may be a generator over a table of any size, and calls `progress` with the size
-    of each batch. The sweep publishes them, a few hundred at a time. An exception in `emails` or `progress` rolls everything
+    of each batch. An exception in `emails` or `progress` rolls everything
     back and is raised.
 
     A second call enqueues them again. To prevent that, write a row with a unique value in the same transaction. If a user of
     `Email.user` is deleted before the transaction ends, the database rejects the whole transaction.
     """
-    enqueued = 0
+    enqueued: Counter[str] = Counter()
     with transaction.atomic():
         for batch in batched(emails, BATCH):
             rows = [_new_message(email, delay=delay, using=using) for email in batch]
-            for row in rows:
-                row.publish_at = row.due_at
             Message.objects.bulk_create(rows)
-            enqueued += len(rows)
+            enqueued.update(row.queue for row in rows)
             progress(len(rows))
-        transaction.on_commit(lambda: log.info("enqueued many", messages=enqueued), robust=True)
-    return enqueued
+        transaction.on_commit(lambda: log.info("enqueued many", messages=enqueued.total()), robust=True)
+        for queue in enqueued:
+            transaction.on_commit(partial(kick, queue, delay), robust=True)
+    return enqueued.total()
 
 
 def enqueue_built(built: EmailMessage, *, using: str = "") -> Message:
@@ -81,7 +115,7 @@ def enqueue_built(built: EmailMessage, *, using: str = "") -> Message:
         mail = DjangoMail(Payload.objects.create(document=document))
         message = _new_message(mail, using=using)
         message.message_id_header = serializer.message_id(mail.built.extra_headers) or message.message_id_header
-        return _enqueue(message)
+        return _enqueue(message, NOW)
 
 
 def resend(message: Message) -> Message:
@@ -94,31 +128,30 @@ def resend(message: Message) -> Message:
         _keep_body(message)
         again = _new_message(find(message.kind).load(message.arguments), using=message.transport)
         again.resent_from = message
-        return _enqueue(again)
+        return _enqueue(again, NOW)
 
 
 def _new_message(email: Email, *, delay: timedelta = NOW, key: str = "", using: str = "") -> Message:
     if using not in routes.names():
         raise ValueError(f"MAILERS has no transport {using!r}; it has {', '.join(routes.names()[1:]) or 'none'}")
-    now = timezone.now()
+    due_at = Now() + delay
     return Message(
         kind=email.kind,
         arguments=email.arguments(),
         payload=email.payload if isinstance(email, DjangoMail) else None,
         user=email.user(),
-        recipient=email.recipient().address,
+        recipient=for_envelope(email.recipient().address),
         message_id_header=f"<{uuid.uuid4().hex}@{sender_domain()}>",  # every attempt uses it
         queue=email.queue,
         transport=using,
         key=key,
-        created_at=now,
-        due_at=now + delay,
-        publish_at=next_sweep(now + delay, now),
+        first_due_at=due_at,
+        due_at=due_at,
         expires_at=email.expires_at(),
     )
 
 
-def _enqueue(message: Message) -> Message:
+def _enqueue(message: Message, delay: timedelta) -> Message:
     if message.key:
         row = _save_or_find(message)
         if row.message_id_header != message.message_id_header:
@@ -128,23 +161,55 @@ def _enqueue(message: Message) -> Message:
         row.save(force_insert=True)
     due_at = row.due_at.isoformat(timespec="milliseconds")
     transaction.on_commit(lambda: log.info("enqueued", **row.log_fields(), due_at=due_at), robust=True)
-    publish_on_commit(row)
+    publish_on_commit(row, delay)
     return row
 
 
 def _save_or_find(message: Message) -> Message:
-    """Save the message, or find the unsettled one with its key.
+    """Save the message, or find the unsettled one with its key. Raises KeyBusy.
 
     ON CONFLICT DO NOTHING waits for a transaction that inserted the same key. The loop is for a message that is settled
-    between the two statements. It is limited, because a transaction in REPEATABLE READ may never see the row.
+    between two statements. It is limited, because a transaction in REPEATABLE READ may never see the row.
     """
-    for _ in range(10):
-        Message.objects.bulk_create([message], ignore_conflicts=True)  # sets no primary key, so the row is read back
-        same_key = Q(key=message.key, state__in=UNSETTLED)
-        row = Message.objects.filter(Q(message_id_header=message.message_id_header) | same_key).first()
-        if row is not None:
-            return row
+    values: dict[str, Any] = {"message_id_header": message.message_id_header, "key": message.key}
+    values |= {"waiting": list(WAITING), "unsettled": list(UNSETTLED)}
+    with _limited_waiting(message.key):
+        for _ in range(10):
+            Message.objects.bulk_create(
+                [message], ignore_conflicts=True
+            )  # sets no primary key, so the row is read back
+            row = next(iter(Message.objects.raw(FIND_BY_KEY, values, using=connection.alias)), None)
+            if row is not None:
+                return row
+            _expire_overdue(message.key)
     raise OperationalError(f"the message with the key {message.key!r} exists, but this transaction cannot read it")
+
+
+@contextmanager
+def _limited_waiting(key: str) -> Iterator[None]:
+    """Wait for other transactions LONGEST_WAIT at most. Raises KeyBusy, and undoes what was written in this context."""
+    try:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute(LIMIT_WAITING, [f"{LONGEST_WAIT}s"])
+            is_ours = cursor.rowcount == 1
+            yield
+            if is_ours:
+                cursor.execute(STOP_LIMITING)
+    except OperationalError as error:
+        if getattr(error.__cause__, "sqlstate", None) not in BUSY:
+            raise
+        raise KeyBusy(
+            f"another transaction uses the key {key!r}, and has not ended. Repeat this transaction. "
+            "If it enqueues several keys, enqueue them in sorted order; keep transactions with keys short."
+        ) from error
+
+
+def _expire_overdue(key: str) -> None:
+    """Settle the waiting message with this key if its deadline has passed: it will not be sent, so the key is free."""
+    for message in Message.objects.waiting().filter(key=key, expires_at__lte=Now()).select_for_update(no_key=True):
+        why = {"reason": "its deadline passed before it could be sent", **signals.to_notify(message.kind)}
+        if Message.objects.filter(pk=message.pk).move(State.EXPIRED, **why):
+            signals.call_receivers_on_commit(message)
 
 
 def cancel(message: Message, reason: str = "cancelled by the application") -> bool:
@@ -183,33 +248,47 @@ def _move_each(messages: MessageQuerySet, to: State, *, reason: str) -> int:
     moved = 0
     for message in messages.iterator():
         with transaction.atomic():
-            if to is State.QUEUED and not _keep_body(message):
-                continue
-            row = Message.objects.filter(pk=message.pk)
-            if to is State.QUEUED and message.key:  # another message with its key may have been enqueued since
-                same_key = Message.objects.filter(key=message.key, state__in=UNSETTLED).exclude(pk=message.pk)
-                row = row.exclude(Exists(same_key))
-            if not row.move(to, reason=reason, **(_new_round(message) if to is State.QUEUED else {})):
+            if to is State.QUEUED:
+                has_moved = _keep_body(message) and _requeue(message, reason)
+            else:
+                row, notify = Message.objects.filter(pk=message.pk), signals.to_notify(message.kind)
+                has_moved = row.move(to, reason=reason, **notify) == 1
+            if not has_moved:
                 continue
             moved += 1
-            signals.send_settled(message)
             if to is State.QUEUED:
-                message.refresh_from_db()
-                publish_on_commit(message)
+                publish_on_commit(message, NOW)
+            else:
+                signals.call_receivers_on_commit(message)
         log.info(f"moved to {to}", **message.log_fields(), reason=reason)
     return moved
 
 
+def _requeue(message: Message, reason: str) -> bool:
+    """Move the message to QUEUED. False if its state does not allow it, or if another unsettled message has its key."""
+    row = Message.objects.filter(pk=message.pk)
+    if not message.key:
+        return row.move(State.QUEUED, reason=reason, **_new_round(message)) == 1
+    try:
+        with _limited_waiting(message.key):
+            _expire_overdue(message.key)
+            return row.move(State.QUEUED, reason=reason, **_new_round(message)) == 1
+    except (IntegrityError, KeyBusy) as error:  # the constraint also sees what other transactions write at this moment
+        log.info("not queued again: its key is taken", **message.log_fields(), error=type(error).__name__)
+        return False
+
+
 def _new_round(message: Message) -> dict[str, object]:
-    now = timezone.now()
     # Locked and read again, because a late answer may have arrived.
-    answers = Message.objects.select_for_update().values_list("answers", flat=True).get(pk=message.pk)
+    answers = Message.objects.select_for_update(no_key=True).values_list("answers", flat=True).get(pk=message.pk)
     return {
-        "due_at": now,
-        "publish_at": next_sweep(now, now),
+        "first_due_at": Now(),
+        "due_at": Now(),
         "settled_at": None,
         "counted_after": F("attempts"),
-        "handovers": 0,
+        "reservations": 0,
+        "troubled_since": None,
+        "notify_at": None,
         "answers": {address: answer for address, answer in answers.items() if answer == ACCEPTED},
     }
 

@@ -1,43 +1,66 @@
-"""The Celery tasks. Each one is a single call; the work is done elsewhere."""
+"""The Celery tasks. Each one is a single call; the work is done elsewhere.
+
+What a task returns is for Flower: ids, states and codes, never an address or a text of a mail.
+"""
 
 from typing import Any
 
 import structlog
 from celery import Task, shared_task
-from django.db import InterfaceError, OperationalError
+from django.db import Error, connection
 
-from mailer.conf import options
-from mailer.delivery import pipeline, rate, retention
-from mailer.delivery import sweep as sweeping
-from mailer.delivery.broker import DELIVER_TASK
+from mailer import signals
+from mailer.database import is_away
+from mailer.delivery import broker, pipeline, rate, retention
+from mailer.delivery.claim import LEASE
+from mailer.delivery.heartbeat import heartbeat
 
 log = structlog.get_logger(__name__)
 
-DATABASE_AWAY = (OperationalError, InterfaceError)
-
-TIME_LIMIT = round((max(rate.LONGEST_WAIT.values()) + 2 * options().claim_lease).total_seconds())
-"""Seconds until Celery kills a worker process that is still busy with one message (prefork pool only)."""
+TIME_LIMIT = round((rate.LONGEST_WAIT_OF_CRITICAL + 2 * LEASE).total_seconds())
+"""Seconds until Celery kills a worker process that is still busy with one task (prefork pool only)."""
 
 
-@shared_task(name=DELIVER_TASK, bind=True, max_retries=10, time_limit=TIME_LIMIT)
-def deliver_message(self: "Task[Any, Any]", message_id: int) -> None:
+@shared_task(name=broker.DELIVER_TASK, bind=True, max_retries=10, time_limit=TIME_LIMIT)
+def deliver_message(self: "Task[Any, Any]", message_id: int) -> str:
     """Deliver the message with this id.
 
     Celery retries only while the database is away; refusals by mail servers are handled in the row. After the last retry, or
-    if the broker loses the task, the sweep finds the row.
+    if the broker loses the task, a worker finds the row by itself.
     """
     try:
-        pipeline.deliver(message_id)
-    except DATABASE_AWAY as error:
-        pause = min(2**self.request.retries, 30)
+        return pipeline.deliver(message_id)
+    except Error as error:
+        if not is_away(error):
+            raise
+        connection.close()  # a server that became read-only keeps it open
+        pause = min(2 ** min(self.request.retries, 5), 30)
         log.warning("database away", message_id=message_id, error=type(error).__name__, seconds=pause)
         raise self.retry(exc=error, countdown=pause) from None
 
 
-@shared_task(name="mailer.tasks.sweep", max_retries=0)
-def sweep() -> None:
-    """Re-queue overdue messages and settle abandoned ones; beat calls it every few seconds."""
-    sweeping.sweep()
+@shared_task(name=broker.KICK_TASK, max_retries=0, time_limit=TIME_LIMIT)
+def deliver_due(queue: str) -> str:
+    """Deliver what is due, the most urgent queue of this worker first. While work is left, one such task waits.
+
+    A worker repeats it by itself if the database is away.
+    """
+    try:
+        tried = pipeline.deliver_due(heartbeat.queues or [queue], on_more=lambda: broker.kick_if_idle(queue))
+    except Error as error:
+        if not is_away(error):
+            raise
+        connection.close()
+        log.warning("database away", error=type(error).__name__)
+        return "database away"
+    return f"{tried} messages"
+
+
+@shared_task(name=broker.RECEIVERS_TASK, max_retries=0)
+def call_receivers(message_ids: list[int]) -> None:
+    """Call the receivers of message_settled again for these messages."""
+    for message_id in message_ids:
+        signals.call_receivers(message_id)
 
 
 @shared_task(name="mailer.tasks.purge", max_retries=0)

@@ -3,18 +3,26 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import hypothesis
 import pytest
+from django.db import connection
 from django.utils import translation
 from pytest_django import Settings
 
 from accounts.models import User
 from config.environment import email_url
 from mailer.delivery import broker
-from mailer.transports import transmit
+from mailer.delivery.heartbeat import heartbeat
+from mailer.transports import connections
 from tests import environment
+from tests import history as histories
+from tests.history import Change
 from tests.mailer import kinds
 from tests.servers import Postgres, Valkey
 from tests.smtp_sink import Sink
+
+hypothesis.settings.register_profile("postcommit", deadline=None)  # a busy machine takes its time
+hypothesis.settings.load_profile("postcommit")
 
 OUTBOX = {"BACKEND": "mailer.backend.OutboxBackend"}
 """The entry in MAILERS that Django's own mail goes through."""
@@ -55,10 +63,11 @@ def quick_passwords(settings: Settings) -> None:
 def no_memories(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Reset the state that a process keeps between messages."""
     monkeypatch.setattr(broker, "breaker", broker.CircuitBreaker())
+    heartbeat.renew()
     translation.activate("en")  # a request in Thai leaves its thread in Thai
     yield
-    for alias in list(transmit._backends()):
-        transmit.close(alias)
+    connections.close_all()
+    connections._pools.clear()
 
 
 @pytest.fixture
@@ -103,3 +112,19 @@ def showcase_templates(settings: Settings) -> None:
     """Add the template folders of the tests' kinds of e-mail."""
     engine = settings.TEMPLATES[0]
     settings.TEMPLATES = [engine | {"DIRS": [*engine["DIRS"], kinds.TEMPLATES]}]
+
+
+@pytest.fixture
+def history(db: None) -> Iterator[Callable[[], list[Change]]]:
+    """Write down every change of messages and attempts from here on. Returns the function that reads them."""
+    with connection.cursor() as cursor:
+        cursor.execute(histories.INSTALL)
+
+    def read() -> list[Change]:
+        with connection.cursor() as cursor:
+            return histories.read(cursor)
+
+    yield read
+    if not connection.in_atomic_block:  # otherwise it is rolled back
+        with connection.cursor() as cursor:
+            cursor.execute(histories.REMOVE)

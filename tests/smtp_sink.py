@@ -4,6 +4,7 @@ import asyncio
 import email
 import email.policy
 import logging
+import math
 import random
 import re
 import threading
@@ -87,10 +88,15 @@ class _Conversation(SMTP):
     event_handler: "Sink"
 
     async def _handle_client(self) -> None:
-        self.event_handler.connections += 1
-        reply = await self.event_handler.scripted("CONNECT")
+        sink = self.event_handler
+        sink.connections += 1
+        reply = await sink.scripted("CONNECT") or (None if sink.open < sink.most_open else sink.TOO_MANY)
         if reply is None:
-            await super()._handle_client()
+            sink.open += 1
+            try:
+                await super()._handle_client()
+            finally:
+                sink.open -= 1
         else:
             await self.event_handler.answer(self, reply, send=True)
             assert self.transport is not None
@@ -107,11 +113,18 @@ class _Conversation(SMTP):
 class Sink:
     """`with Sink() as sink:` … `sink.received`, `sink.script.once["RCPT"] = deque(["451 4.3.0 later"])`."""
 
-    def __init__(self, *, user: str = "", password: str = "", without: Collection[str] = ()) -> None:
-        """`without` names extensions that it does not announce: `8BITMIME`, `SMTPUTF8`."""
+    TOO_MANY = "421 4.7.0 sink.example Error: too many connections from 127.0.0.1"
+
+    def __init__(
+        self, *, user: str = "", password: str = "", without: Collection[str] = (), most_open: float = math.inf
+    ) -> None:
+        """`without` names extensions that it does not announce: `8BITMIME`, `SMTPUTF8`. `most_open` limits its connections."""
         self.without = without
         self.received: list[Received] = []
         self.script = Script()
+        self.most_open = most_open
+        self.open = 0
+        """The number of connections now; `connections` is how many there were."""
         self.connections = 0
         self._conversations: list[SMTP] = []
         self._login = (user.encode(), password.encode()) if user else None

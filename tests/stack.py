@@ -5,7 +5,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import psycopg
 import requests
 from psycopg.rows import dict_row
 
+from tests import history
 from tests.environment import ENVIRONMENT, ROOT
 from tests.servers import Postgres, Valkey, free_port, wait_until
 from tests.smtp_sink import Sink
@@ -30,32 +33,58 @@ PASSWORD = "correct horse 9 battery"
 QUICK = {
     "VERIFICATION_DELAY": "1",
     "POSTCOMMIT_SWEEP_EVERY": "0.5",
-    "POSTCOMMIT_REPUBLISH_AFTER": "2",
     "POSTCOMMIT_BACKOFF_BASE": "0.5",
     "POSTCOMMIT_SMTP_TIMEOUT": "2",
-    "POSTCOMMIT_CLAIM_LEASE": "4",
     "ACCOUNTS_MAIL_PER_NETWORK": "1000000/hour",
 }
 """Seconds instead of minutes, to make tests short."""
+
+AS_SHIPPED = {name: QUICK[name] for name in ("VERIFICATION_DELAY", "ACCOUNTS_MAIL_PER_NETWORK")}
+"""The defaults of the mailer. What people wait for before their mail is due, and how many may sign up, is no part of it."""
+
+POOL = os.environ.get("POOL", "prefork")
+"""The pool of the workers: prefork or threads."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """How a process differs from others of its kind. All but `environment` are for workers."""
+
+    pool: str = POOL
+    concurrency: int = 2
+    queues: str = "critical,default,bulk"
+    imports: str = ""
+    """A module with further kinds of e-mail."""
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 class Stack:
     """`with Stack(tmp_path, sink) as stack: stack.start("web", "worker", "worker-2", "beat")`."""
 
     def __init__(
-        self, directory: Path, sink: Sink, broker: Callable[[Path], Valkey] = Valkey, /, **environment: str
+        self,
+        directory: Path,
+        sink: Sink,
+        broker: Callable[[Path], Valkey] = Valkey,
+        settings: Mapping[str, str] = QUICK,
+        /,
+        **environment: str,
     ) -> None:
         self.directory, self.sink = directory, sink
+        self.options: dict[str, Process] = {}
+        """By name; set before `start`."""
         self.postgres, self.valkey = Postgres(directory / "pg"), broker(directory / "vk")
         self.web_port = free_port()
         self.flower_port = free_port()
         self.url = f"http://localhost:{self.web_port}"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._said_before: dict[str, int] = {}
+        self._surroundings = ExitStack()
+        self._entered: list[object] = []
         self._environment = {
             **os.environ,
             **ENVIRONMENT,
-            **QUICK,
+            **settings,
             "DATABASE_URL": self.postgres.url,
             "EMAIL_URL": sink.url,
             "SITE_URL": self.url,
@@ -74,6 +103,7 @@ class Stack:
             self.postgres.start()
             if not MIGRATED.exists():
                 self.manage("migrate", "--verbosity", "0")
+                self.sql(history.INSTALL)
                 self.postgres.stop()
                 self._copy(self.postgres.data, MIGRATED)
                 self.postgres.start()
@@ -89,11 +119,28 @@ class Stack:
     def __exit__(self, *_: object) -> None:
         for name in list(self._processes):
             self.kill(name)
+        self._surroundings.close()
         self.valkey.stop()
         self.postgres.stop()
 
+    def surround[Surrounding](self, surrounding: AbstractContextManager[Surrounding]) -> Surrounding:
+        """Enter a context that ends after all processes, and keep what it gives, such as a cable."""
+        entered = self._surroundings.enter_context(surrounding)
+        self._entered.append(entered)
+        return entered
+
+    def surrounding[Surrounding](self, kind: type[Surrounding]) -> Surrounding:
+        """Return what a surrounding context gave."""
+        return next(entered for entered in self._entered if isinstance(entered, kind))
+
     def start(self, *names: str) -> None:
         """Start processes and wait until they are ready. `worker-2` is a second worker."""
+        self.launch(*names)
+        for name in names:
+            self.wait_for(partial(self._is_up, name), f"{name} to start", seconds=30)
+
+    def launch(self, *names: str) -> None:
+        """Start processes. A worker does not get ready while its broker is away."""
         for name in names:
             with self.log_file(name).open("ab") as log:
                 self._said_before[name] = log.tell()
@@ -101,13 +148,11 @@ class Stack:
                 self._processes[name] = subprocess.Popen(
                     [BIN / program, *arguments],
                     cwd=PROJECT,
-                    env=self._environment,
+                    env={**self._environment, **self._process(name).environment},
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                 )
-        for name in names:
-            self.wait_for(partial(self._is_up, name), f"{name} to start", seconds=30)
 
     def stop(self, name: str) -> float:
         """Stop a process in order. Return the seconds that it took; more than 20 are an error."""
@@ -127,8 +172,17 @@ class Stack:
                 return
             process.wait(10)
 
+    def has_ended(self, name: str) -> bool:
+        """Return whether a process that was started has ended by itself."""
+        process = self._processes.get(name)
+        return process is not None and process.poll() is not None
+
+    def senders(self, name: str) -> list[int]:
+        """Return the ids of the processes of a worker that send: those of its pool, or the worker itself with threads."""
+        return self.children(name) if self._process(name).pool == "prefork" else [self._processes[name].pid]
+
     def children(self, name: str) -> list[int]:
-        """Return the ids of the child processes, such as the pool of a worker."""
+        """Return the ids of the child processes, such as the pool of a worker. A pool of threads has none."""
         table = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
         family = [tuple(map(int, line.split())) for line in table.splitlines()]
         return [pid for pid, parent in family if parent == self._processes[name].pid]
@@ -157,6 +211,11 @@ class Stack:
         """Return all rows of the outbox, the oldest first."""
         return self.sql("SELECT * FROM mailer_message ORDER BY id")
 
+    def history(self) -> list[history.Change]:
+        """Return every change of messages and attempts so far."""
+        with psycopg.connect(self.postgres.url) as connection:
+            return history.read(connection.cursor())
+
     def log_file(self, name: str) -> Path:
         return self.directory / f"{name}.log"
 
@@ -181,14 +240,20 @@ class Stack:
             logs = "\n".join(f"--- {name}\n{self.log(name)[-3000:]}" for name in self._said_before)
             raise AssertionError(f"{error}\n{logs}") from None
 
+    def _process(self, name: str) -> Process:
+        return self.options.get(name, Process())
+
     def _command(self, name: str) -> list[str]:
-        celery = ["celery", "-A", "config"]
+        celery, process = ["celery", "-A", "config"], self._process(name)
         match name.partition("-")[0]:
             case "web":
                 return ["gunicorn", "config.wsgi"]
             case "worker":
-                queues = ["--queues=critical,default,bulk", "--concurrency=2", f"--hostname={name}@%h"]
-                return [*celery, "worker", *queues, "--without-gossip", "--without-mingle", "--without-heartbeat"]
+                named = [f"--hostname={name}@%h", f"--queues={process.queues}"]
+                pool = [f"--pool={process.pool}", f"--concurrency={process.concurrency}"]
+                imports = [f"--include={process.imports}"] if process.imports else []
+                quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+                return [*celery, "worker", *named, *pool, *imports, *quiet]
             case "beat":
                 return [*celery, "beat", f"--schedule={self.directory / name}-schedule"]
             case _:

@@ -11,6 +11,7 @@ from django.utils.html import format_html_join
 from mailer import outbox
 from mailer.admin.read_only import ReadOnly
 from mailer.admin.send_test import send_test_page
+from mailer.delivery.explain import explain, look
 from mailer.email import ReferenceGone, UnknownKind
 from mailer.models import SETTLED, DeliveryAttempt, Message, MessageQuerySet
 
@@ -42,12 +43,13 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):
     show_full_result_count = False  # it would count all rows of the table
     actions = ["retry", "cancel", "mark_as_delivered", "resend"]
     inlines = [AttemptInline]
-    readonly_fields = ["resent_as"]
+    readonly_fields = ["why", "resent_as"]
     fieldsets = [
         (
             None,
             {
                 "fields": [
+                    "why",
                     ("state", "queue", "transport"),
                     "reason",
                     ("recipient", "user"),
@@ -57,12 +59,28 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):
                 ]
             },
         ),
-        ("Times", {"fields": [("created_at", "due_at", "expires_at", "settled_at")]}),
+        ("Times", {"fields": [("created_at", "first_due_at", "due_at", "expires_at", "settled_at")]}),
         (
             "Details",
-            {"fields": ["attempts", "answers", "arguments", "claimed_until", "publish_at"], "classes": ["collapse"]},
+            {
+                "fields": [
+                    ("attempts", "reservations"),
+                    "answers",
+                    "arguments",
+                    ("worker", "claimed_until"),
+                    ("troubled_since", "notify_at"),
+                ],
+                "classes": ["collapse"],
+            },
         ),
     ]
+
+    @admin.display(description="why")
+    def why(self, message: Message) -> str:
+        found = explain(message, look())
+        if found.until is None:
+            return found.sentence
+        return f"{found.sentence} Until {timezone.localtime(found.until):%Y-%m-%d %H:%M:%S}."
 
     @admin.display(description="resent as")
     def resent_as(self, message: Message) -> str:
@@ -80,7 +98,7 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):
     @admin.action(description="Retry held or failed messages", permissions=["decide"])
     def retry(self, request: HttpRequest, queryset: MessageQuerySet) -> None:
         total, done = queryset.count(), outbox.retry(queryset, reason=_by(request, "retried"))
-        self._report(request, total, done, "queued again")
+        self._report(request, total, done, "queued again", "state or key")
 
     @admin.action(description="Cancel waiting or held messages", permissions=["decide"])
     def cancel(self, request: HttpRequest, queryset: MessageQuerySet) -> None:
@@ -115,9 +133,9 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):
             raise PermissionDenied
         return send_test_page(request, self.admin_site)
 
-    def _report(self, request: HttpRequest, total: int, done: int, action: str) -> None:
+    def _report(self, request: HttpRequest, total: int, done: int, action: str, what: str = "state") -> None:
         level = messages.SUCCESS if done else messages.WARNING
-        skipped = f"; {total - done} skipped because of their state" if total > done else ""
+        skipped = f"; {total - done} skipped because of their {what}" if total > done else ""
         self.message_user(request, f"{done} message{pluralize(done)} {action}{skipped}.", level)
 
 

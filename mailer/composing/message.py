@@ -14,6 +14,7 @@ from mailer.composing.built_by_django import DjangoMail
 from mailer.composing.templates import Content, one_line, render
 from mailer.conf import sender_domain
 from mailer.email import Email, Recipient, Stream
+from mailer.outcomes import Unsendable
 from mailer.recipients import subscriptions
 
 LONGEST_NAME = 100
@@ -125,11 +126,11 @@ def _custom_headers(mail: Email) -> Mapping[str, str]:
     headers = mail.headers()
     for name, value in headers.items():
         if name.lower() in RESERVED_HEADERS:
-            raise ValueError(f"{mail.kind}.headers() sets {name}, which the mailer writes itself")
+            raise Unsendable(f"{mail.kind}.headers() sets {name}, which the mailer writes itself")
         if not name.isascii() or not name.isprintable() or ":" in name or " " in name or not name:
-            raise ValueError(f"{mail.kind}.headers() sets {name!r}, which is not a valid name of a header field")
+            raise Unsendable(f"{mail.kind}.headers() sets {name!r}, which is not a valid name of a header field")
         if "\n" in str(value) or "\r" in str(value):
-            raise ValueError(f"{mail.kind}.headers() sets {name} to a value of several lines; use one line")
+            raise Unsendable(f"{mail.kind}.headers() sets {name} to a value of several lines; use one line")
     return {name: str(value) for name, value in headers.items()}
 
 
@@ -138,7 +139,7 @@ def _unsubscribe_url(mail: Email, recipient: Recipient) -> str:
     if stream is None:
         return ""
     if mail.cc() or mail.bcc():
-        raise ValueError(f"{mail.kind} is in the stream {stream.name!r}: send a separate message instead of cc and bcc")
+        raise Unsendable(f"{mail.kind} is in the stream {stream.name!r}: send a separate message instead of cc and bcc")
     return subscriptions.unsubscribe_url(recipient.address, stream)
 
 

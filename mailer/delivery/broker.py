@@ -1,41 +1,43 @@
-"""Publish tasks to Celery: bounded in time, by the task's name, with nothing but the message's id.
+"""Publish tasks to Celery: bounded in time, by the task's name, with nothing but a message's id or a queue's name.
 
-The broker is only the alarm clock. If publishing fails, the row is still there and the sweep finds it, so no error of the
+The broker is only the alarm clock. If publishing fails, the row is still there and a worker finds it, so no error of the
 broker reaches the caller.
 """
 
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import structlog
 from celery import current_app
 from django.db import transaction
-from django.db.models import F
-from django.utils import timezone
 from kombu import Producer
 from kombu.exceptions import ChannelError, OperationalError
 from kombu.pools import producers
 
-from mailer.conf import HORIZON, options
-from mailer.models import Message, Queue
+from mailer.conf import HORIZON
+from mailer.models import Message
 
 log = structlog.get_logger(__name__)
 
 DELIVER_TASK = "mailer.tasks.deliver_message"
+"""Deliver the message with this id."""
+KICK_TASK = "mailer.tasks.deliver_due"
+"""Deliver what is due in this queue. One waiting task of this kind is enough, however many messages are due."""
+RECEIVERS_TASK = "mailer.tasks.call_receivers"
+"""Call the receivers of these messages again."""
 
 TIMEOUT = 0.25
 """The longest time (seconds) that a caller waits for the broker: name resolution, connection and answer together."""
 SHORT_TIMEOUTS = {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT, "max_retries": 0}
 """For publishing. They apply to the connection and again to each answer (seconds); a consuming worker waits longer."""
-PRIORITY = 3
-"""Within its queue. The sweep has 0, the most urgent, so that no backlog delays it."""
 BREAK = 5.0
-"""Seconds without publishing after a failure. Meanwhile the sweep handles waiting messages."""
+"""Seconds without publishing after a failure. Meanwhile the workers find waiting messages by themselves."""
 
 BROKER_AWAY = (OperationalError, OSError)
 """TimeoutError is an OSError."""
@@ -102,36 +104,79 @@ breaker = CircuitBreaker()
 broker_thread = BrokerThread()
 
 
-def publish_on_commit(message: Message) -> None:
-    """Publish the message after the transaction commits. A failure is logged, not raised, and the sweep publishes it later."""
+@dataclass(slots=True)
+class HandOver:
+    """Publish the messages of one transaction after its commit: one task each for the first of a queue, a kick for the rest.
 
-    def publish_or_leave_to_sweep() -> None:
-        if message.due_at - timezone.now() <= HORIZON and not publish(message):
-            Message.objects.waiting().filter(pk=message.pk).update(publish_at=F("due_at"))
-
-    transaction.on_commit(publish_or_leave_to_sweep, robust=True)
-
-
-def next_sweep(due_at: datetime, now: datetime) -> datetime:
-    """Return the time from which the sweep may publish the message.
-
-    If it is due within HORIZON, a task is published at once, and the sweep waits for `republish_after` more.
+    So a commit costs two round trips at most for each queue and delay, whatever the number of its messages.
     """
-    return due_at + options().republish_after if due_at - now <= HORIZON else due_at
+
+    published: dict[tuple[str, int], int] = field(default_factory=dict)
+
+    def publish(self, message: Message, delay: timedelta) -> None:
+        key = message.queue, round(delay.total_seconds())
+        times = self.published[key] = self.published.get(key, 0) + 1
+        if delay > HORIZON or times > 2:
+            return
+        if times == 1:
+            publish(message, delay)
+        else:
+            kick(message.queue, delay)
 
 
-def publish(message: Message) -> bool:
+@dataclass(frozen=True, slots=True)
+class _Hook:
+    """What Django calls after the commit."""
+
+    hand_over: HandOver
+    message: Message
+    delay: timedelta
+
+    def __call__(self) -> None:
+        self.hand_over.publish(self.message, self.delay)
+
+
+def publish_on_commit(message: Message, delay: timedelta) -> None:
+    """Publish the message, which is due after `delay`, when the transaction commits. A failure is logged, not raised."""
+    transaction.on_commit(_Hook(_hand_over(), message, delay), robust=True)
+
+
+def _hand_over() -> HandOver:
+    """Return the hand-over of this transaction. A savepoint that is rolled back takes its own hooks with it."""
+    hooks = (hook for _, hook, _ in reversed(transaction.get_connection().run_on_commit) if isinstance(hook, _Hook))
+    last = next(hooks, None)
+    return last.hand_over if last else HandOver()
+
+
+def publish(message: Message, delay: timedelta = timedelta(0)) -> bool:
     """Publish a task for the message, with a countdown if it is due later. Return False if the broker is away."""
-    countdown = max((message.due_at - timezone.now()).total_seconds(), 0.0)
+    return _publish(DELIVER_TASK, message.pk, message.queue, delay, **message.log_fields())
+
+
+def kick(queue: str, delay: timedelta = timedelta(0)) -> bool:
+    """Publish a task that delivers what is due in the queue. Return False if the broker is away, or it is due too late."""
+    return delay <= HORIZON and _publish(KICK_TASK, queue, queue, delay, queue=queue)
+
+
+def kick_if_idle(queue: str) -> bool:
+    """Kick the queue unless a task waits in it already. Return whether it was kicked."""
+    return _ask(lambda producer: _length(producer, queue)) == 0 and kick(queue)
+
+
+def publish_receivers(message_ids: Sequence[int], queue: str) -> bool:
+    """Publish a task that calls the receivers of these messages."""
+    return _publish(RECEIVERS_TASK, list(message_ids), queue, timedelta(0), queue=queue)
+
+
+def _publish(task: str, argument: Any, to: str, delay: timedelta, **fields: Any) -> bool:
     started = time.monotonic()
 
     def send(producer: Producer) -> bool:
         current_app.send_task(
-            DELIVER_TASK,
-            args=[message.pk],
-            countdown=countdown or None,
-            queue=message.queue,
-            priority=PRIORITY,
+            task,
+            args=[argument],
+            countdown=delay.total_seconds() or None,
+            queue=to,
             producer=producer,
             retry=False,
             ignore_result=True,
@@ -140,14 +185,9 @@ def publish(message: Message) -> bool:
 
     if not _ask(send):
         return False
-    took = time.monotonic() - started
-    log.info("published", **message.log_fields(), countdown=round(countdown, 1), ms=round(took * 1000))
+    ms = round((time.monotonic() - started) * 1000)
+    log.info("published", **fields, countdown=round(delay.total_seconds(), 1), ms=ms)
     return True
-
-
-def queue_lengths() -> Mapping[Queue, int] | None:
-    """Return the number of tasks in each queue, the most urgent queue first; None if the broker does not answer."""
-    return _ask(lambda producer: {queue: _length(producer, queue) for queue in Queue})
 
 
 def _ask[Answer](question: Callable[[Producer], Answer]) -> Answer | None:
@@ -158,14 +198,14 @@ def _ask[Answer](question: Callable[[Producer], Answer]) -> Answer | None:
         answer = broker_thread.ask(question)
     except BROKER_AWAY as error:
         if breaker.open():
-            log.warning("broker away or slow; mail waits for the sweep", error=type(error).__name__)
+            log.warning("broker away or slow; workers find the mail by themselves", error=type(error).__name__)
         return None
     if breaker.close():
         log.info("broker back")
     return answer
 
 
-def _length(producer: Producer, queue: Queue) -> int:
+def _length(producer: Producer, queue: str) -> int:
     channel: Any = producer.channel
     try:
         return int(channel.queue_declare(queue, passive=True).message_count)

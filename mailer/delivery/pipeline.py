@@ -1,138 +1,219 @@
-"""The path of one message through a worker: load, admit, still wanted, compose, claim, transmit, settle.
+"""The path of a message through a worker: reserve, admit, prepare, connect, claim, transmit, settle.
 
 Everything slow comes before the claim, and no transaction is open while the network is used. Admission may wait for the rate
 limit, so `is_wanted` is called after it.
 """
 
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
-from email.utils import parseaddr
+from functools import partial
 
 import structlog
-from django.core.mail import EmailMessage
-from django.db import InterfaceError, OperationalError
-from django.utils import timezone
 
-from mailer import addresses, email
-from mailer.attachments import StorageAway
-from mailer.composing.message import build
-from mailer.delivery import circuit, rate
-from mailer.delivery.claim import EARLY, claim
+from mailer import email
+from mailer.conf import options
+from mailer.database import is_away
+from mailer.delivery import circuit, rate, retry
+from mailer.delivery.attribution import Fault
+from mailer.delivery.circuit import Transport
+from mailer.delivery.claim import LEASE, claim
+from mailer.delivery.heartbeat import heartbeat
+from mailer.delivery.judge import judge_connection
+from mailer.delivery.prepare import BUILDING, prepare, prepare_again
+from mailer.delivery.reserve import QUARANTINE, Reserved, has_due, release, reserve, reserve_next
 from mailer.delivery.settle import settle_persistently, settle_unsent
-from mailer.delivery.steps import Postponed, Ready, Transport, Unsent
-from mailer.models import Message, Queue, State
-from mailer.recipients import suppression
+from mailer.delivery.steps import EXPIRED, Postponed, Ready, Trouble, Unsent
+from mailer.models import Message, State
+from mailer.outcomes import Busy, Stop, TransportDown
 from mailer.text import mask
-from mailer.transports import staging
+from mailer.transports.client import LONGEST_ANSWER_TO_DOT
+from mailer.transports.connections import connect
 from mailer.transports.transmit import transmit
 
 log = structlog.get_logger(__name__)
 
+BUDGET = 5.0
+"""Seconds that one task delivers due messages, before it lets other tasks of the worker run."""
+PAUSE = 1.0
+"""Seconds until a worker tries a route again whose transport took no more."""
+LATEST_DOT = (LEASE - 2 * LONGEST_ANSWER_TO_DOT).total_seconds()
+"""Seconds after the claim."""
+RELEASE = timedelta(minutes=5)
+"""The longest pause of a message that waits for a release that can prepare it."""
 
-def deliver(message_id: int, *, longest_wait: timedelta | None = None) -> None:
-    """Deliver one message if it is due and unclaimed, and record the result in its row.
 
-    Under a rate limit it waits for a slot. If that would take more than `longest_wait` (default: the limit of its queue), the
-    sweep re-queues the message. Raises OperationalError or InterfaceError if the database is away.
+def deliver(message_id: int) -> str:
+    """Deliver one message if it is due and free, and record the result in its row. Return a sentence about it.
+
+    Raises the database's errors.
     """
-    message = load(message_id)
-    if message is None:
-        return
-    try:
-        match _run_steps(message, longest_wait or rate.LONGEST_WAIT[Queue(message.queue)]):
-            case Postponed():
-                postpone(message)
+    reserved = reserve(message_id)
+    return _deliver(reserved).said if reserved else "nothing to do: it is not due, or another worker has it"
+
+
+def deliver_due(
+    queues: Sequence[str],
+    *,
+    seconds: float = BUDGET,
+    longest_wait: timedelta | None = None,
+    on_more: Callable[[], object] = lambda: None,
+    must_stop: Callable[[], bool] = lambda: False,
+) -> int:
+    """Deliver what is due, the first queue first, for about so many seconds. Return the number of messages tried.
+
+    Calls `on_more` when more is due than the first message, and if work is left at the end. Raises the database's errors.
+    """
+    ends = time.monotonic() + seconds
+    tried = 0
+    routes = circuit.open_routes()
+    waits_until: dict[str, float] = {}
+    while time.monotonic() < ends and not must_stop():
+        ready = [route for route in routes if waits_until.get(route, 0.0) <= time.monotonic()]
+        reserved = reserve_next(queues, ready)
+        if reserved is None:
+            if ready == routes:
+                return tried
+            time.sleep(min(PAUSE, max(ends - time.monotonic(), 0.0)))
+            continue
+        tried += 1
+        if tried == 1 and has_due(queues, routes):
+            on_more()
+        if _deliver(reserved, longest_wait).must_wait:
+            waits_until[reserved.message.transport] = time.monotonic() + PAUSE  # mail of other routes goes on
+        if reserved.is_any_limited:
+            routes = circuit.open_routes()
+    if has_due(queues, routes):
+        on_more()
+    return tried
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of a message. `said` has no address and no text of a mail."""
+
+    said: str
+    must_wait: bool = False
+    """Whether its transport takes no more messages at this moment."""
+
+
+def _deliver(reserved: Reserved, longest_wait: timedelta | None = None) -> Result:
+    message, attempts = reserved.message, reserved.message.attempts
+    with heartbeat.holding(message.pk):
+        try:
+            result = _run_steps(reserved, longest_wait or rate.longest_wait(message.queue))
+        except (email.UnknownKind, circuit.NoSuchTransport) as error:
+            result = Trouble(str(error), patience=None)
+        except Exception as error:
+            if is_away(error) or message.attempts > attempts:  # it was claimed, so that it may have been sent
+                raise
+            log.exception("could not be delivered", **message.log_fields())
+            result = Trouble(mask(f"could not be delivered: {type(error).__name__}: {error}"), BUILDING)
+        match result:
+            case Postponed(reason):
+                release(message)
+                return Result(f"waits: {reason}", must_wait=True)
             case Unsent() as unsent:
-                settle_unsent(message, unsent)
-    except (email.UnknownKind, circuit.NoSuchTransport) as error:
-        log.warning("not delivered; waits for a newer release's worker", **message.log_fields(), reason=str(error))
-    except StorageAway as error:
-        log.warning("not built; the sweep re-queues it", **message.log_fields(), reason=str(error))
+                may_change = unsent.state in (State.CANCELLED, State.SUPPRESSED)
+                if settle_unsent(message, unsent, partial(prepare_again, message) if may_change else None):
+                    return Result(str(unsent.state))
+                release(message)
+                return Result("waits: its key is in use", must_wait=True)
+            case Trouble() as trouble:
+                return _postpone(reserved, trouble)
+            case None:
+                release(message)
+                heartbeat.has_dropped = True  # a worker of another release may leave it with this worker's name
+                return Result("another worker has it", must_wait=True)
+            case str() as said:
+                return Result(said)
 
 
-def _run_steps(message: Message, longest_wait: timedelta) -> Postponed | Unsent | None:
-    """Run the steps until one of them stops the message. None if it was settled, or if another worker has it."""
-    if expired := _expired(message):
-        return expired
-    transport = admit(message, longest_wait)
+def _run_steps(reserved: Reserved, longest_wait: timedelta) -> Postponed | Unsent | Trouble | str | None:
+    """Run the steps until one of them stops the message. None if another worker has it, a sentence if it was transmitted."""
+    message = reserved.message
+    if message.reservations > QUARANTINE:
+        return Unsent(State.HELD, f"quarantined: {QUARANTINE} workers stopped while they prepared it")
+    if reserved.is_expired():
+        return EXPIRED
+    transport = admit(reserved, longest_wait)
     if isinstance(transport, Postponed):
         return transport
-    ready = prepare(message)
-    if isinstance(ready, Unsent):
+    ready = EXPIRED if reserved.is_expired() else prepare(message)  # it may have waited for the rate limit
+    if not isinstance(ready, Ready):
         return ready
-    claimed = claim(message, ready, transport)
+    with circuit.probing(transport) as may_use:
+        return _send(reserved, ready, transport) if may_use else Postponed("another worker probes the transport")
+
+
+def _send(reserved: Reserved, ready: Ready, transport: Transport) -> Postponed | Unsent | str | None:
+    """Connect, claim, transmit, settle. What fails before the claim is no message's fault."""
+    message = reserved.message
+    connection = connect(transport.alias, is_probe=bool(transport.probes))
+    if isinstance(connection, TransportDown | Busy):
+        return _not_connected(transport, message, connection)
+    asked = time.monotonic()
+    claimed: Ready | Postponed | Unsent | None = None
+    try:
+        circuit.close(transport, host=heartbeat.host)  # the connection was this host's probe
+        claimed = claim(message, ready, transport)
+    finally:
+        if not isinstance(claimed, Ready):
+            connection.release()
     if not isinstance(claimed, Ready):
         return claimed
     began = time.monotonic()
-    outcome = transmit(ready.mail, transport.alias, exclude=ready.exclude)
-    settle_persistently(message, transport, outcome, ms=round((time.monotonic() - began) * 1000))
-    return None
+    guard = partial(_check_still_mine, reserved, asked)
+    outcome = transmit(connection, ready.mail, exclude=ready.exclude, guard=guard)
+    return settle_persistently(message, transport, outcome, ms=round((time.monotonic() - began) * 1000))
 
 
-def load(message_id: int) -> Message | None:
-    """Return the message if it is waiting and due."""
-    due = Message.objects.waiting().filter(pk=message_id, due_at__lte=timezone.now() + EARLY)
-    return due.annotate(is_any_paused=circuit.is_any_paused()).first()
-
-
-def admit(message: Message, longest_wait: timedelta) -> Transport | Postponed:
+def admit(reserved: Reserved, longest_wait: timedelta) -> Transport | Postponed:
     """Return the first working transport of the message's route, after waiting for the rate limit.
 
     Postponed if every transport of the route is paused, or the wait would be longer than `longest_wait`. Raises
     NoSuchTransport.
     """
-    is_any_paused: bool = message.is_any_paused  # type: ignore[attr-defined]  # annotated by load
-    transport = circuit.find_transport(message.transport, circuit.pauses() if is_any_paused else {})
-    wait = rate.book_slot(transport.alias, longest_wait) if transport else None
-    if transport is None or wait is None:
-        return Postponed()
+    is_limited = reserved.is_any_limited
+    transport = circuit.find_transport(reserved.message.transport, circuit.paused() if is_limited else {})
+    if transport is None:
+        return Postponed("every transport of its route is paused")
+    wait = rate.book_slot(transport.alias, longest_wait) if is_limited or options().rate_per_second else 0.0
+    if wait is None:
+        return Postponed("rate limit")
     time.sleep(wait)
     return transport
 
 
-def prepare(message: Message) -> Ready | Unsent:
-    """Ask whether the mail is still wanted, and compose it. Raises UnknownKind and StorageAway."""
-    if expired := _expired(message):  # it may have waited for the rate limit
-        return expired
-    kind = email.find(message.kind)
-    try:
-        mail = kind.load(message.arguments)
-        if not mail.is_wanted():
-            return Unsent(State.CANCELLED, "no longer wanted when it was due")
-        stream = mail.stream.name if mail.stream else ""
-        return _exclude_recipients(message, build(mail, message.message_id_header), stream)
-    except email.Unwanted as reason:
-        return Unsent(State.CANCELLED, str(reason))
-    except (OperationalError, InterfaceError, email.UnknownKind, StorageAway):
-        raise  # the database or a storage is away, which says nothing about this message
-    except Exception as error:  # a template or an e-mail class may raise anything; other messages are not affected
-        log.exception("could not be built", **message.log_fields())
-        return Unsent(State.FAILED, mask(f"could not be built: {type(error).__name__}: {error}"))
+def _postpone(reserved: Reserved, trouble: Trouble) -> Result:
+    """Put a message back that could not be prepared, with a pause that grows with the trouble; fail it after its patience."""
+    if trouble.patience is not None and reserved.trouble >= trouble.patience:
+        settle_unsent(reserved.message, Unsent(State.FAILED, trouble.reason))
+        return Result(str(State.FAILED))
+    longest = options().backoff_max if trouble.patience else min(options().backoff_max, RELEASE)
+    pause = retry.pause_since(reserved.trouble, retry.Policy(options().backoff_base, longest))
+    seconds = round(pause.total_seconds())
+    log.warning("not prepared; tried again", **reserved.message.log_fields(), reason=trouble.reason, seconds=seconds)
+    release(reserved.message, reason=trouble.reason, pause=pause)
+    return Result(f"could not be prepared; tried again in {seconds} s")
 
 
-def _expired(message: Message) -> Unsent | None:
-    if message.expires_at and message.expires_at <= timezone.now():
-        return Unsent(State.EXPIRED, "its deadline passed before it could be sent")
-    return None
+def _not_connected(transport: Transport, message: Message, answer: TransportDown | Busy) -> Postponed:
+    """Postpone a message because there is no connection, which is no message's fault."""
+    if isinstance(answer, Busy) or judge_connection(message, transport, answer).fault is Fault.CONNECTIONS:
+        return Postponed("the server takes no more connections at this moment")
+    return Postponed("the transport cannot be used")
 
 
-def _exclude_recipients(message: Message, built: EmailMessage, stream: str) -> Ready | Unsent:
-    """Exclude recipients that already have an answer or are suppressed.
+def _check_still_mine(reserved: Reserved, claimed_at: float) -> None:
+    """Raise Stop if the message must not be sent any more. Called before MAIL and before the final dot.
 
-    The row and the suppressions name the recipients that the mail was built for, even if a test system redirects it.
+    `claimed_at` is on the monotonic clock.
     """
-    recipient, *others = recipients = [parseaddr(entry)[1] for entry in built.recipients()]
-    try:
-        staging.intercept(built)
-    except staging.Blocked as reason:
-        return Unsent(State.SUPPRESSED, str(reason))
-    suppressed = suppression.suppressed(recipients if others else ())  # the claim itself checks a single one
-    exclude = frozenset({*message.answers, *map(addresses.as_transmitted, suppressed)})
-    if all(addresses.as_transmitted(entry) in exclude for entry in built.recipients()):
-        return Unsent(State.SUPPRESSED, "every recipient without an answer is suppressed")
-    return Ready(built, recipient, str(built.subject), stream, exclude)
-
-
-def postpone(message: Message) -> None:
-    """Leave the message to the sweep, which re-queues as many as can be sent. It spends no attempt."""
-    Message.objects.waiting().filter(pk=message.pk).update(publish_at=timezone.now(), handovers=0)
+    if reserved.is_expired():
+        raise Stop("its deadline passed before it was sent")
+    if time.monotonic() - claimed_at > LATEST_DOT:
+        raise Stop("it took so long that the claim ends before the server need answer")
+    if not heartbeat.has_been_good_since(claimed_at):
+        raise Stop("the heartbeat of this worker was late, so another worker may have the message")

@@ -1,29 +1,44 @@
-"""The rate limit of a transport, shared by all workers."""
+"""The pace of a transport, shared by all workers: its rate limit, as set by the operator or learnt from the server."""
 
 from datetime import timedelta
 from typing import Any
 
-from django.db import connection
+import structlog
+from django.db import connection, transaction
+from django.db.models import Count, Max, Min
+from django.db.models.functions import Now
 
 from mailer.conf import options
-from mailer.models import Queue, TransportState
+from mailer.delivery import pacing
+from mailer.models import TOOK, DeliveryAttempt, Queue, TransportState
 
-LONGEST_WAIT = {
-    Queue.CRITICAL: timedelta(seconds=10),
-    Queue.DEFAULT: timedelta(seconds=5),
-    Queue.BULK: timedelta(seconds=5),
-}
-"""How long a worker waits with a message for the rate limit. Critical messages may book slots further ahead, so that a backlog
-of other messages does not block them."""
+log = structlog.get_logger(__name__)
+
+LONGEST_WAIT = timedelta(seconds=5)
+"""How long a worker waits with a message for the rate limit."""
+LONGEST_WAIT_OF_CRITICAL = timedelta(seconds=10)
+"""Critical messages may book slots further ahead, so that a backlog of other messages does not block them."""
 
 # GCRA (ITU-T I.371): `slot_at` is a virtual clock. Each message moves it by one interval, unless it is already too far ahead.
+# A learnt rate grows with each message; see `pacing`.
+FASTER = pacing.FASTER.format(
+    rate="transport.rate", idle="extract(epoch FROM statement_timestamp() - transport.slot_at)"
+)
 BOOK_SLOT = f"""
-INSERT INTO {TransportState._meta.db_table} AS transport (alias, failures, reason, slot_at)
-VALUES (%(alias)s, 0, '', now() + %(interval)s)
-ON CONFLICT (alias) DO UPDATE SET slot_at = greatest(transport.slot_at, now()) + %(interval)s
-    WHERE transport.slot_at IS NULL OR transport.slot_at <= now() + %(longest_wait)s
-RETURNING extract(epoch FROM slot_at - %(interval)s - clock_timestamp())
+INSERT INTO {TransportState._meta.db_table} AS transport (alias, slot_at)
+VALUES (%(alias)s, statement_timestamp() + %(interval)s)
+ON CONFLICT (alias) DO UPDATE SET
+    slot_at = greatest(transport.slot_at, statement_timestamp())
+        + greatest(%(interval)s, interval '1 second' / transport.rate),
+    rate = {FASTER}
+    WHERE transport.slot_at IS NULL OR transport.slot_at <= statement_timestamp() + %(longest_wait)s
+RETURNING extract(epoch FROM slot_at - greatest(%(interval)s, interval '1 second' / rate) - clock_timestamp())
 """  # noqa: S608 - the name is our own model's
+
+
+def longest_wait(queue: str) -> timedelta:
+    """Return how long a worker waits with a message of this queue for its slot."""
+    return LONGEST_WAIT_OF_CRITICAL if queue == Queue.CRITICAL else LONGEST_WAIT
 
 
 def book_slot(alias: str, longest_wait: timedelta) -> float | None:
@@ -32,10 +47,32 @@ def book_slot(alias: str, longest_wait: timedelta) -> float | None:
     None, and nothing is booked, if the slot is further away than `longest_wait`.
     """
     rate = options().rate_per_second
-    if rate is None:
-        return 0.0
-    values: dict[str, Any] = {"alias": alias, "interval": timedelta(seconds=1 / rate), "longest_wait": longest_wait}
+    if rate is None and not TransportState.objects.filter(alias=alias, rate__isnull=False).exists():
+        return 0.0  # another transport is limited
+    values: dict[str, Any] = {
+        "alias": alias,
+        "interval": timedelta(seconds=1 / rate) if rate else timedelta(0),
+        "longest_wait": longest_wait,
+    }
     with connection.cursor() as cursor:
         cursor.execute(BOOK_SLOT, values)
         booked = cursor.fetchone()
     return max(float(booked[0]), 0.0) if booked else None
+
+
+def slow_down(alias: str) -> None:
+    """Slow a transport down after its server refused a message because there were too many."""
+    taken = DeliveryAttempt.objects.newest().filter(
+        transport=alias, outcome__in=TOOK, finished_at__gt=Now() - pacing.WINDOW
+    )
+    now = Now()
+    seen = taken.aggregate(number=Count("pk"), first=now - Min("finished_at"), last=now - Max("finished_at"))
+    with transaction.atomic():
+        TransportState.objects.get_or_create(alias=alias)
+        state = TransportState.objects.select_for_update().get(alias=alias)
+        slower = pacing.slower(state.rate, seen["number"], seen["first"] or pacing.WINDOW)
+        pause = pacing.pause(seen["last"] or pacing.WINDOW)
+        TransportState.objects.filter(alias=alias).update(rate=slower, slot_at=Now() + pause)
+    log.warning(
+        "transport slows down", transport=alias, messages_a_second=round(slower, 3), pause=pause.total_seconds()
+    )

@@ -6,7 +6,7 @@ from datetime import timedelta
 import structlog
 from django.db import transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
-from django.utils import timezone
+from django.db.models.functions import Now
 
 from mailer import email
 from mailer.conf import options
@@ -39,13 +39,13 @@ def _retentions() -> Iterator[tuple[Q, timedelta]]:
 
 
 def _purge(messages: Q, retention: timedelta) -> int:
-    settled = Message.objects.filter(messages, state__in=SETTLED, settled_at__lt=timezone.now() - retention)
+    settled = Message.objects.filter(messages, state__in=SETTLED, settled_at__lt=Now() - retention)
     old = settled.order_by("pk").values_list("pk", flat=True)
     return sum(iter(lambda: _purge_batch(old), 0))
 
 
 def _erase_bodies() -> int:
-    limit = timezone.now() - timedelta(days=options().body_retention_days)
+    limit = Now() - timedelta(days=options().body_retention_days)
     needed = Message.objects.filter(~Q(state__in=SETTLED) | Q(settled_at__gte=limit), payload=OuterRef("pk"))
     old = Payload.objects.filter(~Exists(needed), created_at__lt=limit)
     return sum(iter(lambda: _erase_batch(old), 0))

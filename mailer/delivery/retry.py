@@ -7,11 +7,12 @@ from datetime import datetime, timedelta
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The limits of retries. Pauses double from `base` up to `maximum`."""
+    """The limits of retries: pauses double from `base` up to `maximum`, until `patience` has run out. There is no count."""
 
-    max_attempts: int
     base: timedelta
     maximum: timedelta
+    patience: timedelta = timedelta(days=5)
+    """From the first due time until the message fails: at least 4-5 days (RFC 5321, 4.5.4.1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class GiveUp:
 
 
 def backoff(number: int, policy: Policy, rng: random.Random | None = None) -> timedelta:
-    """Return the pause after attempt `number`, which starts at 1.
+    """Return the pause after refusal `number` in a row, which starts at 1.
 
     Exponential with "equal jitter" (half fixed, half random), so that messages that failed together are not retried
     together: M. Brooker, "Exponential Backoff And Jitter", 2015.
@@ -32,27 +33,43 @@ def backoff(number: int, policy: Policy, rng: random.Random | None = None) -> ti
     return timedelta(seconds=ceiling / 2 + (rng or random).uniform(0, ceiling / 2))
 
 
+def pause_since(trouble: timedelta, policy: Policy) -> timedelta:
+    """Return the next pause of a trouble that has lasted so long: as long again, so it doubles without a counter."""
+    return min(max(trouble, policy.base), policy.maximum)
+
+
 def decide(
     *,
     now: datetime,
     number: int,
-    counted: int,
     policy: Policy,
+    began_at: datetime,
     retry_after: timedelta | None = None,
     expires_at: datetime | None = None,
+    patience: timedelta | None = None,
     rng: random.Random | None = None,
 ) -> datetime | GiveUp:
     """Return the moment of the next attempt after one that was not accepted, or the reason to give up.
 
-    `number` is the number of the attempt and sets the pause. `counted` attempts count against the limit; an attempt while the
-    server was down does not. `retry_after` is the pause that the server asked for, a minimum.
+    `number` counts the refusals in a row without progress and sets the pause. `began_at` is the first due time, from which
+    `patience` counts; the policy's unless it is given. `retry_after` is the pause that the server asked for, a minimum.
     """
-    if counted >= policy.max_attempts:
-        return GiveUp(f"{counted} attempts, which is the limit")
+    patience = policy.patience if patience is None else patience
+    end, reason = began_at + patience, f"tried for {_in_words(patience)}" if patience else "a retry will not help"
+    if expires_at is not None and expires_at < end:
+        end, reason = (
+            expires_at,
+            f"the next attempt would come after the e-mail's deadline ({expires_at:%Y-%m-%d %H:%M} UTC)",
+        )
     earliest = now + max(policy.base, retry_after or timedelta(0))
-    if expires_at is not None and earliest >= expires_at:
-        return GiveUp(f"the next attempt would come after the e-mail's deadline ({expires_at:%Y-%m-%d %H:%M} UTC)")
+    if earliest >= end:
+        return GiveUp(reason)
     at = now + max(backoff(number, policy, rng), retry_after or timedelta(0))
-    if expires_at is not None and at >= expires_at:
-        return earliest + (expires_at - earliest) / 2  # shorten a long pause rather than give up
+    if at >= end:
+        return earliest + (end - earliest) / 2  # shorten a long pause rather than give up
     return at
+
+
+def _in_words(duration: timedelta) -> str:
+    hours = duration / timedelta(hours=1)
+    return f"{hours / 24:g} days" if hours >= 48 else f"{hours:g} hours"

@@ -1,195 +1,197 @@
-"""Record how an attempt ended, and decide what that means for the message."""
+"""Record how an attempt ended, and move its message on. Every write names the attempt."""
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime
-from functools import partial
-from typing import assert_never
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import structlog
-from django.db import InterfaceError, OperationalError, connection, transaction
-from django.utils import timezone
+from django.db import Error, connection, transaction
+from django.db.models.functions import Now
 
-from mailer import addresses, email, signals
-from mailer.conf import options
-from mailer.delivery import circuit, retry
-from mailer.delivery.broker import next_sweep, publish_on_commit
-from mailer.delivery.steps import Transport, Unsent
-from mailer.models import ACCEPTED, REFUSED, Message, State
+from mailer import addresses, signals
+from mailer.database import is_away
+from mailer.delivery.attribution import MESSAGE, Attribution, Fault, attribute_alone
+from mailer.delivery.broker import publish_on_commit
+from mailer.delivery.circuit import Transport
+from mailer.delivery.judge import judge
+from mailer.delivery.steps import Ready, Trouble, Unsent
+from mailer.delivery.verdict import DIED, Verdict, decide, may_pass
+from mailer.models import ACCEPTED, REFUSED, SETTLED, Message, State
 from mailer.models import Outcome as Recorded
-from mailer.outcomes import Accepted, Outcome, OutcomeUnknown, PermanentRefusal, TransientRefusal, TransportDown
+from mailer.outcomes import (
+    Accepted,
+    Interrupted,
+    Outcome,
+    OutcomeUnknown,
+    PermanentRefusal,
+    Phase,
+    TransientRefusal,
+    TransportDown,
+    answer_of,
+)
 from mailer.recipients import suppression
 from mailer.text import mask, replace_unstorable
 from mailer.transports import staging
 
 log = structlog.get_logger(__name__)
 
-COUNTED = (Recorded.REFUSED_FOR_NOW, Recorded.PARTLY_ACCEPTED, Recorded.UNCERTAIN)
-"""Attempts that count against the limit. An attempt while the server was down says nothing about the message."""
-RECORDED: dict[type[Outcome], Recorded] = {
-    Accepted: Recorded.ACCEPTED,
-    TransientRefusal: Recorded.REFUSED_FOR_NOW,
-    PermanentRefusal: Recorded.REFUSED_FOR_GOOD,
-    TransportDown: Recorded.TRANSPORT_DOWN,
-    OutcomeUnknown: Recorded.UNCERTAIN,
-}
 PAUSE = 0.5
 """Seconds between two tries to record an outcome."""
+LONGEST_OUTAGE = 3600.0
+"""Seconds that an outcome is kept while the database is away."""
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """The next state of a message after an attempt."""
-
-    state: State
-    reason: str
-    due_at: datetime | None = None
-    publish: bool = True
-    """Whether to publish a task now; otherwise the sweep does it."""
-
-
-def settle(message: Message, outcome: Outcome, *, ms: int | None = None, notify: bool = True) -> None:
-    """Record the outcome of the message's newest attempt (`message.attempts`), and move the message on.
-
-    Both writes name the attempt. If this worker outlived its lease and another process settled the message, only the attempt
-    is updated. `ms` is the duration of the conversation. `notify` calls the receivers of message_settled.
-
-    Raises UnknownKind, and ConnectionLost if `notify`; both undo the writes.
-    """
-    now = timezone.now()
-    with transaction.atomic(savepoint=False):  # the caller may have a transaction; an exception here ends it too
-        _close_attempt(message, outcome, now)
-        _note_answers(message, outcome)
-        verdict = decide(message, outcome, now)
-        moved = _apply(message, verdict, now)
-        if moved and notify:
-            signals.send_settled(message)
-        _suppress_unknown_addresses(message, outcome)
-    _log(message, outcome, verdict, ms=ms, moved=moved)
-
-
-def settle_persistently(message: Message, transport: Transport, outcome: Outcome, *, ms: int) -> None:
-    """Record the outcome, and while the database is away, try again until the lease has run out.
+def settle_persistently(message: Message, transport: Transport, outcome: Outcome, *, ms: int) -> str:
+    """Record the outcome, and try again while the database is away. Return a sentence about it.
 
     Only this process knows the server's answer. Without it the message would count as uncertain, and an accepted mail would
-    be sent twice.
+    be sent twice. If it cannot be recorded for another reason, which would be there the next time too, a person decides.
     """
-
-    def record(notify: bool) -> None:
-        circuit.report(transport, outcome)
-        settle(message, outcome, ms=ms, notify=notify)
-
-    deadline = time.monotonic() + options().claim_lease.total_seconds()
+    outcome = _for_all_recipients(outcome)
+    deadline = time.monotonic() + LONGEST_OUTAGE
     while True:
         try:
-            return signals.with_receivers(message, record)
-        except (OperationalError, InterfaceError) as error:
+            return settle(message, outcome, found=judge(message, transport, outcome), ms=ms)
+        except Error as error:
+            if not is_away(error):
+                return _hold(message, outcome, error)
             if time.monotonic() > deadline:
                 raise
             log.warning("outcome not recorded yet; trying again", **message.log_fields(), error=type(error).__name__)
             connection.close()
             time.sleep(PAUSE)
+        except Exception as error:
+            return _hold(message, outcome, error)
 
 
-def settle_unsent(message: Message, why: Unsent) -> None:
-    """Settle a message that was not transmitted. It has no attempt to record."""
-    if signals.with_receivers(message, partial(_move_unsent, message, why)):
-        line = log.error if why.state is State.FAILED else log.info
+def _hold(message: Message, outcome: Outcome, error: Exception) -> str:
+    log.error("outcome not recorded", **message.log_fields(), attempt=message.attempts, exc_info=error)
+    reason = f"{type(error).__name__} when the server's answer was recorded, which was: {answer_of(outcome)}"
+    Message.objects.filter(pk=message.pk, attempts=message.attempts).move(State.HELD, reason=reason)
+    return str(State.HELD)
+
+
+def _for_all_recipients(outcome: Outcome) -> Outcome:
+    """If all recipients were refused for good, let a refusal stand for all that is worth another try, if there is one."""
+    if isinstance(outcome, PermanentRefusal):
+        for refusal in outcome.refused.values():
+            if not attribute_alone(refusal).is_final:
+                return replace(refusal, refused=outcome.refused)
+    return outcome
+
+
+def settle(message: Message, outcome: Outcome, *, found: Attribution = MESSAGE, ms: int | None = None) -> str:
+    """Record the outcome of the message's newest attempt (`message.attempts`), and move the message on. Return a sentence.
+
+    Both writes name the attempt. If this worker was silent and another process settled the message, only the attempt is
+    updated. `ms` is the duration of the conversation. Raises UnknownKind, which undoes the writes, and the database's errors.
+    """
+    with transaction.atomic():
+        _close_attempt(message, outcome, found)
+        _note_answers(message, outcome, found)
+        verdict = decide(message, outcome, found)
+        moved = _apply(message, verdict)
+        _suppress_unknown_addresses(message, outcome)
+    _log(message, outcome, verdict, ms=ms, moved=moved)
+    return f"{verdict.state} {outcome.code}".strip()
+
+
+def settle_unsent(message: Message, why: Unsent, again: Callable[[], Ready | Unsent | Trouble] | None = None) -> bool:
+    """Settle a message that was not transmitted, which has no attempt to record. False if it stays as it is.
+
+    `again` decides again under the lock of a message with a key: since the first decision, a transaction may have changed what
+    `is_wanted` reads, and `enqueue` returned this message to it instead of a new one.
+    """
+    with transaction.atomic():
+        if message.key and not _lock(message):
+            return False
+        if message.key and again:
+            decision = again()
+            if not isinstance(decision, Unsent):
+                return False
+            why = decision
+        row = Message.objects.filter(pk=message.pk, attempts=message.attempts)
+        moved = row.move(why.state, reason=replace_unstorable(why.reason), **_to_notify(message, why.state))
+        if moved:
+            signals.call_receivers_on_commit(message)
+    if moved:
+        line = log.error if why.state in (State.FAILED, State.HELD) else log.info
         line("gave up" if why.state is State.FAILED else str(why.state), **message.log_fields(), reason=why.reason)
+    return moved == 1
 
 
-def _move_unsent(message: Message, why: Unsent, notify: bool) -> bool:
-    row = Message.objects.filter(pk=message.pk, attempts=message.attempts)
-    moved = row.move(why.state, reason=replace_unstorable(why.reason)) == 1
-    if moved and notify:
-        signals.send_settled(message)
-    return moved
+def settle_abandoned(message: Message) -> bool:
+    """Settle a claim whose worker is silent: the outcome is unknown. False if it is settled already. Raises UnknownKind."""
+    with transaction.atomic():
+        abandoned = Message.objects.abandoned().filter(pk=message.pk).values_list("pk")
+        # Skip a locked row: its worker may be alive after all and settle it at this moment.
+        if not abandoned.select_for_update(skip_locked=True, no_key=True):
+            return False
+        settle(message, OutcomeUnknown(DIED))
+        return True
 
 
-def decide(message: Message, outcome: Outcome, now: datetime) -> Verdict:
-    """Decide from the outcome, the kind's policy, and the attempts so far."""
-    match outcome:
-        case Accepted() if for_now := [r for r in outcome.refused.values() if isinstance(r, TransientRefusal)]:
-            return _retry(message, for_now[0], now)
-        case Accepted():
-            return _accepted(message, "")
-        case _ if _was_accepted_before(message):
-            return _accepted(message, f"an earlier attempt was accepted; answer to the last one: {_answer_of(outcome)}")
-        case PermanentRefusal():
-            return Verdict(State.FAILED, f"refused for good: {_answer_of(outcome)}")
-        case OutcomeUnknown() if email.find(message.kind).when_uncertain is email.WhenUncertain.HOLD:
-            return Verdict(State.HELD, f"it may have arrived, and a copy would do harm: {outcome.text}")
-        case TransportDown():  # not the message's fault: it stays due, and waits for a working transport
-            is_route_open = circuit.find_transport(message.transport, circuit.pauses()) is not None
-            return Verdict(State.RETRYING, _answer_of(outcome), due_at=now, publish=is_route_open)
-        case TransientRefusal() | OutcomeUnknown():
-            return _retry(message, outcome, now)
-        case _:
-            assert_never(outcome)
+def _lock(message: Message) -> bool:
+    """Lock the row. False while a transaction holds it, whose `enqueue(key=…)` returned this message."""
+    return bool(Message.objects.select_for_update(skip_locked=True).filter(pk=message.pk).values_list("pk"))
 
 
-def _accepted(message: Message, reason: str) -> Verdict:
-    """Settle a message that needs no further attempt: SENT if every recipient was accepted, else FAILED."""
-    if refused := list(message.answers.values()).count(REFUSED):
-        total = len(message.answers)
-        return Verdict(State.FAILED, f"refused for good for {refused} of {total} recipients, accepted for the rest")
-    return Verdict(State.SENT, reason)
+def _to_notify(message: Message, state: State) -> Mapping[str, object]:
+    return signals.to_notify(message.kind) if state in SETTLED else {}
 
 
-def _was_accepted_before(message: Message) -> bool:
-    """Return whether the server accepted an earlier attempt, whose answer arrived late."""
-    return message.delivery_attempts.filter(number__gt=message.counted_after, outcome=Recorded.ACCEPTED).exists()
-
-
-def _retry(message: Message, outcome: TransientRefusal | OutcomeUnknown, now: datetime) -> Verdict:
-    counted = message.delivery_attempts.filter(number__gt=message.counted_after, outcome__in=COUNTED).count()
-    decision = retry.decide(
-        now=now,
-        number=message.attempts - message.counted_after,
-        counted=counted,
-        policy=retry.Policy(options().max_attempts, options().backoff_base, options().backoff_max),
-        retry_after=outcome.retry_after if isinstance(outcome, TransientRefusal) else None,
-        expires_at=message.expires_at,
-    )
-    if isinstance(decision, retry.GiveUp):
-        return Verdict(State.FAILED, f"{decision.reason}; last answer: {_answer_of(outcome)}")
-    return Verdict(State.RETRYING, _answer_of(outcome), due_at=decision)
-
-
-def _answer_of(outcome: Outcome) -> str:
-    return f"{outcome.code} {outcome.text}".strip()
-
-
-def _close_attempt(message: Message, outcome: Outcome, now: datetime) -> None:
+def _close_attempt(message: Message, outcome: Outcome, found: Attribution) -> None:
     """Close the attempt. A server's answer overwrites what a sweep assumed, never the reverse."""
-    recorded = RECORDED[type(outcome)]
-    if recorded is Recorded.ACCEPTED and _refused(outcome):
-        recorded = Recorded.PARTLY_ACCEPTED
-    others = [f"not for {mask(address)}: {_answer_of(refusal)}" for address, refusal in _refused(outcome).items()]
+    others = [f"not for {mask(address)}: {answer_of(refusal)}" for address, refusal in outcome.refused.items()]
     unanswered = (Recorded.PENDING, Recorded.UNCERTAIN)
     message.delivery_attempts.filter(number=message.attempts, outcome__in=unanswered).update(
-        outcome=recorded, finished_at=now, code=outcome.code, response="; ".join([outcome.text, *others])
+        outcome=_recorded(outcome, found),
+        finished_at=Now(),
+        phase=getattr(outcome, "phase", Phase.DOT),
+        code=outcome.code,
+        response="; ".join([outcome.text, *others]),
     )
 
 
-def _refused(outcome: Outcome) -> Mapping[str, TransientRefusal | PermanentRefusal]:
-    return getattr(outcome, "refused", {})
+def _recorded(outcome: Outcome, found: Attribution) -> Recorded:
+    match outcome:
+        case Accepted():
+            return Recorded.PARTLY_ACCEPTED if outcome.refused else Recorded.ACCEPTED
+        case OutcomeUnknown():
+            return Recorded.UNCERTAIN
+        case Interrupted():
+            return Recorded.INTERRUPTED
+        case _ if found.is_transports:
+            return Recorded.TRANSPORT_DOWN
+        case PermanentRefusal() if found.fault is Fault.MESSAGE:
+            return Recorded.REFUSED_FOR_GOOD
+        case _:  # also a connection that broke with this message
+            return Recorded.REFUSED_FOR_NOW
 
 
-def _note_answers(message: Message, outcome: Outcome) -> None:
-    """Store the answers for several recipients, so that each gets the message once.
+def _note_answers(message: Message, outcome: Outcome, found: Attribution) -> None:
+    """Store the final answers for several recipients, so that each gets the message once.
 
     Under a lock: the answer to an earlier attempt may arrive at the same moment.
     """
-    if not _refused(outcome) and not message.answers:
+    if not outcome.refused and not message.answers:
         return
-    answers = {a: REFUSED for a, refusal in _refused(outcome).items() if isinstance(refusal, PermanentRefusal)}
+    answers = {a: REFUSED for a, refusal in outcome.refused.items() if _is_answer(refusal, outcome, found)}
     if isinstance(outcome, Accepted):
         answers |= dict.fromkeys(outcome.recipients, ACCEPTED)
-    row = Message.objects.select_for_update().get(pk=message.pk)
+    row = Message.objects.select_for_update(no_key=True).get(pk=message.pk)
     message.answers = row.answers | answers
     Message.objects.filter(pk=message.pk).update(answers=message.answers)
+
+
+def _is_answer(refusal: TransientRefusal | PermanentRefusal, outcome: Outcome, found: Attribution) -> bool:
+    """Return whether a recipient is not tried again.
+
+    If all were refused for good, it may be the transport's fault. Then only what a recipient's own refusal says is final.
+    """
+    if may_pass(refusal):
+        return False
+    return not isinstance(outcome, PermanentRefusal) or found.is_final or attribute_alone(refusal).is_final
 
 
 def _suppress_unknown_addresses(message: Message, outcome: Outcome) -> None:
@@ -201,17 +203,16 @@ def _suppress_unknown_addresses(message: Message, outcome: Outcome) -> None:
     if isinstance(outcome, PermanentRefusal) and outcome.address_unknown and not outcome.refused:
         was_answered = addresses.as_transmitted(message.recipient) in message.answers
         if staging.reaches(message.recipient) and not was_answered:
-            suppression.suppress(message.recipient, _answer_of(outcome), message)
-    for address, refusal in _refused(outcome).items():
+            suppression.suppress(message.recipient, answer_of(outcome), message)
+    for address, refusal in outcome.refused.items():
         if isinstance(refusal, PermanentRefusal) and refusal.address_unknown and staging.reaches(address):
-            suppression.suppress(address, _answer_of(refusal), message)
+            suppression.suppress(address, answer_of(refusal), message)
 
 
-def _apply(message: Message, verdict: Verdict, now: datetime) -> bool:
-    changes: dict[str, object] = {"reason": verdict.reason, "claimed_until": None}
-    if verdict.due_at is not None:
-        publish_at = next_sweep(verdict.due_at, now) if verdict.publish else verdict.due_at
-        changes |= {"due_at": verdict.due_at, "publish_at": publish_at}
+def _apply(message: Message, verdict: Verdict) -> bool:
+    changes: dict[str, object] = {"reason": verdict.reason, **_to_notify(message, verdict.state)}
+    if verdict.pause is not None:
+        changes["due_at"] = Now() + verdict.pause
     row = Message.objects.filter(pk=message.pk)
     if verdict.state is State.SENT:  # final, so it counts unless a newer attempt is under way
         row = row.exclude(state=State.SENDING, attempts__gt=message.attempts)
@@ -219,9 +220,10 @@ def _apply(message: Message, verdict: Verdict, now: datetime) -> bool:
         row = row.filter(attempts=message.attempts)
     if not row.move(verdict.state, **changes):
         return False
-    if verdict.due_at is not None and verdict.publish:
-        message.due_at = verdict.due_at
-        publish_on_commit(message)
+    if verdict.pause is not None and verdict.publish:
+        publish_on_commit(message, verdict.pause)
+    if verdict.state in SETTLED:
+        signals.call_receivers_on_commit(message)
     return True
 
 
@@ -238,13 +240,12 @@ def _log(message: Message, outcome: Outcome, verdict: Verdict, *, ms: int | None
     else:
         line.warning("uncertain" if isinstance(outcome, OutcomeUnknown) else "refused", **said)
     if not moved:
-        line.warning("outcome came after the lease ended; only the attempt records it")
-    elif not verdict.publish:
-        line.info("waits until the transport works again")
-    elif verdict.due_at is not None:
-        seconds = round((verdict.due_at - timezone.now()).total_seconds())
-        line.info("retry at", due_at=verdict.due_at.isoformat(timespec="seconds"), seconds=seconds)
+        line.warning("outcome came after the claim was given away; only the attempt records it")
+    elif verdict.pause is not None and not verdict.publish:
+        line.info("waits for its transport")
+    elif verdict.pause is not None:
+        line.info("will be tried again", seconds=round(verdict.pause.total_seconds()))
     elif verdict.state is State.HELD:
-        line.warning("held until a person decides", reason=verdict.reason)
+        line.error("held until a person decides", reason=verdict.reason)
     elif verdict.state is State.FAILED:
         line.error("gave up", reason=verdict.reason)

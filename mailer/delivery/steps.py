@@ -1,7 +1,7 @@
 """The values that one step of the pipeline passes to the next."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import timedelta
 
 from django.core.mail import EmailMessage
 
@@ -9,16 +9,10 @@ from mailer.models import State
 
 
 @dataclass(frozen=True, slots=True)
-class Transport:
-    """The transport that a message may use now. `probing` is the end of its pause if this message is to probe it."""
-
-    alias: str
-    probing: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Postponed:
-    """The message waits for its transport: for the end of a pause, a probe, or the rate limit."""
+    """The message waits for its transport: for the end of a pause, a probe, a connection, or the rate limit."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,3 +34,15 @@ class Unsent:
 
     state: State
     reason: str
+
+
+EXPIRED = Unsent(State.EXPIRED, "its deadline passed before it could be sent")
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """A message that could not be prepared, and is worth another try."""
+
+    reason: str
+    patience: timedelta | None
+    """How long it is tried again before it fails; None: until its deadline, or a release that can prepare it."""

@@ -7,7 +7,7 @@ import re
 import secrets
 from email import policy
 from email.contentmanager import ContentManager, raw_data_manager
-from email.headerregistry import AddressHeader, HeaderRegistry
+from email.headerregistry import Address, AddressHeader, HeaderRegistry
 from email.message import EmailMessage as Entity
 from email.message import Message
 from functools import cache, lru_cache
@@ -15,6 +15,7 @@ from typing import Any
 
 from django.core.mail import EmailMessage
 
+from mailer.addresses import domain_in_ascii
 from mailer.outcomes import Unsendable
 
 LONGEST_LINE = 998
@@ -51,7 +52,7 @@ def build(mail: EmailMessage, *, eight_bit: bool, utf8: bool = False) -> Entity:
 
     The mail and its attachments are not changed. Raises ValueError for a header that Python rejects.
     """
-    clone = copy.copy(mail)
+    clone = with_idna_2008(mail)
     clone.attachments = copy.deepcopy(mail.attachments)  # `message()` may change their encoding
     built: Entity = clone.message(policy=smtp_policy(eight_bit=eight_bit, utf8=utf8))
     if isinstance(built, Verbatim):
@@ -61,6 +62,24 @@ def build(mail: EmailMessage, *, eight_bit: bool, utf8: bool = False) -> Entity:
     _encode_for_server(built, eight_bit=eight_bit)
     _choose_boundaries(built)
     return built
+
+
+def with_idna_2008(mail: EmailMessage) -> EmailMessage:
+    """Return a copy whose `message()` encodes the domains of addresses by IDNA 2008, as the envelope does.
+
+    Django's own method follows IDNA 2003, by which the header would name the domain of another owner.
+    """
+    clone = copy.copy(mail)
+    if type(mail)._idna_encode_address_header_domains is EmailMessage._idna_encode_address_header_domains:  # type: ignore[attr-defined]
+        vars(clone)["_idna_encode_address_header_domains"] = _encode_domains
+    return clone
+
+
+def _encode_domains(built: Entity) -> None:
+    for name, value in built.items():
+        if isinstance(value, AddressHeader) and not all(address.domain.isascii() for address in value.addresses):
+            addresses = [Address(a.display_name, a.username, domain_in_ascii(a.domain)) for a in value.addresses]
+            built.replace_header(name, addresses)
 
 
 def _can_stay_verbatim(built: Verbatim, *, eight_bit: bool) -> bool:

@@ -21,6 +21,7 @@ from django.core.mail import EmailAlternative, EmailAttachment, EmailMessage, Em
 from django.utils.encoding import force_bytes, force_str, is_protected_type
 from django.utils.functional import Promise
 
+from mailer.addresses import DEEPEST_COMMENT, LONGEST_ENTRY, InvalidAddress, for_envelope
 from mailer.attachments import TooLarge
 from mailer.conf import options
 from mailer.email import UnknownKind
@@ -47,10 +48,6 @@ ACCEPTED_DEFECTS = {
     "local-part contains non-ASCII characters)",  # servers that announce SMTPUTF8 accept it (RFC 6531)
 }
 """Defects of an address that Python reports but servers accept."""
-LONGEST_ENTRY, DEEPEST_COMMENT = 998, 20
-"""Characters and brackets; with many more, Python's parser takes seconds or overflows the stack."""
-LONGEST_ADDRESS = 254
-"""Characters (RFC 5321, 4.5.3.1.3, without its angle brackets)."""
 LONGEST_MESSAGE_ID = 250
 """Characters that a row can store."""
 
@@ -63,7 +60,9 @@ def dump(message: EmailMessage) -> bytes:
     """
     _check_addresses(message)
     _check_size(message)
-    source = message.message(policy=policy.SMTP).as_bytes()  # raises for an invalid header or charset
+    source = (
+        encoding.with_idna_2008(message).message(policy=policy.SMTP).as_bytes()
+    )  # raises for an invalid header or charset
     attributes = _attributes(message)
     if prebuilt.is_prebuilt(message):
         attributes |= _prebuilt_attributes(message, source)
@@ -124,8 +123,10 @@ def _check_address(what: str, text: str) -> None:
     if defects or len(parsed.all_mailboxes) != 1 or not address:
         why = "; ".join(sorted(defects)) or "each entry has to be one mailbox"
         raise ValueError(f"Invalid address ({what}): {why}")
-    if len(address) > LONGEST_ADDRESS:
-        raise ValueError(f"Invalid address ({what}): longer than {LONGEST_ADDRESS} characters")
+    try:
+        for_envelope(text)
+    except InvalidAddress as reason:
+        raise ValueError(f"Invalid address ({what}): {reason}") from None
 
 
 def _check_message_id(value: str) -> None:

@@ -61,7 +61,7 @@ def is_unsubscribed(membership: Membership) -> bool:
 
 def copy_unsubscribes(old: str, new: str) -> None:
     """Unsubscribe the address `new` from all streams that `old` unsubscribed from."""
-    for row in Suppression.objects.filter(address=old.lower()).exclude(stream=""):
+    for row in Suppression.objects.filter(address=old).exclude(stream=""):
         suppress(new, row.reason, stream=row.stream)
 
 
@@ -95,7 +95,7 @@ def read(token: str) -> Membership:
 
 
 def _row_of(membership: Membership) -> "QuerySet[Suppression]":
-    return Suppression.objects.filter(address=membership.address.lower(), stream=membership.stream.name)
+    return Suppression.objects.filter(address=membership.address, stream=membership.stream.name)
 
 
 def _boxes() -> list[SecretBox]:

@@ -5,6 +5,7 @@ No other module imports Anymail, which is an extra.
 
 from __future__ import annotations  # without Anymail its names below do not exist
 
+import re
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from importlib.util import find_spec
@@ -13,7 +14,16 @@ from typing import Any
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 
-from mailer.outcomes import OutcomeUnknown, PermanentRefusal, Refusal, TransientRefusal, TransportDown
+from mailer.conf import options
+from mailer.outcomes import (
+    LONGEST_PAUSE,
+    OutcomeUnknown,
+    PermanentRefusal,
+    Phase,
+    Refusal,
+    TransientRefusal,
+    TransportDown,
+)
 from mailer.transports import staging
 
 ERRORS: tuple[type[Exception], ...] = ()
@@ -27,16 +37,39 @@ if find_spec("anymail"):
 
     ERRORS, BACKENDS = (AnymailError,), (AnymailBaseBackend,)
 
+LONGEST_ANSWER = 60.0
+"""Seconds of silence after a request: the usual limit of the proxies before an API, which then answer 504 themselves."""
 MISCONFIGURED = {401, 402, 403}
 """A wrong key, an unpaid bill, a sender or an IP range that is not allowed: the account's fault, not the message's."""
-MAY_HAVE_BEEN_ACCEPTED = {408, 502, 504}
-"""Answers of a proxy, or of a server that stopped waiting: the result of the request is unknown."""
+NOT_ABOUT_CONTENT = {404, 405, 420}
+"""A wrong address of the API, or an unknown domain of the sender (Mailgun); 420: the account sends too much (Mailgun)."""
+ABOUT_THE_ACCOUNT = re.compile(
+    r'"ErrorCode":\s*(?:400|401|405|412|413)\b'  # Postmark: sender's signature, credits, pending approval, inactive server
+    r"|sender signature|not allowed to send|pending approval|not verified|not been verified|unverified"
+    r"|under.validation|not.(?:yet.)?activated|suspended|sending.?paused|disabled|LimitExceeded|AccountSending",
+    re.IGNORECASE,
+)
+"""In a provider's refusal: it is about the account or its sender, as a refusal of MAIL would be, and not about the message."""
+THROTTLED = re.compile(r"\b(?:Throttling|ThrottlingException|TooManyRequestsException|RequestLimitExceeded)\b")
+"""Codes of Amazon with HTTP status 400."""
+
+WITHOUT_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "NoRegionError"}
+"""Exceptions of botocore."""
 
 REFUSED = {"invalid", "rejected", "failed"}
 """Anymail's statuses of a recipient that mean a refusal; the others are sent, queued and unknown."""
 
-LONGEST_PAUSE = 86_400.0
-"""Seconds. A longer Retry-After counts as one day."""
+
+def bound(backend: BaseEmailBackend) -> None:
+    """Bound the waits of a provider's backend. botocore must not repeat a request, which may have been accepted."""
+    if not isinstance(backend, BACKENDS):
+        return
+    silence = options().smtp_timeout.total_seconds()
+    backend.timeout = (silence, LONGEST_ANSWER)  # type: ignore[attr-defined]
+    params = getattr(backend, "client_params", {})
+    if config := params.get("config"):
+        once = type(config)(connect_timeout=silence, read_timeout=LONGEST_ANSWER, retries={"total_max_attempts": 1})
+        params["config"] = config.merge(once)
 
 
 def connect() -> None:
@@ -59,18 +92,22 @@ def translate(error: AnymailError) -> Refusal:
         return PermanentRefusal("", str(error))
     status = _http_status(error)
     text = _provider_text(error)
-    if status is None:
-        return _no_answer(error, text)
+    return _no_answer(error, text) if status is None else _answer(status, text, _retry_after(error))
+
+
+def _answer(status: int, text: str, retry_after: timedelta | None) -> Refusal:
+    """Translate an HTTP status. Only one that refuses is certain: Anymail raises also for a success that it cannot read."""
     code = str(status)
     if status in MISCONFIGURED:
-        return TransportDown(code, text, misconfigured=True)
-    if status in MAY_HAVE_BEEN_ACCEPTED:
-        return OutcomeUnknown(text, code)
+        return TransportDown(code, text, Phase.LOGIN, misconfigured=True)
     if status == 503:
         return TransportDown(code, text)
-    if status == 429 or status >= 500:
-        return TransientRefusal(code, text, _retry_after(error))
-    return PermanentRefusal(code, text)
+    if status == 429 or (status == 400 and THROTTLED.search(text)):
+        return TransientRefusal(code, text, retry_after=retry_after)
+    if not 400 <= status < 500 or status == 408:  # a server that failed or stopped waiting may have accepted it before
+        return OutcomeUnknown(text, code)
+    is_about_account = status in NOT_ABOUT_CONTENT or ABOUT_THE_ACCOUNT.search(text)
+    return PermanentRefusal(code, text, Phase.MAIL if is_about_account else Phase.DOT)
 
 
 def message_id(message: EmailMessage) -> str:
@@ -93,6 +130,8 @@ def refused(message: EmailMessage) -> dict[str, PermanentRefusal]:
 def _no_answer(error: AnymailAPIError, text: str) -> Refusal:
     if isinstance(error, requests.ConnectTimeout | requests.exceptions.ProxyError) or _never_connected(error.__cause__):
         return TransportDown("", text)
+    if type(error.__cause__).__name__ in WITHOUT_CREDENTIALS:
+        return TransportDown("", text, Phase.LOGIN, misconfigured=True)
     if isinstance(error, requests.exceptions.SSLError):
         return TransportDown("", text, misconfigured=True)
     return OutcomeUnknown(text)
@@ -103,7 +142,7 @@ def _never_connected(cause: BaseException | None) -> bool:
     # botocore has its own exception classes for it.
     wrapped = cause.args[0] if cause is not None and cause.args else None
     return isinstance(getattr(wrapped, "reason", None), NewConnectionError) or (
-        type(cause).__name__ in {"EndpointConnectionError", "NoCredentialsError", "NoRegionError"}
+        type(cause).__name__ in {"EndpointConnectionError", "ConnectTimeoutError"}
     )
 
 
@@ -129,4 +168,4 @@ def _retry_after(error: AnymailAPIError) -> timedelta | None:
         )
     except (ValueError, TypeError, OverflowError):
         return None
-    return timedelta(seconds=min(max(seconds, 0.0), LONGEST_PAUSE))
+    return timedelta(seconds=min(max(seconds, 0.0), LONGEST_PAUSE.total_seconds()))

@@ -14,6 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage
 from dkim import crypto
 
+from mailer.addresses import InvalidAddress, domain_in_ascii
 from mailer.conf import options, sender_domain
 from mailer.outcomes import Unsendable
 
@@ -118,8 +119,8 @@ def _signer(domain: str, entries: tuple[str, ...]) -> Signer:
 
 def _ascii(domain: str) -> str:
     try:
-        return domain.encode("idna").decode().lower()
-    except UnicodeError:
+        return domain_in_ascii(domain)
+    except InvalidAddress:
         return domain.lower()
 
 

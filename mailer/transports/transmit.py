@@ -1,53 +1,95 @@
-"""Send one message over the thread's open connection, and return every answer as an Outcome. Decides nothing."""
+"""Transmit one message over an open connection, and return every answer as an Outcome. Decides nothing."""
 
-import threading
+import re
+import smtplib
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
 import structlog
-from django.core.mail import EmailMessage, mailers
-from django.core.mail.backends.base import BaseEmailBackend
+from django.core.mail import EmailMessage
 
 from mailer.addresses import as_transmitted
-from mailer.conf import options
 from mailer.outcomes import (
     Accepted,
+    Interrupted,
     Outcome,
     OutcomeUnknown,
     PermanentRefusal,
+    Phase,
+    Stop,
     TransientRefusal,
     TransportDown,
     Unsendable,
+    status_of,
 )
-from mailer.routes import PRIMARY
 from mailer.text import mask, replace_unstorable
-from mailer.transports import anymail, smtp
+from mailer.transports import anymail, smtp, staging
+from mailer.transports.connections import Connection, is_limit
+from mailer.transports.conversation import Transaction
 
 log = structlog.get_logger(__name__)
 
-_open = threading.local()
-"""alias → backend. Backends are not thread-safe, so each thread has its own. A fork inherits none: the parent never sends."""
+NOT_SENT = PermanentRefusal("", "the backend says that it did not send it")
+"""A receiver of Anymail's pre_send cancelled it, the backend hides errors, or no recipient is left."""
+SESSION_IS_OVER = re.compile(r"session|connection", re.IGNORECASE)
+"""In a 4xx answer to MAIL: `452 too many messages in this session`."""
 
 
-def transmit(message: EmailMessage, alias: str = PRIMARY, *, exclude: Collection[str] = ()) -> Outcome:
-    """Send one message through `MAILERS[alias]` and return the outcome. Raises nothing, so that no outcome is lost.
+def proceed() -> None:
+    """The guard of a transmission that nothing stops."""
 
-    Recipients in `exclude` do not get it. Addresses in `exclude` and in the outcome are spelt as by `as_transmitted`.
+
+def transmit(
+    connection: Connection,
+    message: EmailMessage,
+    *,
+    exclude: Collection[str] = (),
+    guard: Callable[[], None] = proceed,
+) -> Outcome:
+    """Transmit one message, give the connection back, and return the outcome. Raises nothing, so that no outcome is lost.
+
+    Recipients in `exclude` do not get it. Addresses in `exclude` and in the outcome are spelt as by `as_transmitted`. `guard`
+    is called before MAIL and before the final dot, or before the request to a provider. If it raises Stop, nothing is sent.
     """
-    deadline = time.monotonic() + options().conversation_limit.total_seconds()
-    backend, is_fresh = _connection(alias)
-    if exclude:
-        _exclude(exclude, message, keep_headers=isinstance(backend, smtp.EmailBackend))
-    outcome = _converse(backend, message, deadline)
-    if isinstance(outcome, TransportDown) and not is_fresh:
-        close(alias)  # the server closes idle connections, so this error does not mean that it is down
-        backend, _ = _connection(alias)
-        outcome = _converse(backend, message, deadline)
-    if not isinstance(outcome, Accepted):
-        close(alias)  # after an error, Django's backend keeps the dead connection
+    assert connection.pool.has_lent(connection), "this connection was given back: another thread may use it"
+    with connection:
+        if exclude:
+            _exclude(exclude, message, keep_headers=isinstance(connection.backend, smtp.EmailBackend))
+        was_kept = connection.is_kept
+        outcome = _converse(connection, message, guard)
+        if was_kept and (_session_is_over(outcome) or _may_be_outdated(outcome)):
+            outcome = _renew(connection) or _converse(connection, message, guard)
+        if isinstance(outcome, Accepted):
+            connection.pool.accepted_at = time.monotonic()
     return _mask(outcome)
+
+
+def _session_is_over(outcome: Outcome) -> bool:
+    """Return whether the server ended only the session: before MAIL it had closed the connection, or it takes no more here."""
+    match outcome:
+        case TransportDown(phase=Phase.MAIL):
+            return True
+        case TransientRefusal(code=code, text=text, phase=Phase.MAIL):
+            return code == "421" or SESSION_IS_OVER.search(text) is not None
+        case PermanentRefusal(code=code, phase=Phase.MAIL):
+            return code == "503"  # "nested MAIL": what it thinks of the session is not what we think
+    return False
+
+
+def _may_be_outdated(outcome: Outcome) -> bool:
+    """Return whether a refusal may be the policy of the time when the session began: Postfix keeps its settings until then.
+
+    What is said about the recipient's own address is not.
+    """
+    is_early = isinstance(outcome, PermanentRefusal) and outcome.phase in (Phase.MAIL, Phase.RCPT)
+    return is_early and not status_of(outcome.text).startswith(("5.1.1", "5.1.10", "5.2."))
+
+
+def _renew(connection: Connection) -> TransportDown | Interrupted | None:
+    down = connection.renew()
+    return Interrupted(f"no new connection: {down.text}") if down and is_limit(down) else down
 
 
 def _exclude(addresses: Collection[str], message: EmailMessage, *, keep_headers: bool) -> None:
@@ -65,75 +107,63 @@ def _exclude(addresses: Collection[str], message: EmailMessage, *, keep_headers:
 def _mask[O: Outcome](outcome: O) -> O:
     """Mask addresses in the text, and replace characters that cannot be stored."""
     changes: dict[str, Any] = {"text": mask(replace_unstorable(outcome.text))}
-    if isinstance(outcome, Accepted | TransientRefusal | PermanentRefusal):
+    if outcome.refused:
         changes["refused"] = {as_transmitted(a): _mask(refusal) for a, refusal in outcome.refused.items()}
     return replace(outcome, **changes)
 
 
-def close(alias: str) -> None:
-    """Close this thread's connection to the transport if it is open."""
-    backend = _backends().pop(alias, None)
-    if backend is None:
-        return
+def _converse(connection: Connection, message: EmailMessage, guard: Callable[[], None]) -> Outcome:
+    backend = connection.backend
+    transaction = None
     try:
-        backend.close()
-    except OSError as error:
-        log.debug("the connection did not close cleanly", transport=alias, error=type(error).__name__)
-
-
-def _connection(alias: str) -> tuple[BaseEmailBackend, bool]:
-    backends = _backends()
-    is_fresh = alias not in backends
-    if is_fresh:
-        backend = mailers[alias]
-        backend.timeout = options().smtp_timeout.total_seconds()  # type: ignore[attr-defined]
-        backends[alias] = backend
-    return backends[alias], is_fresh
-
-
-def _backends() -> dict[str, BaseEmailBackend]:
-    backends: dict[str, BaseEmailBackend] = _open.__dict__.setdefault("backends", {})
-    return backends
-
-
-def _converse(backend: BaseEmailBackend, message: EmailMessage, deadline: float) -> Outcome:
-    conversation = backend if isinstance(backend, smtp.EmailBackend) else None
-    try:
-        if conversation:
-            conversation.begin(deadline)
-        try:
-            backend.open()
-        except ValueError as error:  # a host name or a password that cannot be encoded, for example
-            return TransportDown("", f"{type(error).__name__} while connecting", misconfigured=True)
-        if (
-            backend.send_messages([message]) == 0
-        ):  # a receiver of Anymail's pre_send cancelled it, or the backend hides errors
-            return PermanentRefusal("", "the backend says that it did not send it")
+        if isinstance(backend, smtp.EmailBackend):
+            if not staging.let_through([message]) or not message.recipients():
+                return NOT_SENT
+            assert backend.connection is not None
+            transaction = Transaction(backend.connection, backend.prepare(message), guard)
+            return transaction.run()
+        guard()
+        connection.is_open = False  # until it is known to be in order
+        answer = _accepted(message) if backend.send_messages([message]) else NOT_SENT
+        connection.is_open = True
+        return answer
+    except Stop as reason:
+        return Interrupted(str(reason))
     except anymail.ERRORS as error:
         return anymail.translate(error)
-    except OSError as error:
-        return smtp.translate(error, payload_sent=conversation is not None and conversation.payload_sent)
+    except OSError as error:  # of Django's own SMTP backend, or another one
+        return _translate(error)
     except Unsendable as error:
         return PermanentRefusal("", str(error))
     except ValueError as error:  # Django and Anymail raise it for an address or a header that cannot be sent
         return PermanentRefusal("", f"{type(error).__name__}: {error}")
     except Exception as error:
         # A receiver of Anymail's post_send failed, or a library could not read an answer: the message may be accepted already.
-        log.exception("unexpected error while a message was transmitted", transport=getattr(backend, "alias", ""))
-        if conversation is not None and not conversation.payload_sent:
+        log.exception("unexpected error while a message was transmitted", transport=connection.alias)
+        if isinstance(backend, smtp.EmailBackend) and not (transaction and transaction.dot_sent):
             return TransientRefusal("", f"unexpected {type(error).__name__} before anything was transmitted")
         return OutcomeUnknown(f"unexpected {type(error).__name__}")
-    return _accepted(backend, message)
 
 
-def _accepted(backend: BaseEmailBackend, message: EmailMessage) -> Accepted:
-    refused: Mapping[str, TransientRefusal | PermanentRefusal]
-    if isinstance(backend, smtp.EmailBackend):
-        code, text = backend.reply
-        refused = backend.refused
-    else:
-        code, text = "", anymail.message_id(message)
-        refused = anymail.refused(message)
+def _translate(error: OSError) -> Outcome:
+    """Translate an error of a backend that does not say how far it came."""
+    match error:
+        case smtplib.SMTPRecipientsRefused(recipients=replies):
+            code, raw = min(replies.values(), key=lambda reply: reply[0])
+            phase = Phase.RCPT
+        case smtplib.SMTPSenderRefused(smtp_code=code, smtp_error=raw):
+            phase = Phase.MAIL
+        case smtplib.SMTPDataError(smtp_code=code, smtp_error=raw):
+            phase = Phase.DOT
+        case _:
+            return OutcomeUnknown(f"{type(error).__name__}: {error}")
+    text = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw
+    kind = TransientRefusal if code < 500 else PermanentRefusal
+    return kind(str(code), text, phase)
+
+
+def _accepted(message: EmailMessage) -> Accepted:
+    refused = anymail.refused(message)
     answered = {as_transmitted(address) for address in refused}
     recipients = tuple(r for r in map(as_transmitted, message.recipients()) if r not in answered)
-    return Accepted(code, text, recipients, refused)
+    return Accepted("", anymail.message_id(message), recipients, refused)

@@ -18,9 +18,9 @@ BACKLOG = int(os.environ.get("BACKLOG", "100000"))
 
 DUE = """
 INSERT INTO mailer_message (kind, arguments, recipient, subject, message_id_header, queue, key, state, reason, attempts,
-    counted_after, created_at, due_at, publish_at, handovers)
+    counted_after)
 SELECT 'mailer.TestEmail', '{"address": "ann@example.com", "sent_by": "a benchmark"}', 'ann@example.com', '',
-    '<' || n || '@example.com>', 'default', '', 'queued', '', 0, 0, now(), now(), now(), 0
+    '<' || n || '@example.com>', 'default', '', 'queued', '', 0, 0
 FROM generate_series(1, %s) AS n
 """
 
@@ -48,11 +48,11 @@ def test_a_backlog_before_a_slow_server_does_not_multiply_the_tasks() -> None:
         sink.script.sometimes["BODY"] = (1.0, SLOW)  # a second for each mail
         stack.start("worker", "beat")
         time.sleep(120)
-        published = sum(map(int, re.findall(r"swept .*published=(\d+)", stack.log("worker"))))
+        published = len(re.findall(r"\] published ", stack.log("worker")))
         print(f"\n{BACKLOG} due, {len(sink.received)} sent in 120 s, {published} tasks made")
 
     assert len(sink.received) > 100
-    assert published <= 500 + 2 * len(sink.received)
+    assert published <= len(sink.received)  # a task delivers for five seconds
 
 
 def megabytes_of(processes: list[int]) -> float:

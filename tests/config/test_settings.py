@@ -116,6 +116,42 @@ def test_all_broken_variables_are_named_at_once(
     assert "hunt" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("program", "limits"),
+    [
+        (["gunicorn", "config.wsgi"], "-c statement_timeout=30s"),
+        (["celery", "-A", "config", "worker"], "-c statement_timeout=30s"),
+        (["manage.py", "purge_mail"], "-c statement_timeout=30s"),
+        (["manage.py", "migrate"], "-c statement_timeout=0 -c lock_timeout=10s"),
+    ],
+)
+def test_every_statement_ends_in_time_except_in_a_migration(
+    monkeypatch: pytest.MonkeyPatch, program: list[str], limits: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", program)
+
+    options = read_settings(monkeypatch, PRODUCTION)["DATABASES"]["default"]["OPTIONS"]
+
+    assert options["options"] == limits
+
+
+@pytest.mark.parametrize(
+    ("query", "timeouts"),
+    [("", "30s 0"), ("?options=-c%20statement_timeout%3D0%20-c%20lock_timeout%3D1min", "0 1min")],
+)
+def test_the_database_knows_the_limits_which_an_operator_may_change(query: str, timeouts: str) -> None:
+    code = """
+from django.db import connection
+with connection.cursor() as cursor:
+    cursor.execute("SELECT current_setting('statement_timeout') || ' ' || current_setting('lock_timeout')")
+    print(*cursor.fetchone())
+"""
+    server = PRODUCTION["DATABASE_URL"].rpartition("/")[0]
+    done = manage("shell", "--no-imports", "-c", code, DATABASE_URL=f"{server}/postgres{query}")
+
+    assert done.stdout.strip() == timeouts, done.stderr
+
+
 def test_a_process_ends_with_one_line() -> None:
     done = manage("check", SECRET_KEY="short")
 
@@ -127,18 +163,18 @@ def test_a_process_ends_with_one_line() -> None:
 def test_every_variable_may_stand_in_a_file(tmp_path: Path) -> None:
     """The mailer's and gunicorn's too, which nothing asks environs for."""
     file = tmp_path / "env"
-    file.write_text("POSTCOMMIT_MAX_ATTEMPTS=7\nWEB_PORT=9000\nLOG_LEVEL=ERROR\n")
+    file.write_text("POSTCOMMIT_RETENTION_DAYS=7\nWEB_PORT=9000\nLOG_LEVEL=ERROR\n")
     code = "import os, config.settings as s; print(s.POSTCOMMIT, os.environ['WEB_PORT'], s.LOG_LEVEL)"
 
     done = manage("shell", "--no-imports", "-c", code, ENV_FILES=str(file), LOG_LEVEL="INFO")
 
-    assert done.stdout == "{'MAX_ATTEMPTS': '7'} 9000 INFO\n", done.stderr
+    assert done.stdout == "{'RETENTION_DAYS': '7'} 9000 INFO\n", done.stderr
 
 
 BROKEN = [
     ({"EMAIL_URL": "postmark:"}, "mailer.E014", "OPTIONS must define 'server_token'"),
     ({"EMAIL_URL": "postmark:?server_token=t&colour=red"}, "mailer.E014", "colour"),
-    ({"POSTCOMMIT_MAX_ATEMPTS": "1"}, "mailer.E010", "Did you mean POSTCOMMIT_MAX_ATTEMPTS?"),
+    ({"POSTCOMMIT_RETENTON_DAYS": "1"}, "mailer.E010", "Did you mean POSTCOMMIT_RETENTION_DAYS?"),
     ({"POSTCOMMIT_SWEEP_EVERY": "soon"}, "mailer.E010", "POSTCOMMIT_SWEEP_EVERY must be a number"),
     ({"DEFAULT_FROM_EMAIL": "Shop"}, "mailer.E011", "DEFAULT_FROM_EMAIL is not one address"),
 ]
@@ -163,7 +199,7 @@ def test_a_server_does_not_start_with_an_invalid_setting(program: list[str]) -> 
     done = subprocess.run(
         [sys.executable, *program],
         cwd=PROJECT,
-        env={**os.environ, **PRODUCTION, "POSTCOMMIT_MAX_ATTEMPTS": "many"},
+        env={**os.environ, **PRODUCTION, "POSTCOMMIT_RETENTION_DAYS": "many"},
         capture_output=True,
         text=True,
         check=False,
@@ -171,7 +207,7 @@ def test_a_server_does_not_start_with_an_invalid_setting(program: list[str]) -> 
     )
 
     assert done.returncode != 0
-    assert "POSTCOMMIT_MAX_ATTEMPTS must be a number above 0, not 'many'" in done.stderr
+    assert "POSTCOMMIT_RETENTION_DAYS must be a number above 0, not 'many'" in done.stderr
 
 
 def test_models_and_migrations_agree() -> None:

@@ -26,7 +26,7 @@ from accounts import links, verification
 from accounts.models import EmailChange, User
 from accounts.sessions import Session
 from mailer.email import Stream
-from mailer.models import Message, Suppression, TransportState
+from mailer.models import Circuit, Message, Suppression, TransportState, Worker
 from mailer.recipients import subscriptions
 from tests.mailer.kinds import Plain
 
@@ -128,6 +128,8 @@ def world() -> World:
             "mailer_message": [Message.objects.create(recipient=OWNER, user=owner, kind="x").pk],
             "mailer_suppression": [Suppression.objects.create(address=OWNER).pk],
             "mailer_transportstate": [TransportState.objects.create(alias="transport").pk],
+            "mailer_circuit": [Circuit.objects.create(transport="transport").pk],
+            "mailer_worker": [Worker.objects.create(host="host", pid=1, release="").pk],
         },
     )
 
@@ -307,6 +309,8 @@ TABLE: dict[str, Rule] = {
     **read_only("mailer_message"),
     **model("mailer_suppression"),
     **read_only("mailer_transportstate"),
+    **read_only("mailer_circuit"),
+    **read_only("mailer_worker"),
 }
 SECRET_LINKS = {"verify", "password_reset_confirm", "email_change_confirm", "email_change_stop", "unsubscribe"}
 WITHOUT_CSRF = {"unsubscribe", "unsubscribe/<path:token>"}

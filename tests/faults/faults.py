@@ -29,7 +29,7 @@ def worker_killed(stack: Stack, rng: random.Random) -> None:
         stack.start("worker")
 
 
-@fault("worker")
+@fault("worker", needs_children=True)
 def worker_children_killed(stack: Stack, rng: random.Random) -> None:
     """Kill one process of the pool at a time; the worker replaces it."""
     stack.sink.script.sometimes["BODY"] = (0.3, SLOW)
@@ -169,7 +169,7 @@ def broker_name_slow_to_find(stack: Stack, rng: random.Random) -> None:
     """Restart the broker too, because a connected client does not resolve its name."""
     assert isinstance(stack.valkey, NamedValkey)
     time.sleep(rng.uniform(2, 4))
-    with stack.valkey.slow_to_find():
+    with stack.valkey.names.slow(3):
         for _ in range(3):
             stack.valkey.stop(signal.SIGKILL)
             stack.valkey.start()
@@ -208,6 +208,7 @@ def server_silent_for_20_seconds(stack: Stack, rng: random.Random) -> None:
     del stack.sink.script.always["BODY"]
     time.sleep(10)
     del stack.sink.script.always["CONNECT"]
+    stack.sink.close_all_connections()  # a server that comes back knows them no longer
 
 
 @fault("mail server")
@@ -248,7 +249,7 @@ def no_fault(stack: Stack, rng: random.Random) -> None:
     """Change nothing: the baseline."""
 
 
-FAULTS: list[Fault] = [  # in the order of the table
+DEATHS: list[Fault] = [  # in the order of the table
     worker_killed,
     worker_children_killed,
     two_workers_two_beats_one_worker_killed,

@@ -84,6 +84,35 @@ for n in range(int(os.environ["TIMES"])):
 
 
 @dataclass(frozen=True, slots=True)
+class Mails:
+    """A script that enqueues `count` mails in default and bulk, which have a deadline of an hour, for about `seconds`."""
+
+    count: int
+    seconds: float = 20
+
+    def prepare(self, stack: Stack) -> None:
+        """Do nothing."""
+
+    def run(self, stack: Stack) -> list[Visit]:
+        """Run the script; it makes no requests."""
+        stack.run(ENQUEUE_SLOWLY, COUNT=str(self.count), SECONDS=str(self.seconds))
+        return []
+
+
+ENQUEUE_SLOWLY = """
+import os, time
+from mailer import outbox
+from mailer.emails import TestEmail
+
+count = int(os.environ["COUNT"])
+for n in range(count):
+    TestEmail.queue = ["default", "bulk"][n % 2]
+    outbox.enqueue(TestEmail(f"person-{n}@example.com", "a test"))
+    time.sleep(float(os.environ["SECONDS"]) / count)
+"""
+
+
+@dataclass(frozen=True, slots=True)
 class Batches:
     """A script that enqueues mails in transactions of 25, of which every tenth is rolled back."""
 

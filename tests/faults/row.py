@@ -1,19 +1,21 @@
-"""A row of the table: what the database committed, compared with what the mail server received."""
+"""A row of the table: what the database committed and what the mail server received, and the history of each mail."""
 
 import random
 import re
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
+from mailer.models import Outcome
 from tests.environment import new_directory
-from tests.faults.fault import Fault
-from tests.faults.load import Load, Visit
-from tests.smtp_sink import Sink
-from tests.stack import Stack
+from tests.faults.fault import RECOVERY, Fault
+from tests.faults.load import Load
+from tests.faults.mail_server import MailServer
+from tests.history import Change, violations
+from tests.stack import AS_SHIPPED, Stack
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,13 @@ class Row:
     lost: int
     rolled_back_but_sent: int
     copies: int
+    wrongly_doubled: int
+    """Copies of a message beyond one for each of its own attempts without an answer."""
     uncertain_attempts: int
+    history: list[str]
+    """What must not be in the history of any message."""
+    recovery: float
+    """Seconds from the end of the fault to the first mail."""
     failed_requests: int
     slowest_request: float
     slowest_publish: float
@@ -34,43 +42,76 @@ class Row:
     remark: str
 
     HEAD = (
-        f"{'fault':<40}{'committed':>10}{'lost':>6}{'rolled back, sent':>19}{'copies':>8}{'uncertain':>11}"
-        f"{'failed req.':>13}{'slowest':>9}{'publish':>9}{'drained':>9}"
+        f"{'fault':<58}{'committed':>10}{'lost':>6}{'rolled back, sent':>19}{'copies':>8}{'wrongly':>9}{'uncertain':>11}"
+        f"{'history':>9}{'recovery':>10}{'failed req.':>13}{'slowest':>9}{'publish':>9}{'drained':>9}"
     )
 
     def __str__(self) -> str:
         return (
-            f"{self.name:<40}{self.committed:>10}{self.lost:>6}{self.rolled_back_but_sent:>19}{self.copies:>8}"
-            f"{self.uncertain_attempts:>11}{self.failed_requests:>13}{self.slowest_request:>8.2f}s"
-            f"{self.slowest_publish:>8.3f}s{self.drained_in:>8.1f}s  {self.remark}"
+            f"{self.name:<58}{self.committed:>10}{self.lost:>6}{self.rolled_back_but_sent:>19}{self.copies:>8}"
+            f"{self.wrongly_doubled:>9}{self.uncertain_attempts:>11}{len(self.history):>9}{self.recovery:>9.1f}s"
+            f"{self.failed_requests:>13}{self.slowest_request:>8.2f}s{self.slowest_publish:>8.3f}s{self.drained_in:>8.1f}s"
+            f"  {self.remark}"
         ).rstrip()
 
     def check(self, fault: Fault) -> None:
         """Check what must hold under every fault, and what must hold under this one."""
-        assert (self.lost, self.rolled_back_but_sent) == (0, 0)
-        assert self.copies <= self.uncertain_attempts
+        assert self.history == []
+        assert (self.lost, self.rolled_back_but_sent, self.wrongly_doubled) == (0, 0, 0)
+        assert self.recovery <= RECOVERY
         if not fault.cuts_conversations:
             assert self.uncertain_attempts == 0
         if fault.requests_must_succeed:
             assert self.failed_requests == 0
 
 
-def measure(fault: Fault, load: Load, *, name: str = "", seed: str, patience: float = 180) -> Row:
-    """Cause the fault in a complete installation under load, and wait until every message is settled."""
-    name = name or fault.name
+def measure(
+    fault: Fault, load: Load, *, name: str = "", seed: str, patience: float | None = None, **settings: str
+) -> Row:
+    """Cause the fault in a complete installation under load, and wait until every message is settled.
+
+    The installation has the defaults of the mailer, except for `settings`.
+    """
+    name, patience = name or fault.name, patience or fault.patience
     rng = random.Random(f"{seed}-{name}")
-    with Sink() as sink, Stack(new_directory("faults"), sink, fault.broker) as stack:
-        sink.script.rng = random.Random(rng.random())
+    server = MailServer()
+    with server, Stack(new_directory("faults"), server, fault.broker, AS_SHIPPED | settings) as stack:
+        server.script.rng = random.Random(rng.random())
+        stack.surround(fault.setting(stack))
         stack.start(*fault.processes)
         load.prepare(stack)
+        began = time.time()
         with ThreadPoolExecutor(1) as background:
-            struck = background.submit(fault.strike, stack, rng)
+            struck = background.submit(lambda: (fault.strike(stack, rng) or "", time.time()))
             visits = load.run(stack)
-        remark = struck.result() or ""
-        sink.script.sometimes.clear()
-        began = time.monotonic()
+            loaded = time.time()
+        remark, ended = struck.result()
+        server.script.sometimes.clear()
+        stack.run(ONE_MORE)
         stack.wait_for(lambda: all_settled(stack), "every message to be settled", seconds=patience)
-        return judge(stack, visits, name=name, remark=remark, drained_in=time.monotonic() - began)
+        settled = time.time()
+        history = stack.history()
+        within = timedelta(seconds=ended - began + patience)
+        return Row(
+            name=name,
+            **receipts(stack, server, history),
+            history=violations(history, within=within, until=history[-1].at),
+            recovery=recovery(stack, server, history, ended),
+            failed_requests=sum(visit.failures for visit in visits),
+            slowest_request=max((visit.slowest for visit in visits), default=0.0),
+            slowest_publish=max(publish_seconds(stack), default=0.0),
+            drained_in=settled - max(ended, loaded),
+            remark=remark,
+        )
+
+
+ONE_MORE = """
+from mailer import outbox
+from mailer.emails import TestEmail
+TestEmail.queue = "default"
+outbox.enqueue(TestEmail("after-the-fault@example.com", "a test"))
+"""
+"""So that there is a mail to measure the recovery with."""
 
 
 def all_settled(stack: Stack) -> bool:
@@ -78,27 +119,36 @@ def all_settled(stack: Stack) -> bool:
     return bool(stack.sql(query)[0]["open"] == 0)
 
 
-def judge(stack: Stack, visits: Sequence[Visit], *, name: str, remark: str, drained_in: float) -> Row:
+def receipts(stack: Stack, server: MailServer, history: Sequence[Change]) -> Mapping[str, int]:
     """Compare what the database committed with what the mail server received."""
+    messages = stack.sql("SELECT id, recipient, message_id_header FROM mailer_message WHERE kind <> 'tests.Poison'")
     committed = {row["email"] for row in stack.sql("SELECT email FROM accounts_user")}
-    received = Counter(r.recipients[0] for r in stack.sink.received)
-    ids = {r.recipients[0]: r.parsed["Message-ID"] for r in stack.sink.received}
+    committed |= {row["recipient"] for row in messages}
+    received = {r.recipients[0] for r in server.received}
+    # An answer that came late replaces `uncertain` in the row, but not in the history.
+    uncertain = {(c.message_id, c.number) for c in history if c.what == "attempt" and c.new == Outcome.UNCERTAIN}
+    by_message = Counter(message_id for message_id, _ in uncertain)
     # Copies have one Message-ID, so that receivers can drop them.
-    assert all(r.parsed["Message-ID"] == ids[r.recipients[0]] for r in stack.sink.received)
-    uncertain = stack.sql("SELECT count(*) AS n FROM mailer_deliveryattempt WHERE outcome = 'uncertain'")[0]["n"]
-    return Row(
-        name=name,
-        committed=len(committed),
-        lost=len(committed - received.keys()),
-        rolled_back_but_sent=len(received.keys() - committed),
-        copies=sum(received.values()) - len(received),
-        uncertain_attempts=uncertain,
-        failed_requests=sum(visit.failures for visit in visits),
-        slowest_request=max((visit.slowest for visit in visits), default=0.0),
-        slowest_publish=max(publish_seconds(stack)) if visits else 0.0,
-        drained_in=drained_in,
-        remark=remark,
-    )
+    times = Counter(str(r.parsed["Message-ID"]) for r in server.received)
+    return {
+        "committed": len(committed) - 1,  # without ONE_MORE
+        "lost": len(committed - received),
+        "rolled_back_but_sent": len(received - committed),
+        "copies": len(server.received) - len(received),
+        "wrongly_doubled": sum(max(times[row["message_id_header"]] - 1 - by_message[row["id"]], 0) for row in messages),
+        "uncertain_attempts": len(uncertain),
+    }
+
+
+def recovery(stack: Stack, server: MailServer, history: Sequence[Change], ended: float) -> float:
+    """Return the seconds to the first mail from the end of the fault, or from when mail was first due after it."""
+    due = {c.message_id: c.due_at.timestamp() for c in history if c.due_at and c.old is None}
+    headers = {row["message_id_header"]: row["id"] for row in stack.messages()}
+    arrived: dict[int, float] = {}
+    for received, at in zip(server.received, server.arrivals.times, strict=True):
+        if at >= ended:
+            arrived.setdefault(headers[str(received.parsed["Message-ID"])], at)
+    return max(min(arrived.values()) - max(ended, min(due[each] for each in arrived)), 0.0)
 
 
 def publish_seconds(stack: Stack) -> list[float]:

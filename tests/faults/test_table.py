@@ -2,6 +2,7 @@
 
     make faults                                   # all rows, about a minute each; then the table
     make faults ARGS='-k broker' SIGN_UPS=50 SEED=7
+    make faults POOL=threads
     make faults ARGS='-k combination' COMBINATIONS=10
     make faults ARGS='-k thousand' MESSAGES=2000
 
@@ -14,10 +15,15 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.faults.absences import ABSENCES
+from tests.faults.clocks import CLOCKS
 from tests.faults.fault import Fault, together
-from tests.faults.faults import FAULTS, no_fault, worker_broker_and_database_killed_repeatedly
-from tests.faults.load import Batches, Load, SignUps
+from tests.faults.faults import DEATHS, no_fault, worker_broker_and_database_killed_repeatedly
+from tests.faults.load import Batches, Load
+from tests.faults.refusals import REFUSALS
 from tests.faults.row import Row, measure
+from tests.faults.slowness import SLOWNESS
+from tests.stack import POOL
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
@@ -25,6 +31,8 @@ SIGN_UPS = int(os.environ.get("SIGN_UPS", "216"))
 COMBINATIONS = int(os.environ.get("COMBINATIONS", "2"))
 MESSAGES = int(os.environ.get("MESSAGES", "10000"))
 SEED = os.environ.get("SEED", "20261122")
+
+FAULTS = [fault for fault in (*DEATHS, *SLOWNESS, *CLOCKS, *REFUSALS, *ABSENCES) if fault.fits]
 
 LONGER = 0.3
 """Seconds that a request may take longer because of mail."""
@@ -36,11 +44,11 @@ TABLE: list[Row] = []
 def print_table() -> Iterator[None]:
     """Print the table after the last row."""
     yield
-    print("\n".join(["", f"seed {SEED}, {SIGN_UPS} sign-ups a row", Row.HEAD, *map(str, TABLE)]))
+    print("\n".join(["", f"seed {SEED}, {SIGN_UPS} mails a row, pool {POOL}", Row.HEAD, *map(str, TABLE)]))
 
 
-def measured(fault: Fault, *, name: str = "", load: Load | None = None, patience: float = 180) -> Row:
-    row = measure(fault, load or SignUps(SIGN_UPS), name=name, seed=SEED, patience=patience)
+def measured(fault: Fault, *, name: str = "", load: Load | None = None, patience: float | None = None) -> Row:
+    row = measure(fault, load or fault.load(SIGN_UPS), name=name, seed=SEED, patience=patience)
     TABLE.append(row)
     row.check(fault)
     return row

@@ -16,9 +16,9 @@ from pytest_django import Settings
 from accounts.models import User
 from mailer import outbox
 from mailer.attachments import CHUNK, Attachment, StoredFile
-from mailer.delivery import pipeline
 from mailer.models import Message, State
 from tests.mailer.kinds import Plain
+from tests.mailer.worker import deliver, deliver_now
 from tests.smtp_sink import Received, Sink
 
 pytestmark = pytest.mark.django_db
@@ -97,12 +97,6 @@ def storage(settings: Settings, tmp_path: Path) -> Iterator[Storage]:
     RemoteStorage.is_away = RemoteStorage.fails_after = None
 
 
-def deliver(message: Message) -> Message:
-    pipeline.deliver(message.pk)
-    message.refresh_from_db()
-    return message
-
-
 @pytest.fixture
 def send(user: User, smtp: Sink) -> Iterator[Callable[..., Message]]:
     """Send a mail with these files."""
@@ -174,7 +168,7 @@ def test_a_file_name_cannot_add_a_header_field(send: Callable[..., Message], smt
     for received in smtp.received:
         assert received.parsed["Bcc"] is None
         assert all(part["Bcc"] is None for part in received.parsed.walk())
-    assert message.state in (State.SENT, State.FAILED)
+    assert message.state in (State.SENT, State.QUEUED)
 
 
 def test_a_file_with_a_content_id_is_inline(send: Callable[..., Message], smtp: Sink) -> None:
@@ -236,7 +230,7 @@ def test_a_missing_file_is_named_in_the_reason(
 ) -> None:
     message = send(Attachment("a.pdf", file))
 
-    assert (message.state, message.attempts, smtp.received) == (State.FAILED, 0, [])
+    assert (message.state, message.attempts, smtp.received) == (State.QUEUED, 0, [])
     assert message.reason.startswith(f"could not be built: {complaint}")
 
 
@@ -254,10 +248,10 @@ def test_a_storage_that_is_away_uses_up_no_attempt_and_the_mail_is_sent_later(
     message = send(Attachment("a.pdf", StoredFile("a.pdf", "papers")))
 
     assert (message.state, message.attempts, smtp.received) == (State.QUEUED, 0, [])
-    assert "not built; the sweep re-queues it" in caplog.text
+    assert "not prepared; tried again" in caplog.text
     assert "ann@example.com" not in caplog.text
     RemoteStorage.is_away = None
-    assert deliver(message).state == State.SENT
+    assert deliver_now(message).state == State.SENT
     assert message.attempts == 1
 
 
@@ -271,7 +265,7 @@ def test_a_storage_that_fails_while_it_is_read_is_tried_again(
 
     assert (message.state, message.attempts, smtp.received) == (State.QUEUED, 0, [])
     RemoteStorage.fails_after = None
-    assert deliver(message).state == State.SENT
+    assert deliver_now(message).state == State.SENT
 
 
 # --- Sender, Reply-To, header fields
@@ -310,8 +304,8 @@ def test_a_kind_sets_sender_and_reply_to(user: User, smtp: Sink) -> None:
         ({"X-Ö": "7"}, "which is not a valid name of a header field"),
         ({"": "7"}, "which is not a valid name of a header field"),
         ({"X-A\r\nBcc": "eve@example.com"}, "which is not a valid name of a header field"),
-        ({"X-Order": "7\r\nBcc: eve@example.com"}, "ValueError"),
-        ({"X-Order": "7\nBcc: eve@example.com"}, "ValueError"),
+        ({"X-Order": "7\r\nBcc: eve@example.com"}, "sets X-Order to a value of several lines"),
+        ({"X-Order": "7\nBcc: eve@example.com"}, "sets X-Order to a value of several lines"),
     ],
 )
 def test_a_reserved_or_invalid_header_field_fails_the_mail(

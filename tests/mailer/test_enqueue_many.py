@@ -3,6 +3,7 @@
 make bench ARGS=tests/mailer/test_enqueue_many.py        # with 100,000 of them, and what they cost
 """
 
+import json
 import os
 import time
 import tracemalloc
@@ -13,15 +14,18 @@ import pytest
 import redis
 from django.db import connection, transaction
 from django.db.models import F
+from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
-from django.utils import timezone
 
 from accounts.models import User
 from mailer import outbox
-from mailer.delivery import pipeline, sweep
+from mailer.delivery import pipeline
+from mailer.delivery.broker import KICK_TASK
 from mailer.models import Message, State
+from mailer.tasks import deliver_due
 from tests.at_once import at_once
 from tests.mailer.kinds import Bulletin, Plain
+from tests.servers import Valkey
 from tests.smtp_sink import Sink
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(600)]
@@ -44,24 +48,39 @@ def bulletins() -> Iterator[Bulletin]:
     return (Bulletin(user) for user in User.objects.iterator(chunk_size=outbox.BATCH))
 
 
-def test_the_sweep_publishes_them(user: User, smtp: Sink, broker: redis.Redis) -> None:
-    assert outbox.enqueue_many(mails(user, 5)) == 5
-    assert broker.keys("*") == []  # a hundred thousand tasks would block other mail
+def tasks(broker: redis.Redis) -> list[str]:
+    return [json.loads(entry)["headers"]["task"] for entry in broker.lrange("default", 0, -1)]
 
-    assert sweep.publish_overdue() == 5
-    for message in Message.objects.all():
-        pipeline.deliver(message.pk)
+
+def test_one_task_for_each_queue_delivers_them(user: User, smtp: Sink, broker: redis.Redis) -> None:
+    with transaction.atomic():
+        assert outbox.enqueue_many(mails(user, 5)) == 5
+        assert tasks(broker) == []
+    assert tasks(broker) == [KICK_TASK]  # a hundred thousand tasks would block other mail
+
+    deliver_due("default")
+
     assert {message.state for message in Message.objects.all()} == {State.SENT}
     assert len({received.parsed["Message-ID"] for received in smtp.received}) == 5
+
+
+def test_the_broker_may_be_away(user: User, smtp: Sink, broker: redis.Redis, valkey: Valkey) -> None:
+    valkey.stop()
+    try:
+        assert outbox.enqueue_many(mails(user, 5)) == 5
+    finally:
+        valkey.start()
+
+    assert pipeline.deliver_due(["default"]) == 5
 
 
 def test_each_has_the_delay(user: User, broker: redis.Redis) -> None:
     outbox.enqueue_many(mails(user, 3), delay=timedelta(hours=1))
 
-    assert sweep.publish_overdue() == 0
-    assert (
-        Message.objects.filter(publish_at=F("due_at"), due_at__gt=timezone.now() + timedelta(minutes=59)).count() == 3
-    )
+    assert tasks(broker) == []  # a countdown of an hour would outlast the broker's visibility timeout
+    later = Message.objects.filter(first_due_at=F("due_at"), due_at__gt=Now() + timedelta(minutes=59))
+    assert later.count() == 3
+    assert pipeline.deliver_due(["default"]) == 0
 
 
 def test_progress_is_reported_by_batch(user: User, monkeypatch: pytest.MonkeyPatch) -> None:

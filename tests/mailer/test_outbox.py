@@ -6,6 +6,8 @@ import pytest
 import redis
 import time_machine
 from django.db import transaction
+from django.db.models import F
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from accounts.models import User
@@ -67,42 +69,71 @@ def test_a_failed_message_is_not_retried_beside_a_newer_one_with_its_key(user: U
     assert outbox.retry(Message.objects.filter(pk=failed.pk), reason="again") == 0
 
 
-def test_a_retried_message_has_all_attempts_again(user: User) -> None:
+def test_a_retried_message_begins_anew(user: User) -> None:
     message = outbox.enqueue(Plain(user))
-    Message.objects.update(state=State.FAILED, attempts=10, handovers=5, settled_at=timezone.now())
+    long_ago = Now() - timedelta(days=6)  # longer than a message is tried
+    Message.objects.update(state=State.FAILED, attempts=10, settled_at=Now(), first_due_at=long_ago, due_at=long_ago)
 
     assert outbox.retry(Message.objects.all(), reason="again") == 1
 
     message.refresh_from_db()
     assert (message.state, message.reason) == (State.QUEUED, "again")
-    assert (message.attempts, message.counted_after, message.handovers, message.settled_at) == (10, 10, 0, None)
+    assert (message.attempts, message.counted_after, message.settled_at) == (10, 10, None)
+    assert message.first_due_at == message.due_at > timezone.now() - timedelta(minutes=1)
+
+
+def test_a_message_that_could_not_be_prepared_is_retried_as_if_it_were_new(user: User) -> None:
+    message = outbox.enqueue(Plain(user))
+    Message.objects.update(state=State.HELD, reservations=4, troubled_since=Now() - timedelta(hours=2))
+
+    outbox.retry(Message.objects.all(), reason="again")
+
+    message.refresh_from_db()
+    assert (message.reservations, message.troubled_since) == (0, None)
+
+
+def pass_time(**time: float) -> None:
+    """Make the waiting messages due earlier, as if this time had passed on the database's clock."""
+    Message.objects.waiting().update(due_at=F("due_at") - timedelta(**time))
 
 
 def test_a_delayed_message_can_be_cancelled(user: User, smtp: Sink) -> None:
     message = outbox.enqueue(Plain(user), delay=timedelta(seconds=30))
-    with time_machine.travel(timezone.now() + timedelta(seconds=25)):
-        pipeline.deliver(message.pk)
-        assert outbox.cancel(message, reason="undone")
-    with time_machine.travel(timezone.now() + timedelta(seconds=31)):
-        pipeline.deliver(message.pk)
-        assert sweep.publish_overdue() == 0
+    pass_time(seconds=25)
+    pipeline.deliver(message.pk)
+    assert outbox.cancel(message, reason="undone")
+    Message.objects.update(due_at=Now())
+    pipeline.deliver(message.pk)
+    assert pipeline.deliver_due(["default"]) == 0
 
     assert smtp.received == []
 
 
 def test_a_message_due_in_weeks_waits_in_the_database(user: User, smtp: Sink, broker: redis.Redis) -> None:
     message = outbox.enqueue(Plain(user), delay=timedelta(weeks=3))
-    for days in (0, 7, 20):
-        with time_machine.travel(timezone.now() + timedelta(days=days)):
-            assert sweep.publish_overdue() == 0
-            pipeline.deliver(message.pk)
+    for days in (0, 7, 13):  # 20 days in all
+        pass_time(days=days)
+        sweep.sweep()
+        pipeline.deliver(message.pk)
     assert (broker.keys("default*"), smtp.received) == ([], [])
 
-    with time_machine.travel(timezone.now() + timedelta(weeks=3, seconds=1)):
-        assert sweep.publish_overdue() == 1
-        pipeline.deliver(message.pk)
+    pass_time(days=1, seconds=5)
+    sweep.sweep()
+    assert broker.llen("default") == 1
+    pipeline.deliver(message.pk)
 
     assert len(smtp.received) == 1
+
+
+def test_no_clock_but_the_databases_decides_when_a_message_is_due(user: User, smtp: Sink) -> None:
+    later = outbox.enqueue(Plain(user), delay=timedelta(hours=1))
+    with time_machine.travel(timezone.now() + timedelta(days=1)):  # this process is a day ahead
+        now = outbox.enqueue(Plain(user))
+        assert pipeline.deliver_due(["default"]) == 1
+
+    now.refresh_from_db()
+    later.refresh_from_db()
+    assert (now.state, later.state) == (State.SENT, State.QUEUED)
 
 
 def test_a_resent_message_is_new_and_names_the_old_one(user: User, smtp: Sink) -> None:

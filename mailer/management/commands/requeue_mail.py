@@ -28,5 +28,5 @@ class Command(BaseCommand):
             messages = messages.filter(kind__in=KINDS[kind].names() if kind in KINDS else [kind])
         done = outbox.retry(messages, reason="retried by manage.py requeue_mail")
         if ids and done < len(set(ids)):
-            self.stderr.write(f"{len(set(ids)) - done} skipped: not held or failed, or not found.")
+            self.stderr.write(f"{len(set(ids)) - done} skipped: not found, not held or failed, or its key is taken.")
         self.stdout.write(f"{done} message{pluralize(done)} queued again.")

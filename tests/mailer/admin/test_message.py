@@ -4,17 +4,20 @@ from datetime import timedelta
 
 import pytest
 from django.contrib.auth.models import Permission
+from django.db.models.functions import Now
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.html import escape
 from pytest_django import Settings
 
 from accounts import verification
 from accounts.models import User
 from mailer import outbox
 from mailer.delivery import pipeline
+from mailer.delivery.explain import explain, look
 from mailer.email import Stream
-from mailer.models import DeliveryAttempt, Message, State, Suppression, TransportState
+from mailer.models import Circuit, DeliveryAttempt, Message, State, Suppression, TransportState, Worker
 from mailer.recipients import subscriptions, suppression
 from mailer.recipients.subscriptions import Membership
 from tests.mailer.kinds import Plain, Raising
@@ -47,6 +50,9 @@ def test_every_page_of_the_admin_opens(operator: Client, user: User, smtp: Sink)
         ("accounts", "emailverification", user.email_verifications.get().pk),
         ("mailer", "message", Message.objects.get().pk),
         ("mailer", "suppression", Suppression.objects.get().pk),
+        ("mailer", "circuit", Circuit.objects.create(transport="transport").pk),
+        ("mailer", "transportstate", TransportState.objects.create(alias="transport").pk),
+        ("mailer", "worker", Worker.objects.get().pk),
     ):
         for name, arguments in (("changelist", []), ("change", [pk])):
             response = operator.get(reverse(f"admin:{app}_{model}_{name}", args=arguments))
@@ -55,13 +61,13 @@ def test_every_page_of_the_admin_opens(operator: Client, user: User, smtp: Sink)
 
 
 def test_a_message_shows_its_attempts(operator: Client, user: User, smtp: Sink) -> None:
-    smtp.script.always["RCPT"] = "550 5.7.1 blocked by policy"
+    smtp.script.always["RCPT"] = "550 5.6.0 a virus was found"
     message = outbox.enqueue(Plain(user))
     pipeline.deliver(message.pk)
 
     page = operator.get(page_of(message)).content.decode()
 
-    for text in ("Failed", "refused for good: 550 5.7.1 blocked by policy", "ann@example.com", "550", " ms"):
+    for text in ("Failed", "refused for good: 550 5.6.0 a virus was found", "ann@example.com", "550", " ms"):
         assert text in page
 
 
@@ -97,6 +103,23 @@ def test_only_held_or_failed_messages_are_retried(operator: Client, user: User) 
     assert (failed.state, failed.counted_after, failed.settled_at) == (State.QUEUED, 3, None)
     assert failed.reason == "retried by operator@example.com"
     assert sent.state == State.SENT
+
+
+def test_a_message_whose_key_is_taken_is_skipped(operator: Client, user: User) -> None:
+    failed = outbox.enqueue(Plain(user), key="welcome:1")
+    Message.objects.filter(pk=failed.pk).update(state=State.FAILED)
+    outbox.enqueue(Plain(user), key="welcome:1")
+
+    assert "0 messages queued again; 1 skipped because of their state or key." in act(operator, "retry", failed)
+
+
+def test_an_address_is_suppressed_by_hand_and_found_in_any_spelling(operator: Client) -> None:
+    add, found = reverse("admin:mailer_suppression_add"), reverse("admin:mailer_suppression_changelist")
+    for spelling in ("Ann@BÜCHER.example", "ann@xn--bcher-kva.example"):
+        operator.post(add, {"address": spelling, "stream": "", "reason": "by hand"})
+
+    assert Suppression.objects.get().address == "ann@xn--bcher-kva.example"
+    assert "by hand" in operator.get(found, {"q": "ann@bücher.example"}).content.decode()
 
 
 def test_messages_are_counted_before_the_filter_of_the_list_stops_matching(operator: Client, user: User) -> None:
@@ -138,13 +161,36 @@ def test_waiting_messages_can_be_cancelled(operator: Client, user: User) -> None
 
 
 def test_a_paused_transport_is_probed_now(operator: Client) -> None:
-    paused = TransportState.objects.create(alias="transport", paused_until=timezone.now() + timedelta(hours=1))
-    data = {"action": "probe_now", "_selected_action": [paused.pk]}
+    paused = Circuit.objects.create(transport="transport", paused_until=Now() + timedelta(hours=1))
+    works = Circuit.objects.create(transport="second")
+    data = {"action": "probe_now", "_selected_action": [paused.pk, works.pk]}
 
-    page = operator.post(reverse("admin:mailer_transportstate_changelist"), data, follow=True).content.decode()
+    page = operator.post(reverse("admin:mailer_circuit_changelist"), data, follow=True).content.decode()
 
-    assert "The next sweep sends one message as a probe." in page
-    assert TransportState.objects.filter(paused_until__lte=timezone.now()).exists()
+    assert "A worker probes with the next message" in page
+    assert list(Circuit.objects.filter(paused_until__lte=Now())) == [paused]
+
+
+@pytest.mark.parametrize("state", State)
+def test_a_message_says_first_why_it_is_where_it_is(operator: Client, user: User, state: State) -> None:
+    message = outbox.enqueue(Plain(user))
+    lease = Now() + timedelta(hours=1) if state is State.SENDING else None
+    Message.objects.update(state=state, reason="a reason", claimed_until=lease)
+    message.refresh_from_db()
+
+    page = operator.get(page_of(message)).content.decode()
+
+    assert escape(explain(message, look()).sentence) in page
+    assert page.index("field-why") < page.index("field-state")
+
+
+def test_a_message_says_until_when_it_waits(operator: Client, user: User) -> None:
+    message = outbox.enqueue(Plain(user), delay=timedelta(days=1))
+
+    assert (
+        f"Until {timezone.localtime(message.due_at):%Y-%m-%d %H:%M:%S}."
+        in operator.get(page_of(message)).content.decode()
+    )
 
 
 def test_the_view_permission_does_not_allow_actions(client: Client, user: User) -> None:

@@ -11,16 +11,15 @@ from typing import Any
 import pytest
 import redis
 from django.db import transaction
-from django.db.models import F
-from django.utils import timezone
+from django.db.models.functions import Now
 
 from accounts.models import User
 from mailer import outbox
 from mailer.delivery import broker as publishing
-from mailer.delivery import claim, pipeline, steps, sweep
-from mailer.models import Message, Queue
-from tests.at_once import at_once
-from tests.mailer.kinds import Plain
+from mailer.delivery import pipeline, reserve, sweep
+from mailer.delivery.housekeeping import PATIENCE
+from mailer.models import Message, State, Worker
+from tests.mailer.kinds import Bulletin, Plain
 from tests.servers import Valkey
 from tests.smtp_sink import Sink
 
@@ -29,9 +28,17 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 def published(broker: redis.Redis, queue: str = "default") -> list[dict[str, Any]]:
     """The messages in a queue, oldest first, with their bodies read."""
-    entries: Any = broker.lrange(f"{queue}\x06\x16{publishing.PRIORITY}", 0, -1)  # kombu's name for the two together
-    messages = [json.loads(entry) for entry in reversed(entries)]
+    messages = [json.loads(entry) for entry in reversed(broker.lrange(queue, 0, -1))]
     return [m | {"read": json.loads(base64.b64decode(m["body"]))} for m in messages]
+
+
+def tasks(broker: redis.Redis, queue: str = "default") -> list[tuple[str, Any]]:
+    """The tasks in a queue, oldest first, each with its argument."""
+    return [(entry["headers"]["task"].rpartition(".")[2], entry["read"][0][0]) for entry in published(broker, queue)]
+
+
+def make_overdue(ago: timedelta = timedelta(seconds=10)) -> None:
+    Message.objects.waiting().update(due_at=Now() - ago)
 
 
 def test_nothing_is_published_before_the_commit_nor_after_a_rollback(user: User, broker: redis.Redis) -> None:
@@ -60,10 +67,54 @@ def test_only_the_id_passes_through_the_broker(user: User, broker: redis.Redis) 
 
 
 def test_a_message_due_beyond_the_horizon_waits_in_the_database(user: User, broker: redis.Redis) -> None:
-    message = outbox.enqueue(Plain(user), delay=timedelta(days=14))
-
+    outbox.enqueue(Plain(user), delay=timedelta(days=14))
+    outbox.enqueue_many([Plain(user)], delay=timedelta(seconds=61))
     assert published(broker) == []
-    assert message.publish_at == message.due_at
+
+    outbox.enqueue(Plain(user), delay=timedelta(seconds=60))
+    assert len(published(broker)) == 1
+
+
+def test_a_commit_with_many_messages_costs_two_tasks_for_each_queue_and_delay(
+    user: User, broker: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    round_trips = 0
+    ask = publishing.broker_thread.ask
+
+    def slow(question: Any) -> Any:
+        nonlocal round_trips
+        round_trips += 1
+        return ask(question)
+
+    monkeypatch.setattr(publishing.broker_thread, "ask", slow)
+    with transaction.atomic():
+        first = outbox.enqueue(Plain(user))
+        for _ in range(50):
+            outbox.enqueue(Plain(user))
+        bulletin = outbox.enqueue(Bulletin(user))
+        for _ in range(50):
+            outbox.enqueue(Bulletin(user))
+
+    assert tasks(broker) == [("deliver_message", first.pk), ("deliver_due", "default")]
+    assert tasks(broker, "bulk") == [("deliver_message", bulletin.pk), ("deliver_due", "bulk")]
+    assert round_trips == 4
+
+
+def test_a_savepoint_that_is_rolled_back_takes_its_tasks_with_it(user: User, broker: redis.Redis) -> None:
+    with transaction.atomic():
+        with pytest.raises(ZeroDivisionError), transaction.atomic():
+            outbox.enqueue(Plain(user))
+            raise ZeroDivisionError
+        kept = [outbox.enqueue(Plain(user)) for _ in range(2)]
+
+    assert tasks(broker)[0] == ("deliver_message", kept[0].pk)
+    assert len(tasks(broker)) == 2
+
+
+def test_each_transaction_has_its_own_tasks(user: User, broker: redis.Redis) -> None:
+    messages = [outbox.enqueue(Plain(user)) for _ in range(3)]
+
+    assert tasks(broker) == [("deliver_message", message.pk) for message in messages]
 
 
 @pytest.mark.parametrize("how", ["refused", "frozen"])
@@ -98,71 +149,73 @@ def test_a_broker_that_is_away_delays_requests_little_and_loses_no_mail(
     assert took[0] < 0.5  # the quarter of a second, and an INSERT on a busy machine
     assert max(took[1:]) < 0.1
     assert sum("broker away" in r.getMessage() for r in caplog.records) == 1
-    assert Message.objects.filter(publish_at__lte=timezone.now()).count() == 5
 
     monkeypatch.setattr(publishing, "breaker", publishing.CircuitBreaker())
-    before = len(published(broker))
-    sweep.sweep()
-    assert len(published(broker)) == before + 5
-
-
-def test_the_sweep_publishes_an_overdue_message_once_per_pause(user: User, broker: redis.Redis) -> None:
-    message = outbox.enqueue(Plain(user))
     broker.flushall()
-    assert sweep.publish_overdue() == 0  # published at the commit, and not overdue yet
-
-    Message.objects.update(publish_at=timezone.now())
-    assert [sweep.publish_overdue(), sweep.publish_overdue()] == [1, 0]
-
-    assert [entry["read"][0] for entry in published(broker)] == [[message.pk]]
+    make_overdue()
+    sweep.kick_queues()
+    assert tasks(broker) == [("deliver_due", "default")]
+    assert pipeline.deliver_due(["default"]) == 6
 
 
-def test_the_pause_between_two_tasks_doubles_until_a_worker_claims_the_message(user: User, broker: redis.Redis) -> None:
-    message = outbox.enqueue(Plain(user))
-    pauses = []
-    for _ in range(9):
-        Message.objects.update(publish_at=timezone.now())
-        assert sweep.publish_overdue() == 1
-        message.refresh_from_db()
-        pauses.append(round((message.publish_at - timezone.now()).total_seconds()))
-    assert pauses == [30, 60, 120, 240, 480, 960, 1920, 3600, 3600]
+def test_the_sweep_kicks_each_queue_with_overdue_mail_once(user: User, broker: redis.Redis) -> None:
+    for _ in range(3):
+        outbox.enqueue(Plain(user))
+        outbox.enqueue(Bulletin(user))
+    broker.flushall()
+    assert sweep.kick_queues() == 0  # their tasks may be under way
 
-    prepared = pipeline.prepare(message)
-    assert isinstance(prepared, steps.Ready)
-    assert claim.claim_row(message, prepared)
-    message.refresh_from_db()
-    assert message.handovers == 0
+    make_overdue()
+    assert [sweep.kick_queues(), sweep.kick_queues()] == [2, 0]
+    assert (tasks(broker), tasks(broker, "bulk")) == ([("deliver_due", "default")], [("deliver_due", "bulk")])
+
+    broker.flushall()  # it came back empty
+    assert sweep.kick_queues() == 2
 
 
-def test_a_failed_publish_does_not_lengthen_the_pause(user: User, broker: redis.Redis, valkey: Valkey) -> None:
-    outbox.enqueue(Plain(user))
-    Message.objects.update(publish_at=timezone.now())
-    valkey.stop()
-    try:
-        assert sweep.publish_overdue() == 0
-    finally:
-        valkey.start()
-
-    message = Message.objects.get()
-    assert (message.handovers, message.publish_at <= timezone.now()) == (0, True)
-
-
-def test_the_sweep_publishes_the_most_urgent_first(
+def test_the_cost_of_a_sweep_does_not_grow_with_the_overdue_mail(
     user: User, broker: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for queue in ("bulk", "default", "critical"):
-        outbox.enqueue(Plain(user))
-        Message.objects.filter(publish_at__gt=timezone.now()).update(queue=queue, publish_at=timezone.now())
+    asked = 0
+    ask = publishing.broker_thread.ask
 
-    published: list[str] = []
+    def count(question: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        return ask(question)
 
-    def publish(message: Message) -> bool:
-        published.append(message.queue)
-        return True
+    outbox.enqueue_many([Plain(user)] * 500)
+    broker.flushall()
+    make_overdue()
+    monkeypatch.setattr(publishing.broker_thread, "ask", count)
 
-    monkeypatch.setattr(sweep, "publish", publish)
-    assert sweep.publish_overdue() == 3
-    assert published == ["critical", "default", "bulk"]
+    assert sweep.kick_queues() == 1
+    assert asked == 2  # the length of the queue, and one task
+
+
+def test_a_message_in_the_hands_of_a_worker_is_not_overdue(user: User, broker: redis.Redis) -> None:
+    message = outbox.enqueue(Plain(user))
+    broker.flushall()
+    make_overdue()
+    reserved = reserve.reserve(message.pk)
+    assert reserved is not None
+
+    assert sweep.kick_queues() == 0
+    Worker.objects.update(seen_at=Now() - timedelta(minutes=1))  # it died
+    assert sweep.kick_queues() == 1
+
+
+def test_a_backlog_is_delivered_by_one_waiting_task_at_a_time(user: User, smtp: Sink, broker: redis.Redis) -> None:
+    outbox.enqueue_many([Plain(user)] * 100)
+    rounds = 0
+    while published(broker):
+        assert len(published(broker)) == 1
+        broker.flushall()
+        pipeline.deliver_due(["default"], seconds=0.2, on_more=lambda: publishing.kick_if_idle("default"))
+        rounds += 1
+
+    assert set(Message.objects.values_list("state", flat=True)) == {State.SENT}
+    assert 1 < rounds < 100
 
 
 def test_an_outage_of_the_broker_and_its_end_are_logged_once(
@@ -200,7 +253,7 @@ def test_a_silent_name_server_does_not_delay_a_request(
         outbox.enqueue(Plain(user))
 
     assert time.monotonic() - began < 0.5
-    assert Message.objects.filter(publish_at__lte=timezone.now()).count() == 5
+    assert Message.objects.due().count() == 5
 
 
 def test_a_fork_has_its_own_thread(user: User, broker: redis.Redis) -> None:
@@ -208,75 +261,20 @@ def test_a_fork_has_its_own_thread(user: User, broker: redis.Redis) -> None:
     child = os.fork()
     if child == 0:
         try:
-            sizes = publishing.queue_lengths()
-            os._exit(0 if sizes is not None and sizes[Queue.DEFAULT] == 1 else 1)
+            os._exit(0 if publishing.kick("bulk") else 1)
         except BaseException:
             os._exit(2)
 
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert tasks(broker, "bulk") == [("deliver_due", "bulk")]
 
 
-def test_a_backlog_fills_the_queues_and_no_more_with_slow_workers(
-    user: User, broker: redis.Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sweep, "BATCH", 20)
-    rows = [
-        Message(kind="tests.Plain", arguments={"account": user.pk}, recipient=user.email, message_id_header=f"<{n}@x>")
-        for n in range(200)
-    ]
-    Message.objects.bulk_create(rows)
-    tasks = 0
-    for _ in range(60):  # sweeps, each after the workers took five tasks and every pause has passed
-        tasks += sweep.publish_overdue()
-        assert sum(publishing.queue_lengths().values()) <= 20 + 1  # type: ignore[union-attr]
-        done = {entry["read"][0][0] for entry in published(broker)[:5]}
-        broker.ltrim(f"default\x06\x16{publishing.PRIORITY}", 0, -6)
-        Message.objects.filter(pk__in=done).update(state="sent")
-        Message.objects.update(publish_at=F("publish_at") - timedelta(seconds=10))
-
-    delivered = Message.objects.filter(state="sent").count()
-    assert delivered >= 150
-    assert tasks <= 2 * delivered
-
-
-def test_foreign_tasks_in_a_queue_do_not_stop_the_mail(user: User, broker: redis.Redis) -> None:
+def test_foreign_tasks_in_a_queue_do_not_stop_the_mail(user: User, smtp: Sink, broker: redis.Redis) -> None:
     outbox.enqueue(Plain(user))
-    outbox.enqueue(Plain(user))
-    broker.delete(f"default\x06\x16{publishing.PRIORITY}")
+    broker.delete("default")
     broker.lpush("default", *["{}"] * 600)
-    Message.objects.update(publish_at=timezone.now())
+    make_overdue()
 
-    assert [sweep.publish_overdue(), sweep.publish_overdue(), sweep.publish_overdue()] == [1, 1, 0]
-
-
-@pytest.mark.django_db(transaction=True)
-def test_a_sweep_skips_rows_that_another_sweep_has_locked(user: User) -> None:
-    outbox.enqueue(Plain(user))
-    Message.objects.update(publish_at=timezone.now())
-
-    with transaction.atomic():
-        list(Message.objects.select_for_update())
-        numbers, failures = at_once([sweep.publish_overdue])
-
-    assert (numbers, failures) == ([0], [])
-    assert sweep.publish_overdue() == 1
-
-
-@pytest.mark.usefixtures("broker")
-def test_a_worker_may_be_quicker_than_the_brokers_answer(
-    user: User, smtp: Sink, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, second = outbox.enqueue(Plain(user)), outbox.enqueue(Plain(user))
-    Message.objects.update(publish_at=timezone.now() - timedelta(seconds=1))
-    smtp.script.always["RCPT"] = "451 4.3.0 later"
-
-    def publish(message: Message) -> bool:
-        if message.pk == first.pk:
-            pipeline.deliver(message.pk)
-        return False
-
-    monkeypatch.setattr(sweep, "publish", publish)
-    sweep.publish_overdue()
-
-    second.refresh_from_db()
-    assert second.handovers == 0
+    assert sweep.kick_queues() == 0  # a worker that is idle delivers without a task
+    assert reserve.has_due(["default"], [""], PATIENCE)
+    assert pipeline.deliver_due(["default"]) == 1

@@ -1,45 +1,61 @@
-"""A mail server that is down is paused and probed by one message at a time until it answers."""
+"""A transport that cannot be used is paused and probed by one message at a time, as each host sees it."""
 
 from collections import deque
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, ClassVar
 
 import pytest
 from django.db import OperationalError, connection
+from django.db.models import F
+from django.db.models.functions import Now
 from django.utils import timezone
 from pytest_django import Settings
 
 from accounts.models import User
 from config.environment import email_url
 from mailer import outbox
-from mailer.delivery import circuit, steps, sweep
-from mailer.models import Message, Outcome, Queue, State, Suppression, TransportState
+from mailer.delivery import circuit, pipeline, sweep
+from mailer.delivery.heartbeat import heartbeat
+from mailer.models import Circuit, DeliveryAttempt, Message, Outcome, State, Suppression
+from mailer.transports import connections
 from tests.mailer.kinds import Fleeting, Plain
-from tests.mailer.worker import deliver
+from tests.mailer.worker import another_host, deliver, make_due
 from tests.smtp_sink import CUT, Sink
 
 pytestmark = pytest.mark.django_db
 
+DOWN = "421 4.3.2 closed"
 
-def find_transport() -> steps.Transport | None:
-    return circuit.find_transport("", circuit.pauses())
+
+def find_transport() -> circuit.Transport | None:
+    return circuit.find_transport("", circuit.paused())
+
+
+def is_open() -> bool:
+    """Return whether this host may use the transport now."""
+    return bool(circuit.open_routes())
 
 
 def end_pause() -> None:
-    TransportState.objects.update(paused_until=timezone.now())
+    Circuit.objects.exclude(paused_until=None).update(paused_until=Now())
 
 
-def pause() -> float:
+def pause(host: str | None = None) -> float:
     """Return the seconds until the pause ends."""
-    until = TransportState.objects.get().paused_until
+    until = Circuit.objects.get(host=heartbeat.host if host is None else host).paused_until
     assert until is not None
     return (until - timezone.now()).total_seconds()
+
+
+def paused_for() -> set[str]:
+    return set(Circuit.objects.exclude(paused_until=None).values_list("host", flat=True))
 
 
 @pytest.fixture
 def down(smtp: Sink) -> Sink:
     """A mail server that refuses connections."""
-    smtp.script.always["CONNECT"] = "421 4.3.2 closed"
+    smtp.script.always["CONNECT"] = DOWN
     return smtp
 
 
@@ -50,35 +66,65 @@ def test_a_paused_transport_gets_no_message_and_costs_no_attempt(user: User, dow
         deliver(message)
 
     assert down.connections == 1
-    assert sum(m.attempts for m in messages) == 1
-    assert all(m.publish_at <= timezone.now() for m in messages)  # they stay overdue for the sweep
-    assert {m.state for m in messages} == {State.QUEUED, State.RETRYING}
+    assert {(m.state, m.attempts, m.worker) for m in messages} == {(State.QUEUED, 0, None)}
+    assert Message.objects.due().count() == 5  # as soon as the pause ends
 
 
-def test_pauses_grow_with_each_probe_up_to_five_minutes(user: User, down: Sink) -> None:
-    message = outbox.enqueue(Plain(user))
-    pauses = []
+def test_pauses_before_mail_grow_up_to_eight_seconds(user: User, down: Sink) -> None:
+    message, pauses = outbox.enqueue(Plain(user)), []
     for _ in range(8):
         deliver(message)
         pauses.append(pause())
         end_pause()
 
+    assert all(3.9 <= each <= 8 for each in pauses)
+    assert Circuit.objects.get().failures == 8
+    assert (message.state, message.attempts) == (State.QUEUED, 0)
+
+
+def test_pauses_after_mail_grow_up_to_a_minute(user: User, smtp: Sink) -> None:
+    """Row 39 of issue 14."""
+    smtp.script.always["MAIL"] = "452 4.3.1 disk full"
+    message, pauses = outbox.enqueue(Plain(user)), []
+    for _ in range(6):
+        assert deliver(message).state == State.RETRYING
+        pauses.append(pause(circuit.ALL))
+        end_pause()
+
     assert 4 <= pauses[0] <= 10
-    assert 8 <= pauses[1] <= 20
-    assert 149 <= pauses[7] <= 300
-    assert TransportState.objects.get().failures == 8
-    assert message.state == State.RETRYING
+    assert 29 <= pauses[5] <= 60
+    assert set(message.delivery_attempts.values_list("outcome", flat=True)) == {Outcome.TRANSPORT_DOWN}
+    assert Message.objects.due().count() == 1  # what is not its fault leaves it due
+
+
+def test_a_refused_login_pauses_for_long_and_needs_a_person(
+    user: User, through: Callable[[str], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    with Sink(user="shop", password="right") as sink:
+        through(f"smtp://shop:wrong@127.0.0.1:{sink.port}")
+        message, pauses = outbox.enqueue(Plain(user)), []
+        for _ in range(9):
+            deliver(message)
+            pauses.append(pause(circuit.ALL))
+            end_pause()
+
+    assert 29 <= pauses[0] <= 60
+    assert 7600 <= pauses[8] <= 15_360  # each log-in that fails may lock the account for longer
+    assert Circuit.objects.get().needs_person
+    assert sum("transport paused" in r.getMessage() for r in caplog.records if r.levelname == "ERROR") == 9
 
 
 def test_one_message_probes_while_the_others_wait(user: User, down: Sink) -> None:
     deliver(outbox.enqueue(Plain(user)))
     end_pause()
-    transport = find_transport()
-    assert transport
-    assert transport.probing
+    first, second = find_transport(), find_transport()
+    assert first
+    assert second
 
-    assert [circuit.begin_probe(transport), circuit.begin_probe(transport)] == [True, False]
-    assert find_transport() is None
+    with circuit.probing(first) as mine, circuit.probing(second) as theirs:
+        assert (mine, theirs) == (True, False)
+        assert find_transport() is None
+    assert find_transport()  # the probe was not used, so another message may
 
 
 def test_a_transport_that_answers_again_gets_the_backlog_at_once(user: User, down: Sink) -> None:
@@ -88,40 +134,37 @@ def test_a_transport_that_answers_again_gets_the_backlog_at_once(user: User, dow
     del down.script.always["CONNECT"]
     end_pause()
 
-    assert deliver(messages[0]).state == State.SENT
+    assert pipeline.deliver_due(["default"]) == 4
 
-    assert TransportState.objects.get().paused_until is None
-    assert Message.objects.overdue(Queue.DEFAULT, timezone.now()).count() == 3
-    assert [deliver(m).state for m in messages[1:]] == [State.SENT] * 3
+    assert not paused_for()
+    assert len(down.received) == 4
 
 
 def test_a_refusal_of_the_message_shows_that_the_server_works(user: User, down: Sink) -> None:
     deliver(outbox.enqueue(Plain(user)))
     end_pause()
     del down.script.always["CONNECT"]
-    down.script.once["RCPT"] = deque(["550 5.7.1 not you"])
+    down.script.once["RCPT"] = deque(["550 5.1.1 no such user"])
 
     assert deliver(outbox.enqueue(Plain(user))).state == State.FAILED
-    assert TransportState.objects.get().paused_until is None
+    assert not paused_for()
 
 
-def test_the_sweep_publishes_one_probe_after_the_pause(user: User, down: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
-    published: list[int] = []
+def test_the_sweep_kicks_no_queue_whose_mail_is_paused(user: User, down: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
+    kicked: list[str] = []
 
-    def publish(message: Message) -> bool:
-        published.append(message.pk)
+    def kick(queue: str) -> bool:
+        kicked.append(queue)
         return True
 
-    monkeypatch.setattr(sweep, "publish", publish)
-    deliver(outbox.enqueue(Plain(user)))
-    for _ in range(3):
-        outbox.enqueue(Plain(user))
-    Message.objects.update(publish_at=timezone.now())
+    monkeypatch.setattr("mailer.delivery.broker.kick_if_idle", kick)
+    for _ in range(4):
+        deliver(outbox.enqueue(Plain(user)))
+    Message.objects.update(due_at=Now() - sweep.HAND_OVER)
 
-    assert sweep.publish_overdue() == 0
+    assert (sweep.kick_queues(), kicked) == (0, [])
     end_pause()
-    assert sweep.publish_overdue() == 1
-    assert len(published) == 1
+    assert (sweep.kick_queues(), kicked) == (1, ["default"])
 
 
 def test_the_fallback_takes_all_mail_while_the_primary_is_paused(user: User, sink: Sink, settings: Settings) -> None:
@@ -130,11 +173,8 @@ def test_the_fallback_takes_all_mail_while_the_primary_is_paused(user: User, sin
     deliver(first)
 
     assert [deliver(first).state, deliver(second).state] == [State.SENT, State.SENT]
-    assert list(first.delivery_attempts.values_list("transport", "outcome")) == [
-        ("transport", Outcome.TRANSPORT_DOWN),
-        ("fallback", Outcome.ACCEPTED),
-    ]
-    assert list(second.delivery_attempts.values_list("transport", flat=True)) == ["fallback"]
+    for message in (first, second):
+        assert list(message.delivery_attempts.values_list("transport", "outcome")) == [("fallback", Outcome.ACCEPTED)]
 
 
 def test_an_uncertain_outcome_does_not_pause_the_transport(user: User, smtp: Sink) -> None:
@@ -142,21 +182,23 @@ def test_an_uncertain_outcome_does_not_pause_the_transport(user: User, smtp: Sin
 
     deliver(outbox.enqueue(Plain(user)))
 
-    assert not TransportState.objects.exclude(paused_until=None).exists()
+    assert not paused_for()
 
 
-def test_a_probe_whose_worker_died_is_repeated_after_a_lease(user: User, down: Sink) -> None:
+def test_a_probe_whose_worker_died_is_repeated_after_a_minute(user: User, down: Sink) -> None:
     deliver(outbox.enqueue(Plain(user)))
     end_pause()
     transport = find_transport()
     assert transport
-    assert circuit.begin_probe(transport)
 
-    assert 59 < pause() <= 60
-    TransportState.objects.update(paused_until=timezone.now() - timedelta(seconds=1))
-    again = find_transport()
-    assert again
-    assert circuit.begin_probe(again)
+    with circuit.probing(transport) as mine:
+        assert mine
+        assert 59 < pause() <= 60
+        end_pause()  # a minute later; the worker has died
+        again = find_transport()
+        assert again
+        with circuit.probing(again) as theirs:
+            assert theirs
 
 
 class SlowToBuild(Plain):
@@ -171,19 +213,21 @@ class SlowToBuild(Plain):
 
 def test_a_worker_that_comes_second_does_not_probe(user: User, down: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SlowToBuild, "other", outbox.enqueue(Plain(user)), raising=False)
-    TransportState.objects.create(alias="transport", failures=1, paused_until=timezone.now())
+    Circuit.objects.create(transport="transport", host=heartbeat.host, failures=1, paused_until=timezone.now())
 
     message = deliver(outbox.enqueue(SlowToBuild(user)))
 
-    assert (down.connections, SlowToBuild.other.attempts) == (1, 1)
+    assert (down.connections, SlowToBuild.other.attempts) == (1, 0)
     assert (message.state, message.attempts) == (State.QUEUED, 0)
+    assert Circuit.objects.get().failures == 2
 
 
 @pytest.mark.django_db(transaction=True)
 def test_a_probe_counts_once_when_its_outcome_is_written_twice(
-    user: User, down: Sink, monkeypatch: pytest.MonkeyPatch
+    user: User, smtp: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    TransportState.objects.create(alias="transport", failures=1, paused_until=timezone.now())
+    smtp.script.always["MAIL"] = "452 4.3.1 disk full"
+    Circuit.objects.create(transport="transport", host=circuit.ALL, failures=1, paused_until=timezone.now())
     lost: list[str] = []
 
     def lose_once(execute: Any, sql: str, *rest: Any) -> Any:
@@ -198,37 +242,128 @@ def test_a_probe_counts_once_when_its_outcome_is_written_twice(
         deliver(message)
 
     assert (len(lost), message.delivery_attempts.get().outcome) == (1, Outcome.TRANSPORT_DOWN)
-    assert TransportState.objects.get().failures == 2
+    assert Circuit.objects.get().failures == 2
 
 
-def one_sweep(rows: list[Message]) -> list[Message]:
-    """Run a sweep and deliver what it published."""
-    before = {row.pk: row.publish_at for row in Message.objects.waiting()}
-    sweep.publish_overdue()
-    after = dict(Message.objects.values_list("pk", "publish_at"))
-    return [deliver(row) for row in rows if row.pk in before and after[row.pk] != before[row.pk]]
-
-
-@pytest.mark.usefixtures("broker")
 def test_messages_that_will_not_be_sent_do_not_use_up_probes(user: User, smtp: Sink, make_user: Any) -> None:
     dead = make_user("dead@example.com")
     Suppression.objects.create(address=dead.email, reason="gone")
     rows = [outbox.enqueue(Plain(dead)), outbox.enqueue(Fleeting(user)), outbox.enqueue(Plain(user))]
     for number, row in enumerate(rows):
-        Message.objects.filter(pk=row.pk).update(publish_at=timezone.now() - timedelta(seconds=10 - number))
-    TransportState.objects.create(alias="transport", failures=3, paused_until=timezone.now() - timedelta(seconds=1))
+        make_due(row, ago=timedelta(seconds=10 - number))
+    Circuit.objects.create(transport="transport", failures=3, paused_until=timezone.now())
 
-    published = [row for _ in range(2) for row in one_sweep(rows)]
+    assert pipeline.deliver_due(["default"]) == 3
 
-    assert published == rows
-    assert [row.state for row in rows] == [State.SUPPRESSED, State.EXPIRED, State.SENT]
-    assert not circuit.pauses()
+    states = list(Message.objects.order_by("pk").values_list("state", flat=True))
+    assert states == [State.SUPPRESSED, State.EXPIRED, State.SENT]
+    assert not paused_for()
 
 
-@pytest.mark.usefixtures("broker")
 def test_an_expired_message_does_not_wait_for_its_transport(user: User) -> None:
-    row = outbox.enqueue(Fleeting(user))
-    Message.objects.update(publish_at=timezone.now())
-    TransportState.objects.create(alias="transport", failures=3, paused_until=timezone.now() + timedelta(hours=1))
+    outbox.enqueue(Fleeting(user))
+    Circuit.objects.create(transport="transport", failures=3, paused_until=timezone.now() + timedelta(hours=1))
 
-    assert [message.state for message in one_sweep([row])] == [State.EXPIRED]
+    sweep.sweep()
+
+    assert Message.objects.get().state == State.EXPIRED
+
+
+# As each host sees it. Row 14 of issue 14.
+
+
+def cannot_connect(host: str, user: User, smtp: Sink) -> None:
+    """Let a worker on this host try in vain."""
+    another_host(host)
+    connections.close_all()
+    smtp.script.once["CONNECT"] = deque([CUT])
+    assert deliver(outbox.enqueue(Plain(user))).state == State.QUEUED
+
+
+def test_a_host_without_a_way_out_pauses_only_itself(user: User, smtp: Sink) -> None:
+    cannot_connect("web-1", user, smtp)
+    assert not is_open()
+
+    another_host("web-2")
+    assert is_open()
+    assert pipeline.deliver_due(["default"]) == 1
+    assert paused_for() == {"web-1"}
+
+
+def test_a_second_host_that_agrees_pauses_it_for_all(user: User, smtp: Sink) -> None:
+    cannot_connect("web-1", user, smtp)
+    cannot_connect("web-2", user, smtp)
+
+    assert paused_for() == {"web-1", "web-2", circuit.ALL}
+    another_host("web-3")
+    assert not is_open()
+
+
+def test_a_host_that_did_not_try_for_long_does_not_agree(user: User, smtp: Sink) -> None:
+    """It may not exist any more: a container has a new name each time that it starts."""
+    cannot_connect("web-1", user, smtp)
+    Circuit.objects.update(paused_until=Now() - circuit.LATELY)
+    cannot_connect("web-2", user, smtp)
+
+    assert circuit.ALL not in paused_for()
+
+
+def test_the_sweep_deletes_the_circuits_of_hosts_without_workers(user: User, smtp: Sink) -> None:
+    cannot_connect("web-1", user, smtp)
+    heartbeat.end()
+    cannot_connect("web-2", user, smtp)
+    assert paused_for() == {"web-1", "web-2", circuit.ALL}
+
+    sweep.sweep()
+    assert paused_for() == {"web-2", circuit.ALL}
+
+
+def test_a_host_does_not_agree_with_itself(user: User, smtp: Sink) -> None:
+    cannot_connect("web-1", user, smtp)
+    end_pause()
+    cannot_connect("web-1", user, smtp)
+
+    assert paused_for() == {"web-1"}
+
+
+def test_two_hosts_pause_nobody_else_while_a_third_one_gets_mail_accepted(user: User, smtp: Sink) -> None:
+    another_host("web-3")
+    assert deliver(outbox.enqueue(Plain(user))).state == State.SENT
+    cannot_connect("web-1", user, smtp)
+    cannot_connect("web-2", user, smtp)
+
+    assert paused_for() == {"web-1", "web-2"}
+    another_host("web-3")
+    assert is_open()
+
+
+def test_an_acceptance_of_long_ago_proves_nothing(user: User, smtp: Sink) -> None:
+    another_host("web-3")
+    assert deliver(outbox.enqueue(Plain(user))).state == State.SENT
+    DeliveryAttempt.objects.update(finished_at=F("finished_at") - circuit.LATELY)
+    cannot_connect("web-1", user, smtp)
+    cannot_connect("web-2", user, smtp)
+
+    assert circuit.ALL in paused_for()
+
+
+def test_the_first_host_that_gets_through_opens_it_for_itself_and_a_mail_for_all(user: User, smtp: Sink) -> None:
+    cannot_connect("web-1", user, smtp)
+    cannot_connect("web-2", user, smtp)
+    end_pause()
+
+    another_host("web-2")
+    assert deliver(Message.objects.earliest("pk")).state == State.SENT
+
+    assert paused_for() == {"web-1"}
+    another_host("web-3")
+    assert is_open()
+
+
+def test_what_the_server_itself_said_pauses_all_hosts(user: User, smtp: Sink) -> None:
+    another_host("web-1")
+    smtp.script.once["MAIL"] = deque(["452 4.3.1 disk full"])
+    deliver(outbox.enqueue(Plain(user)))
+
+    another_host("web-2")
+    assert not is_open()

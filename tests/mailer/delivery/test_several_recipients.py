@@ -5,17 +5,18 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.utils import timezone
+from django.db.models.functions import Now
 
 from accounts.models import User
 from mailer import outbox
 from mailer.delivery import pipeline, sweep
+from mailer.delivery import prepare as preparing
 from mailer.delivery.settle import settle
-from mailer.models import Message, Outcome, State, Suppression
+from mailer.models import Circuit, Message, Outcome, State, Suppression
 from mailer.outcomes import Accepted, PermanentRefusal
 from mailer.recipients import suppression
 from tests.mailer.kinds import Shared
-from tests.mailer.worker import claim_row
+from tests.mailer.worker import claim_row, die
 from tests.mailer.worker import deliver_now as deliver
 from tests.smtp_sink import CUT, Sink
 
@@ -105,10 +106,62 @@ def test_after_mixed_refusals_it_is_retried_for_those_refused_for_now(message: M
 
 
 def test_all_refused_for_good_fails_it_and_suppresses_only_unknown_addresses(message: Message, smtp: Sink) -> None:
-    smtp.script.to = {ANN: "550 5.7.1 no", BOB: "550 5.7.1 no", CID: "550 5.7.1 no", DEE: "550 5.1.1 no such user"}
+    smtp.script.to = {ANN: "550 5.6.0 no", BOB: "550 5.6.0 no", CID: "550 5.6.0 no", DEE: "550 5.1.1 no such user"}
 
     assert deliver(message).state == State.FAILED
     assert list(Suppression.objects.values_list("address", flat=True)) == [DEE]
+
+
+def test_what_may_be_the_servers_fault_is_no_answer_for_any_recipient(message: Message, smtp: Sink) -> None:
+    blocked = "554 5.7.1 Client host rejected: Access denied"
+    smtp.script.to = {ANN: blocked, BOB: blocked, CID: blocked, DEE: "550 5.1.1 no such user"}
+    assert deliver(message).state == State.RETRYING
+    assert message.answers == {DEE: "refused"}
+    smtp.script.to = {}
+
+    assert deliver(message).state == State.FAILED
+    assert message.reason == "refused for good for 1 of 4 recipients, accepted for the rest"
+    assert copies(smtp) == {ANN: 1, BOB: 1, CID: 1}
+
+
+def test_a_full_mailbox_is_tried_again_for_a_day_and_no_copy_reaches_the_others(message: Message, smtp: Sink) -> None:
+    """Row 41 of issue 14."""
+    smtp.script.to = {BOB: "552 5.2.2 mailbox full"}
+    assert deliver(message).state == State.RETRYING
+    Message.objects.update(first_due_at=Now() - timedelta(hours=23))
+    assert deliver(message).state == State.RETRYING
+    Message.objects.update(first_due_at=Now() - timedelta(hours=25))
+
+    assert deliver(message).state == State.FAILED
+    assert copies(smtp) == {ANN: 1, CID: 1, DEE: 1}
+    assert not Suppression.objects.exists()
+
+
+def test_many_recipients_of_a_server_that_takes_few_at_a_time_get_it_at_once(user: User, smtp: Sink) -> None:
+    """Row 36 of issue 14: an attempt that brings somebody in is no failure."""
+    others = [f"n{number}@example.com" for number in range(11)]
+    message = outbox.enqueue(Shared(user, copies=others))
+    for taken in range(3, 15, 3):
+        smtp.script.to = dict.fromkeys([ANN, *others][taken:], "452 4.5.3 Error: too many recipients")
+        pipeline.deliver(message.pk)  # due at once, without a pause
+
+    message.refresh_from_db()
+    assert (message.state, message.attempts) == (State.SENT, 4)
+    assert copies(smtp) == dict.fromkeys([ANN, *others], 1)
+
+
+def test_what_single_recipients_were_told_before_a_421_is_kept(message: Message, smtp: Sink) -> None:
+    """Row 40 of issue 14."""
+    unknown = "550 5.1.1 no such user"
+    smtp.script.to = {ANN: unknown, BOB: unknown, CID: "421 4.7.0 Error: too many errors"}
+    assert deliver(message).state == State.RETRYING
+    assert message.answers == {ANN: "refused", BOB: "refused"}
+    assert set(Suppression.objects.values_list("address", flat=True)) == {ANN, BOB}
+    assert not Circuit.objects.exclude(paused_until=None).exists()
+    smtp.script.to = {}
+
+    assert deliver(message).state == State.FAILED
+    assert copies(smtp) == {CID: 1, DEE: 1}
 
 
 def test_a_retry_by_a_person_reaches_only_those_who_have_not_got_it(message: Message, smtp: Sink) -> None:
@@ -152,8 +205,8 @@ def test_without_remaining_recipients_it_is_suppressed(message: Message, smtp: S
 def test_a_late_answer_is_recorded(message: Message, smtp: Sink) -> None:
     late = Message.objects.get(pk=message.pk)
     claim_row(late)
-    Message.objects.update(claimed_until=timezone.now() - timedelta(seconds=1))
-    assert sweep.settle_abandoned() == 1
+    die()
+    assert sweep.settle_claims_of_dead_workers() == 1
 
     settle(late, Accepted("250", "ok", (ANN, CID, DEE), {BOB: PermanentRefusal("550", "5.7.1 no")}))
 
@@ -167,7 +220,7 @@ def test_a_recipient_suppressed_before_the_claim_does_not_stop_the_others(
     user: User, smtp: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     message = outbox.enqueue(Shared(user, copies=[BOB]))
-    prepare = pipeline.prepare
+    prepare = preparing.prepare
 
     def slowly(row: Message) -> Any:
         ready = prepare(row)

@@ -1,15 +1,22 @@
 """The manage.py commands for operators."""
 
 import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import timedelta
 from io import StringIO
 
 import pytest
 from django.core.management import CommandError, call_command, get_commands, load_command_class
-from django.utils import timezone
+from django.db.models.functions import Now
+from pytest_django import Settings
 
 from accounts.models import User
 from mailer import outbox
-from mailer.models import Message, State, Suppression
+from mailer.models import Circuit, Message, State, Suppression, Worker
+from tests.environment import ENVIRONMENT
 from tests.mailer.kinds import Plain
 from tests.smtp_sink import Sink
 
@@ -32,6 +39,7 @@ def test_a_test_mail_to_an_invalid_address_is_refused() -> None:
         run("send_test_email", "ann")
 
 
+@pytest.mark.django_db(transaction=True)  # its heartbeat has a connection of its own
 def test_due_mail_is_delivered_without_a_broker_most_urgent_first(user: User, smtp: Sink) -> None:
     for queue in ("bulk", "critical"):
         message = outbox.enqueue(Plain(user, queue))
@@ -60,10 +68,130 @@ def test_the_status_counts_only_addresses_suppressed_for_all_mail() -> None:
     assert json.loads(run("mail_status", "--json"))["suppressed_addresses"] == 1
 
 
-def test_the_sweep_and_the_purge_run_as_commands(user: User) -> None:
-    Message.objects.filter(pk=outbox.enqueue(Plain(user)).pk).update(publish_at=timezone.now())
+def test_nothing_waits_too_long(user: User) -> None:
+    outbox.enqueue(Plain(user), delay=timedelta(days=1))
+    outbox.enqueue(Plain(user))  # due now, and no worker is running
 
-    assert run("sweep_outbox") == "1 messages published, 0 abandoned claims settled.\n"
+    status = json.loads(run("mail_status", "--json"))
+
+    assert (status["waiting"], status["workers"], status["paused"]) == ({}, 0, [])
+
+
+def unknown_kind(message: Message, settings: Settings) -> None:
+    Message.objects.update(kind="shop.GoneWithTheLastRelease")
+    run("deliver_due")  # it is put back, and due later
+    Message.objects.update(troubled_since=Now() - timedelta(hours=1))
+    assert Message.objects.filter(due_at__gt=Now()).exists()
+
+
+def unknown_transport(message: Message, settings: Settings) -> None:
+    Message.objects.update(transport="pigeon")
+
+
+def unknown_queue(message: Message, settings: Settings) -> None:
+    Message.objects.update(queue="urgent")
+
+
+def no_worker(message: Message, settings: Settings) -> None:
+    Worker.objects.update(seen_at=Now() - timedelta(hours=2))
+
+
+def no_worker_of_the_queue(message: Message, settings: Settings) -> None:
+    Worker.objects.update(queues=["bulk"])
+
+
+def paused(message: Message, settings: Settings) -> None:
+    Circuit.objects.create(
+        transport="transport",
+        paused_since=Now(),
+        paused_until=Now() + timedelta(hours=1),
+        reason="421 closed for lunch",
+    )
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    ("cause", "named"),
+    [
+        (unknown_kind, "shop.GoneWithTheLastRelease"),
+        (unknown_transport, "pigeon"),
+        (unknown_queue, "urgent"),
+        (no_worker, "20"),  # the year since which none was seen
+        (no_worker_of_the_queue, "default"),
+        (paused, "421 closed for lunch"),
+    ],
+)
+def test_what_waits_too_long_is_explained_with_its_number(
+    user: User, settings: Settings, smtp: Sink, cause: Callable[[Message, Settings], None], named: str
+) -> None:
+    Worker.objects.create(host="host-1", pid=1, release="", queues=["critical", "default", "bulk"])
+    messages = [outbox.enqueue(Plain(user)) for _ in range(2)]
+    cause(messages[0], settings)
+    Message.objects.filter(troubled_since=None).update(due_at=Now() - timedelta(hours=1))
+    Worker.objects.filter(seen_at__gt=Now() - timedelta(minutes=1)).update(seen_at=Now())
+    out = StringIO()
+
+    with pytest.raises(CommandError, match="2 messages have waited for more than 300 s") as caught:
+        call_command("mail_status", "--json", stdout=out)
+
+    assert caught.value.returncode == 1
+    [(sentence, number)] = json.loads(out.getvalue())["waiting"].items()
+    assert named in sentence
+    assert number == 2
+    with pytest.raises(CommandError):
+        call_command("mail_status", stdout=out)
+    assert f"2 waiting too long: {sentence}" in out.getvalue()
+
+
+def test_a_paused_transport_is_reported_although_nothing_waits(db: None) -> None:
+    Circuit.objects.create(
+        transport="transport",
+        host="host-1",
+        paused_since=Now(),
+        paused_until=Now() + timedelta(hours=1),
+        needs_person=True,
+        reason="535 5.7.8 refused",
+    )
+
+    [circuit] = json.loads(run("mail_status", "--json"))["paused"]
+
+    assert (circuit["transport"], circuit["host"], circuit["needs_person"]) == ("transport", "host-1", True)
+    assert "535 5.7.8 refused" in run("mail_status")
+
+
+def test_a_longer_wait_may_be_allowed(user: User) -> None:
+    outbox.enqueue(Plain(user))
+    Message.objects.update(due_at=Now() - timedelta(minutes=10))
+
+    with pytest.raises(CommandError, match="1 message has waited"):
+        run("mail_status")
+    assert run("mail_status", "--longest", "900")
+
+
+@pytest.mark.parametrize("url", ["postgres://nobody@127.0.0.1:1/nowhere", "postgres://{server}/no_such_database"])
+def test_without_a_database_the_status_is_one_sentence_and_exit_code_2(url: str) -> None:
+    server = ENVIRONMENT["DATABASE_URL"].removeprefix("postgres://").rpartition("/")[0]
+    asked = subprocess.run(
+        [sys.executable, "manage.py", "mail_status", "--json"],
+        env={**os.environ, **ENVIRONMENT, "DATABASE_URL": url.format(server=server)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert asked.returncode == 2
+    assert asked.stdout == ""
+    assert asked.stderr.startswith("CommandError: The database does not answer: ")
+    assert "Traceback" not in asked.stderr
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("broker")
+def test_the_sweep_and_the_purge_run_as_commands(user: User) -> None:
+    outbox.enqueue_many([Plain(user)], delay=timedelta(hours=1))
+    Message.objects.update(due_at=Now() - timedelta(minutes=1))
+
+    assert run("sweep_outbox") == "0 claims of dead workers settled, 0 messages expired, 1 queue kicked.\n"
     assert run("purge_mail") == "0 messages older than 90 days deleted.\n"
 
 

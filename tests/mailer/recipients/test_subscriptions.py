@@ -18,6 +18,7 @@ from accounts.models import User
 from mailer import outbox
 from mailer.composing.message import build
 from mailer.delivery import claim, pipeline, steps
+from mailer.delivery import prepare as preparing
 from mailer.email import Recipient, Stream
 from mailer.models import Message, State, Suppression
 from mailer.recipients import subscriptions
@@ -233,7 +234,7 @@ def test_unsubscribing_stops_only_the_mail_of_that_stream(user: User, smtp: Sink
 @pytest.mark.django_db
 def test_unsubscribing_stops_a_mail_that_is_already_composed(user: User, smtp: Sink) -> None:
     message = outbox.enqueue(Tip(user))
-    prepared = pipeline.prepare(message)
+    prepared = preparing.prepare(message)
     assert isinstance(prepared, steps.Ready)
 
     subscriptions.unsubscribe(Membership(ANN, TIPS))

@@ -19,8 +19,9 @@ from pytest_django import Settings
 from mailer.checks.settings import check_settings
 from mailer.mime import encoding
 from mailer.outcomes import Accepted, PermanentRefusal
-from mailer.transports import dkim, transmit
+from mailer.transports import dkim
 from tests import mail_dkim
+from tests.mailer.transports.sending import send
 from tests.mailer.transports.test_smtp import NASTY, text
 from tests.smtp_sink import Sink
 
@@ -103,7 +104,7 @@ def installation(settings: Settings, keys: dict[str, KeyFile], tmp_path: Path) -
 
 
 def sent(sink: Sink, message: EmailMessage) -> bytes:
-    outcome = transmit.transmit(message)
+    outcome = send(message)
     assert isinstance(outcome, Accepted), outcome
     return sink.received[-1].source
 
@@ -276,11 +277,11 @@ def test_many_threads_sign_with_the_same_keys(installation: Installation) -> Non
 def test_a_message_that_cannot_be_signed_fails_and_is_not_quoted(installation: Installation, smtp: Sink) -> None:
     installation.use("ed")
 
-    outcome = transmit.transmit(text(headers={"No Name For A Header": "s3cret"}))
+    outcome = send(text(headers={"No Name For A Header": "s3cret"}))
 
     assert outcome == PermanentRefusal("", "the message cannot be signed: MessageFormatError")
     assert smtp.received == []
-    assert isinstance(transmit.transmit(text()), Accepted)
+    assert isinstance(send(text()), Accepted)
 
 
 @pytest.mark.parametrize(

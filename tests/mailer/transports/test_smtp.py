@@ -18,8 +18,8 @@ from mailer import addresses, outbox
 from mailer.mime import encoding
 from mailer.models import Message, State
 from mailer.outcomes import Accepted, PermanentRefusal, TransportDown
-from mailer.transports import transmit
 from tests.mailer.kinds import Plain, Shared
+from tests.mailer.transports.sending import send
 from tests.mailer.worker import deliver
 from tests.smtp_sink import Received, Sink
 
@@ -48,7 +48,7 @@ def text(body: str = "Grüße\n", to: Sequence[str] = ("ann@example.com",), **fi
 
 
 def sent(sink: Sink, message: EmailMessage) -> Received:
-    outcome = transmit.transmit(message)
+    outcome = send(message)
     assert isinstance(outcome, Accepted), outcome
     [received] = sink.received
     return received
@@ -222,7 +222,7 @@ def test_a_long_url_in_a_header_is_not_encoded(smtp: Sink) -> None:
 
 
 def test_a_header_that_cannot_be_folded_fails_the_message(smtp: Sink) -> None:
-    outcome = transmit.transmit(text(headers={"Message-ID": f"<{LONG}@example.com>"}))
+    outcome = send(text(headers={"Message-ID": f"<{LONG}@example.com>"}))
 
     assert outcome == PermanentRefusal(
         "", "a header has more than 998 octets without a space to fold it at (RFC 5322, 2.1.1)"
@@ -273,20 +273,20 @@ def test_without_smtputf8_the_message_fails_and_the_transport_does_not(
 
     with Sink(without=without) as sink:
         through(sink.url)
-        outcome = transmit.transmit(message)
+        outcome = send(message)
 
         assert outcome == PermanentRefusal(
             "",
             "an address has non-ASCII characters before its @, and the server does not announce SMTPUTF8 (RFC 6531)",
         )
         assert sink.received == []
-        assert isinstance(transmit.transmit(text()), Accepted)
+        assert isinstance(send(text()), Accepted)
 
 
 def test_a_domain_in_any_script_is_one_recipient_in_one_spelling(smtp: Sink) -> None:
     smtp.script.to["jörg@xn--bcher-kva.example"] = "550 5.1.1 no such user"
 
-    outcome = transmit.transmit(EmailMessage("H", "x", "us@example.com", ["jörg@Bücher.example", "ann@example.com"]))
+    outcome = send(EmailMessage("H", "x", "us@example.com", ["jörg@Bücher.example", "ann@example.com"]))
 
     assert isinstance(outcome, Accepted)
     assert outcome.recipients == ("ann@example.com",)
@@ -330,7 +330,7 @@ def test_a_server_without_smtputf8_is_not_paused(make_user: Callable[..., User],
 def test_a_server_without_starttls_is_misconfigured(sink: Sink, through: Callable[[str], None]) -> None:
     through(f"{sink.url}/?tls=1")
 
-    outcome = transmit.transmit(text())
+    outcome = send(text())
 
     assert isinstance(outcome, TransportDown)
     assert outcome.misconfigured
@@ -380,7 +380,7 @@ def test_a_long_name_beside_an_address_stays_a_name(name: str, server: Sink) -> 
 def test_a_name_too_long_for_a_line_is_refused(server: Sink) -> None:
     message = text(to=[str(Address("a, <eve@example.com>" + "y" * 1000, addr_spec="ann@example.com"))])
 
-    outcome = transmit.transmit(message)
+    outcome = send(message)
 
     assert isinstance(outcome, PermanentRefusal)
     assert "would be read as another address, or is too long" in outcome.text

@@ -1,26 +1,35 @@
 from datetime import timedelta
 
 import pytest
+from django.db import connection
+from django.db.models.functions import Now
 from django.test import Client
-from django.utils import timezone
+from django.test.utils import CaptureQueriesContext
 
 from accounts.models import User
 from mailer import outbox
-from mailer.models import Message
+from mailer.models import Message, Worker
 from tests.mailer.kinds import Plain
 from tests.servers import Valkey
+
+FINE = {"database": True, "broker": True, "oldest_due_seconds": 0.0, "workers": 1, "waiting": {}}
+
+
+@pytest.fixture
+def worker(transactional_db: None) -> Worker:
+    return Worker.objects.create(host="host-1", pid=1, release="", queues=["critical", "default", "bulk"])
 
 
 def test_alive_needs_no_database(client: Client) -> None:
     assert client.get("/healthz").content == b"ok\n"
 
 
-@pytest.mark.django_db(transaction=True)
-def test_ready_reports_database_broker_and_backlog(client: Client, user: User, valkey: Valkey) -> None:
-    assert client.get("/readyz").json() == {"database": True, "broker": True, "oldest_due_seconds": 0.0}
+@pytest.mark.usefixtures("worker")
+def test_ready_reports_database_broker_backlog_and_workers(client: Client, user: User, valkey: Valkey) -> None:
+    assert client.get("/readyz").json() == FINE
 
     outbox.enqueue(Plain(user))
-    Message.objects.update(due_at=timezone.now() - timedelta(minutes=5))
+    Message.objects.update(first_due_at=Now() - timedelta(minutes=5), due_at=Now() - timedelta(minutes=5))
     valkey.stop()
     try:
         response = client.get("/readyz")
@@ -30,3 +39,72 @@ def test_ready_reports_database_broker_and_backlog(client: Client, user: User, v
     assert response.status_code == 200
     assert response.json()["broker"] is False
     assert response.json()["oldest_due_seconds"] == pytest.approx(300, abs=5)
+    assert (response.json()["workers"], response.json()["waiting"]) == (1, {})
+
+
+def test_ready_says_what_waits_for_a_person(client: Client, user: User, worker: Worker) -> None:
+    outbox.enqueue_many([Plain(user)] * 5)
+    Message.objects.update(due_at=Now() - timedelta(minutes=5))
+    unknown, pinned = Message.objects.values_list("pk", flat=True)[:2]
+    Message.objects.filter(pk=unknown).update(kind="shop.Gone")
+    Message.objects.filter(pk=pinned).update(transport="pigeon")
+
+    response = client.get("/readyz")
+    assert response.status_code == 200  # a request loses no mail
+    waiting = response.json()["waiting"]
+    assert sorted(waiting.values()) == [1, 1]
+    assert {name for name in ("shop.Gone", "pigeon") if any(name in sentence for sentence in waiting)} == {
+        "shop.Gone",
+        "pigeon",
+    }
+
+    worker.delete()
+    response = client.get("/readyz")
+    assert (response.status_code, response.json()["workers"]) == (200, 0)
+    assert sorted(response.json()["waiting"].values()) == [1, 1, 3]  # three messages wait for a worker
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_deployment_is_not_reported(client: Client, user: User) -> None:
+    outbox.enqueue_many([Plain(user)])
+    Message.objects.update(due_at=Now() - timedelta(seconds=10))
+    Worker.objects.all().delete()
+
+    assert client.get("/readyz").json()["waiting"] == {}
+
+
+@pytest.mark.usefixtures("worker")
+def test_the_number_of_queries_does_not_grow_with_what_waits(client: Client, user: User) -> None:
+    def queries() -> int:
+        with CaptureQueriesContext(connection) as captured:
+            client.get("/readyz")
+        return len(captured)
+
+    outbox.enqueue_many([Plain(user)])
+    Message.objects.update(due_at=Now() - timedelta(minutes=5))
+    few = queries()
+    outbox.enqueue_many([Plain(user)] * 50)
+    for message in Message.objects.all():
+        Message.objects.filter(pk=message.pk).update(
+            kind=f"shop.Gone{message.pk % 10}", due_at=Now() - timedelta(minutes=5)
+        )
+
+    assert queries() == few
+
+
+@pytest.mark.django_db(transaction=True)
+def test_without_a_database_it_is_not_ready(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    connection.close()
+    monkeypatch.setitem(connection.settings_dict, "HOST", "127.0.0.1")
+    monkeypatch.setitem(connection.settings_dict, "PORT", "1")
+
+    response = client.get("/readyz")
+
+    assert response.status_code == 503
+    assert response.json() == {
+        "database": False,
+        "broker": True,
+        "oldest_due_seconds": None,
+        "workers": None,
+        "waiting": {},
+    }

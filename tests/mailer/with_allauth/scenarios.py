@@ -81,5 +81,5 @@ def test_a_server_that_is_down_delays_the_mail_and_nothing_else(client: Client, 
     smtp.script.always["CONNECT"] = "421 4.3.2 closed"
     assert sign_up(client).status_code == 302
     deliver_everything()
-    assert Message.objects.get().state == State.RETRYING
+    assert Message.objects.get().state == State.QUEUED
     assert User.objects.get().email == ANN

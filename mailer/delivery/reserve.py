@@ -1,0 +1,124 @@
+"""Take a due message in hand. A reservation names the worker and is no claim: when the worker falls silent, the message is
+simply due again.
+
+Everything that decides is the clock and the rows of the database, so a worker with a wrong clock takes what the others would.
+"""
+
+import math
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from django.db import connection
+from django.db.models.functions import Coalesce, Now
+
+from mailer.delivery.heartbeat import heartbeat
+from mailer.models import SILENCE, WAITING, Circuit, Message, TransportState, Worker
+from mailer.text import replace_unstorable
+
+QUARANTINE = 3
+"""Workers that may fall silent, one after the other, with the same message in hand, or while they send it. Then a person must
+look at it."""
+
+FREE = f"""
+(worker IS NULL OR (worker = %(me)s AND id <> ALL(%(in_hand)s)) OR NOT EXISTS (
+    SELECT 1 FROM {Worker._meta.db_table} AS other
+    WHERE other.id = message.worker AND other.seen_at > statement_timestamp() - %(silence)s
+) AND worker <> %(me)s)
+"""  # noqa: S608 - the name is our own model's
+"""A message of this worker that it has not in hand was dropped when the database was away."""
+
+# Of two workers, one locks the row, and the other skips it.
+RESERVE = f"""
+UPDATE {Message._meta.db_table}
+SET worker = %(me)s, reservations = CASE WHEN worker IS NULL OR worker = %(me)s THEN 1 ELSE reservations + %(died)s END
+WHERE id = (
+    SELECT id FROM {Message._meta.db_table} AS message
+    WHERE {{which}} AND state IN {tuple(map(str, WAITING))!r} AND due_at <= statement_timestamp() AND {FREE}
+    ORDER BY due_at LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
+)
+RETURNING *, expires_at - statement_timestamp() AS time_left, statement_timestamp() - troubled_since AS trouble,
+    EXISTS (SELECT 1 FROM {Circuit._meta.db_table} WHERE paused_until IS NOT NULL)
+    OR EXISTS (SELECT 1 FROM {TransportState._meta.db_table} WHERE rate IS NOT NULL) AS is_any_limited
+"""  # noqa: S608 - the names are our own models'
+ONE = RESERVE.format(which="id = %(id)s")
+NEXT = RESERVE.format(which="queue = %(queue)s AND transport = %(transport)s")
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """A message that this worker has in hand, with what the database's clock said about it."""
+
+    message: Message
+    expires: float
+    """The message's deadline on this process's monotonic clock."""
+    trouble: timedelta
+    """How long it could not be prepared; zero while there is no trouble."""
+    is_any_limited: bool
+    """Whether any transport is paused or slowed down."""
+
+    def is_expired(self) -> bool:
+        return time.monotonic() >= self.expires
+
+
+def reserve(message_id: int) -> Reserved | None:
+    """Take this message in hand if it is due and free."""
+    return _reserve(ONE, id=message_id)
+
+
+def reserve_next(queues: Sequence[str], routes: Iterable[str]) -> Reserved | None:
+    """Take the message in hand that has been due for longest, in the first of these queues that has one for these routes."""
+    routes = list(routes)
+    for queue in queues:
+        for route in routes:
+            if reserved := _reserve(NEXT, queue=queue, transport=route):
+                return reserved
+    return None
+
+
+def has_due(queues: Sequence[str], routes: Iterable[str], since: timedelta = timedelta(0)) -> bool:
+    """Return whether a message of these queues, for these routes, has been due and free for this long."""
+    due, routes = Message.objects.overdue(since), list(routes)
+    # One by one: for several at once, PostgreSQL may read the table instead of the index, as it wants one row only.
+    return any(due.filter(queue=queue, transport=route).exists() for queue in queues for route in routes)
+
+
+def _reserve(statement: str, **which: Any) -> Reserved | None:
+    heartbeat.ensure()
+    asked = time.monotonic()
+    # After the database was away, every worker looks dead at first, and has only dropped what it had in hand.
+    died = int(heartbeat.may_judge())
+    values = {"me": heartbeat.worker, "in_hand": heartbeat.in_hand(), "silence": SILENCE, "died": died, **which}
+    try:
+        message: Any = next(iter(Message.objects.raw(statement, values, using=connection.alias)), None)
+    except Exception:
+        heartbeat.has_dropped = True  # it may be reserved, and only the answer was lost
+        raise
+    if message is None:
+        return None
+    expires = asked + message.time_left.total_seconds() if message.time_left is not None else math.inf
+    return Reserved(message, expires, message.trouble or timedelta(0), message.is_any_limited)
+
+
+def release(message: Message, *, reason: str = "", pause: timedelta | None = None) -> None:
+    """Put a reserved message back. It is due at once; or after a pause, with the reason why it could not be prepared."""
+    changes: dict[str, Any] = {"worker": None, "reservations": 0}
+    if pause is not None:
+        said = replace_unstorable(reason)
+        changes |= {"due_at": Now() + pause, "reason": said, "troubled_since": Coalesce("troubled_since", Now())}
+    Message.objects.waiting().filter(pk=message.pk, worker=heartbeat.worker).update(**changes)
+
+
+def give_back_dropped() -> None:
+    """Put back what this process dropped because of an error. While it lives, no other worker sees that it is free."""
+    if not heartbeat.has_dropped:
+        return
+    heartbeat.has_dropped = False
+    try:
+        mine = Message.objects.waiting().filter(worker=heartbeat.worker).exclude(pk__in=heartbeat.in_hand())
+        mine.update(worker=None, reservations=0)
+    except Exception:
+        heartbeat.has_dropped = True
+        raise

@@ -1,0 +1,194 @@
+"""smtplib's client with bounds: on silence, on the time and the length of a complete reply, on the rate of writing.
+
+smtplib bounds single system calls only. A server that sends one octet a second, or reads so slowly, would hold it for ever.
+"""
+
+import fcntl
+import io
+import select
+import smtplib
+import socket
+import sys
+import termios
+import time
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+
+from mailer.outcomes import Phase
+
+TIMES_SILENCE = 4
+"""A complete reply may take this many times the longest silence. So may a pause between two writes: what the buffers on both
+sides still hold is progress that the sender cannot see. (RFC 5321, 4.5.3.2.5 allows three minutes for each write.)"""
+LONGEST_ANSWER_TO_DOT = timedelta(minutes=10)
+"""From the final dot to its complete reply (RFC 5321, 4.5.3.2.6). The server may deliver the message in this time."""
+LONGEST_CHECK = 5.0
+"""Seconds for the reply to NOOP or RSET on a connection that can simply be replaced."""
+LONGEST_GOODBYE = 1.0
+"""Seconds for the reply to QUIT."""
+SLOWEST_RATE = 4_000
+"""Octets per second for a message as a whole: half of an ISDN line. 10 MB may take 40 minutes, and no server may make it last
+for ever by reading one octet at a time."""
+LONGEST_REPLY = 65_536
+"""Octets. A server may answer in any number of lines."""
+PIECE = 16_384
+"""Octets for each write: one TLS record. A timeout in Python is for the whole call, so a large one would bound the message."""
+UNSEEN = 131_072
+"""Octets of the system's send buffer. Linux lets it grow to megabytes, which a slow line needs minutes for; meanwhile nothing
+could be written, and the wait for the reply would begin long before the server has the message."""
+
+
+class _Replies(io.RawIOBase):
+    """The octets of a reply, read within the client's bounds."""
+
+    def __init__(self, client: "SMTP") -> None:
+        self.client = client
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Called by Python's buffered reader. Raises OSError."""
+        return self.client.read_some(buffer)
+
+
+class SMTP(smtplib.SMTP):
+    """An SMTP connection, plain or with STARTTLS."""
+
+    timeout: float
+    """Seconds: the longest silence before the dot."""
+    phase = Phase.CONNECT
+    """CONNECT, then LOGIN. Later phases are the transaction's."""
+    needs_reset = False
+    """A transaction began and did not end."""
+    refusals = 0
+    """The number of 4xx and 5xx replies. Servers slow down after some, and hang up after more."""
+    last_words: tuple[int, bytes] | None = None
+    """The reply that was waiting when a write failed: why the server hung up."""
+    sock: socket.socket | None
+    file: Any
+    _reply_ends = 0.0
+    _longest_silence = 0.0
+    _reply_octets = 0
+
+    def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
+        made: socket.socket = super()._get_socket(host, port, timeout)  # type: ignore[misc]
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNSEEN)
+        made.setsockopt(
+            socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
+        )  # or the dot waits for the acknowledgement of the body
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a router may forget a silent connection
+        for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL"):
+            if hasattr(socket, name):
+                made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), 60)
+        return made
+
+    def login(self, *args: Any, **options: Any) -> Any:
+        self.phase = Phase.LOGIN
+        return super().login(*args, **options)
+
+    def getreply(self, within: float | None = None) -> tuple[int, bytes]:
+        """Return code and text. A code of -1 is no reply of SMTP. Raises SMTPServerDisconnected, after which it is closed.
+
+        `within` bounds the complete reply, in seconds, and replaces the bound on silence.
+        """
+        self._longest_silence = within or self.timeout
+        self._reply_ends = time.monotonic() + (within or TIMES_SILENCE * self.timeout)
+        self._reply_octets = 0
+        if self.file is None and self.sock is not None:
+            self.file = io.BufferedReader(_Replies(self))
+        try:
+            reply = super().getreply()
+        except smtplib.SMTPResponseException as error:  # smtplib's own, with an invented code of 500
+            raise smtplib.SMTPServerDisconnected(f"a reply cannot be read: {error.smtp_error!s}") from error
+        except AttributeError as error:  # smtplib on a closed connection
+            raise smtplib.SMTPServerDisconnected("the connection is closed") from error
+        self.refusals += reply[0] >= 400
+        return reply
+
+    def read_some(self, buffer: Any) -> int:
+        """Read what there is, 0 octets at the end. Raises OSError when a bound is passed."""
+        left = self._reply_ends - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the reply took too long")
+        if self.sock is None:
+            return 0
+        self.sock.settimeout(min(left, self._longest_silence))
+        received = self.sock.recv_into(buffer)
+        self._reply_octets += received
+        if self._reply_octets > LONGEST_REPLY:
+            raise OSError("the reply is too long")
+        return received
+
+    def send(self, s: Any) -> None:
+        """Write all of it, text or octets. Raises SMTPServerDisconnected and closes the connection, or UnicodeEncodeError."""
+        octets = memoryview(s.encode(self.command_encoding) if isinstance(s, str) else s)
+        if self.sock is None:
+            raise smtplib.SMTPServerDisconnected("the connection is closed")
+        pause = TIMES_SILENCE * self.timeout
+        ends = time.monotonic() + pause + len(octets) / SLOWEST_RATE
+        try:
+            while octets:
+                left = ends - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError("the server reads too slowly")
+                self.sock.settimeout(min(left, pause))
+                octets = octets[self.sock.send(octets[:PIECE]) :]
+        except OSError as error:
+            if not isinstance(error, TimeoutError):
+                with suppress(OSError):
+                    self.last_words = self.getreply(LONGEST_CHECK)
+            self.close()
+            raise smtplib.SMTPServerDisconnected(f"Connection unexpectedly closed: {error}") from error
+
+    def drain(self) -> None:
+        """Wait until the server's system has everything that was written. Raises TimeoutError.
+
+        Until then a cut is certain to have come before the dot, and a look at the clock is too early.
+        """
+        ends = time.monotonic() + TIMES_SILENCE * self.timeout + _unacknowledged(self.sock) / SLOWEST_RATE
+        while _unacknowledged(self.sock) and not self.is_readable(0.002):
+            if time.monotonic() > ends:
+                raise TimeoutError("the server stopped reading")
+
+    def is_readable(self, seconds: float = 0.0) -> bool:
+        """Return whether the server said something within this time, or hung up."""
+        if self.sock is None:
+            return True
+        poll = select.poll()  # select() takes no descriptor above 1023
+        poll.register(self.sock, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+
+    def is_alive(self, idle: float) -> bool:
+        """Return whether the connection can be used again after `idle` seconds. Ends an open transaction."""
+        if self.sock is None:
+            return False
+        if not self.needs_reset and idle < 1 and not self.is_readable():
+            return True
+        try:
+            self.putcmd("rset" if self.needs_reset else "noop")
+            code, _ = self.getreply(min(LONGEST_CHECK, TIMES_SILENCE * self.timeout))
+        except OSError:
+            return False
+        self.needs_reset = False
+        return 200 <= code < 300
+
+    def quit(self) -> tuple[int, bytes]:
+        """End the session politely. The connection is closed in any case. Raises OSError."""
+        try:
+            self.putcmd("quit")
+            return self.getreply(LONGEST_GOODBYE)
+        finally:
+            self.close()
+
+
+class EncryptedSMTP(SMTP, smtplib.SMTP_SSL):
+    """An SMTP connection with implicit TLS."""
+
+
+def _unacknowledged(sock: socket.socket | None) -> int:
+    """Return the octets that the other side has not received yet; 0 where the system does not tell."""
+    if sock is not None:
+        with suppress(OSError):
+            return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    return 0
