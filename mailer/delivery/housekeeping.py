@@ -36,6 +36,7 @@ class Housekeeping:
 
     def __init__(self) -> None:
         self._finishing, self._stopping = threading.Event(), threading.Event()
+        self._beginning = threading.Lock()
         self._thread: threading.Thread | None = None
         self._working: dict[str, threading.Thread] = {}
         self._swept = -float("inf")
@@ -53,8 +54,10 @@ class Housekeeping:
         """Stop the thread, and delete the heartbeat: what this worker has not finished is free for others at once."""
         if self._thread is None:
             return
-        self._finishing.set()
-        for thread in list(self._working.values()):
+        with self._beginning:
+            self._finishing.set()
+            working = list(self._working.values())
+        for thread in working:
             thread.join(LONGEST_STOP)  # with a heartbeat, or its conversations would be given away
         self._stopping.set()
         self._thread.join(LONGEST_STOP)
@@ -105,8 +108,10 @@ class Housekeeping:
             self._guarded(work)
             connection.close()
 
-        self._working[name] = threading.Thread(target=do, name=name, daemon=True)
-        self._working[name].start()
+        with self._beginning:
+            if not self._finishing.is_set():
+                self._working[name] = threading.Thread(target=do, name=name, daemon=True)
+                self._working[name].start()
 
     def _guarded(self, step: Callable[[], object]) -> None:
         """Do a step. An error is logged, and the next round tries again."""
