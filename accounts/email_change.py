@@ -78,7 +78,8 @@ def confirm(change_id: UUID, code: str, *, password: str | None) -> Link:
             return replace(link, state=LinkState.NOT_THE_OWNER)
         if not _set_address(change.user, change.new_address):
             return replace(link, state=LinkState.TAKEN)
-        EmailChange.objects.filter(pk=change.pk).update(confirmed_at=timezone.now())
+        change.confirmed_at = timezone.now()  # the deadline of the mail follows from it
+        change.save(update_fields=["confirmed_at"])
         outbox.copy_unsubscribes(change.old_address, change.new_address)
         verification.supersede(change.user)
         outbox.enqueue(AddressChanged(change))

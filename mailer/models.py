@@ -98,6 +98,11 @@ class Worker(models.Model):
         return f"{self.host}/{self.pid}"
 
 
+def has_living_worker() -> models.Exists:
+    """Return a condition for messages: whether a living worker has it in hand."""
+    return models.Exists(Worker.objects.alive().filter(pk=models.OuterRef("worker")))
+
+
 class MessageQuerySet(models.QuerySet["Message"]):
     def move(self, to: State, /, **changes: Any) -> int:
         """Move the messages of this queryset that may reach the state, in one UPDATE. Return their number.
@@ -118,7 +123,7 @@ class MessageQuerySet(models.QuerySet["Message"]):
 
     def free(self) -> Self:
         """Return messages that no living worker has in hand."""
-        return self.exclude(models.Exists(Worker.objects.alive().filter(pk=models.OuterRef("worker"))))
+        return self.exclude(has_living_worker())
 
     def overdue(self, since: timedelta) -> Self:
         """Return messages that have been due and free for this long."""
@@ -140,10 +145,8 @@ class MessageQuerySet(models.QuerySet["Message"]):
 
     def abandoned(self) -> Self:
         """Return messages whose worker fell silent while it sent them, or did not settle them before its lease ended."""
-        return self.filter(state=State.SENDING).filter(
-            ~models.Exists(Worker.objects.alive().filter(pk=models.OuterRef("worker"))) & Q(worker__isnull=False)
-            | Q(claimed_until__lt=Now())
-        )
+        is_silent = Q(worker__isnull=False) & ~has_living_worker()
+        return self.filter(is_silent | Q(claimed_until__lt=Now()), state=State.SENDING)
 
 
 class Payload(models.Model):
@@ -200,7 +203,7 @@ class Message(models.Model):
     attempts = models.PositiveIntegerField(default=0, help_text="The number of the newest attempt.")
     counted_after = models.PositiveIntegerField(
         default=0,
-        help_text="Attempts up to this number do not count against the limit: a person retried it then.",
+        help_text="Attempts up to this number make no pause longer: a person retried it then.",
     )
     created_at = models.DateTimeField(db_default=Now())
     first_due_at = models.DateTimeField(
@@ -302,7 +305,7 @@ class DeliveryAttempt(models.Model):
     message = models.ForeignKey(Message, on_delete=models.CASCADE, related_name="delivery_attempts")
     number = models.PositiveIntegerField()
     transport = models.CharField(max_length=50)
-    worker = models.CharField(max_length=200, blank=True)
+    worker = models.CharField(max_length=200, blank=True, help_text="The host of the worker.")
     started_at = models.DateTimeField(db_default=Now())
     finished_at = models.DateTimeField(null=True, blank=True)
     outcome = models.CharField(max_length=20, choices=Outcome, default=Outcome.PENDING)

@@ -20,6 +20,7 @@ from mailer.addresses import for_envelope
 from mailer.composing.built_by_django import DjangoMail
 from mailer.conf import sender_domain
 from mailer.delivery.broker import kick, publish_on_commit
+from mailer.delivery.steps import EXPIRED
 from mailer.email import Email, find
 from mailer.mime import serializer
 from mailer.models import ACCEPTED, UNSETTLED, WAITING, Message, MessageQuerySet, Payload, State
@@ -207,8 +208,8 @@ def _limited_waiting(key: str) -> Iterator[None]:
 def _expire_overdue(key: str) -> None:
     """Settle the waiting message with this key if its deadline has passed: it will not be sent, so the key is free."""
     for message in Message.objects.waiting().filter(key=key, expires_at__lte=Now()).select_for_update(no_key=True):
-        why = {"reason": "its deadline passed before it could be sent", **signals.to_notify(message.kind)}
-        if Message.objects.filter(pk=message.pk).move(State.EXPIRED, **why):
+        row, notify = Message.objects.filter(pk=message.pk), signals.to_notify(message.kind)
+        if row.move(EXPIRED.state, reason=EXPIRED.reason, **notify):
             signals.call_receivers_on_commit(message)
 
 
@@ -218,7 +219,7 @@ def cancel(message: Message, reason: str = "cancelled by the application") -> bo
 
 
 def retry(messages: MessageQuerySet, *, reason: str) -> int:
-    """Queue held or failed messages again, with the full number of attempts. Return the number of queued messages.
+    """Queue held or failed messages again, for as long as new ones are tried. Return the number of queued messages.
 
     Messages whose body was erased are skipped, and those whose key another unsettled message has.
     """

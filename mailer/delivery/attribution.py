@@ -53,7 +53,8 @@ class Fault(StrEnum):
     RATE = "rate"
     """Too many messages in this time. The transport slows down (`pacing`); the message is due again, also after a 5xx."""
     CONNECTIONS = "connections"
-    """Too many connections at a time, while others work. This worker closes the new one; nothing is paused."""
+    """Too many connections at a time, while others work. Nothing is paused: the message is due again, and the new connection
+    is closed. If a claim was made already, the transport slows down."""
     TRANSPORT = "transport"
     """The server's. The transport pauses and the operator is told; the message is due again, also after a 5xx."""
     ACCOUNT = "account"

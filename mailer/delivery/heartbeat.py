@@ -63,7 +63,7 @@ class Heartbeat:
             "id": self.worker,
             "host": self.host,
             "pid": os.getpid(),
-            "release": release(),
+            "release": code_digest(),
             "queues": json.dumps(list(self.queues)),
             "doing": ", ".join(f"message {pk}" for pk in self.in_hand())[:200],
         }
@@ -131,7 +131,7 @@ heartbeat = Heartbeat()
 
 
 @cache
-def release() -> str:
+def code_digest() -> str:
     """Return a digest of the mailer's code, which tells an operator whether all workers run the same release."""
     digest = blake2b(digest_size=4)
     for path in sorted(Path(__file__).parent.parent.rglob("*.py")):

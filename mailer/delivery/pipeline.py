@@ -39,7 +39,7 @@ BUDGET = 5.0
 PAUSE = 1.0
 """Seconds until a worker tries a route again whose transport took no more."""
 LATEST_DOT = (LEASE - 2 * LONGEST_ANSWER_TO_DOT).total_seconds()
-"""Seconds after the claim."""
+"""Seconds after the claim, from which the server's last answer might come after the end of the lease."""
 RELEASE = timedelta(minutes=5)
 """The longest pause of a message that waits for a release that can prepare it."""
 
@@ -99,18 +99,9 @@ class Result:
 
 
 def _deliver(reserved: Reserved, longest_wait: timedelta | None = None) -> Result:
-    message, attempts = reserved.message, reserved.message.attempts
+    message = reserved.message
     with heartbeat.holding(message.pk):
-        try:
-            result = _run_steps(reserved, longest_wait or rate.longest_wait(message.queue))
-        except (email.UnknownKind, circuit.NoSuchTransport) as error:
-            result = Trouble(str(error), patience=None)
-        except Exception as error:
-            if is_away(error) or message.attempts > attempts:  # it was claimed, so that it may have been sent
-                raise
-            log.exception("could not be delivered", **message.log_fields())
-            result = Trouble(mask(f"could not be delivered: {type(error).__name__}: {error}"), BUILDING)
-        match result:
+        match _attempt(reserved, longest_wait or rate.longest_wait(message.queue)):
             case Postponed(reason):
                 release(message)
                 return Result(f"waits: {reason}", must_wait=True)
@@ -128,6 +119,23 @@ def _deliver(reserved: Reserved, longest_wait: timedelta | None = None) -> Resul
                 return Result("another worker has it", must_wait=True)
             case str() as said:
                 return Result(said)
+
+
+def _attempt(reserved: Reserved, longest_wait: timedelta) -> Postponed | Unsent | Trouble | str | None:
+    """Run the steps. An error before the claim is a trouble, and one that has lasted for its patience is a failure."""
+    message, attempts = reserved.message, reserved.message.attempts
+    try:
+        result = _run_steps(reserved, longest_wait)
+    except (email.UnknownKind, circuit.NoSuchTransport) as error:
+        return Trouble(str(error), patience=None)
+    except Exception as error:
+        if is_away(error) or message.attempts > attempts:  # it was claimed, so that it may have been sent
+            raise
+        log.exception("could not be delivered", **message.log_fields())
+        result = Trouble(mask(f"could not be delivered: {type(error).__name__}: {error}"), BUILDING)
+    if isinstance(result, Trouble) and result.patience is not None and reserved.trouble >= result.patience:
+        return Unsent(State.FAILED, result.reason)
+    return result
 
 
 def _run_steps(reserved: Reserved, longest_wait: timedelta) -> Postponed | Unsent | Trouble | str | None:
@@ -187,10 +195,7 @@ def admit(reserved: Reserved, longest_wait: timedelta) -> Transport | Postponed:
 
 
 def _postpone(reserved: Reserved, trouble: Trouble) -> Result:
-    """Put a message back that could not be prepared, with a pause that grows with the trouble; fail it after its patience."""
-    if trouble.patience is not None and reserved.trouble >= trouble.patience:
-        settle_unsent(reserved.message, Unsent(State.FAILED, trouble.reason))
-        return Result(str(State.FAILED))
+    """Put a message back that could not be prepared, with a pause that grows with the trouble."""
     longest = options().backoff_max if trouble.patience else min(options().backoff_max, RELEASE)
     pause = retry.pause_since(reserved.trouble, retry.Policy(options().backoff_base, longest))
     seconds = round(pause.total_seconds())

@@ -105,6 +105,16 @@ class Migration(migrations.Migration):
         ),
         migrations.AlterField(
             model_name='deliveryattempt',
+            name='worker',
+            field=models.CharField(blank=True, help_text='The host of the worker.', max_length=200),
+        ),
+        migrations.AlterField(
+            model_name='message',
+            name='counted_after',
+            field=models.PositiveIntegerField(default=0, help_text='Attempts up to this number make no pause longer: a person retried it then.'),
+        ),
+        migrations.AlterField(
+            model_name='deliveryattempt',
             name='outcome',
             field=models.CharField(choices=[('pending', 'under way'), ('accepted', 'accepted'), ('partly_accepted', 'accepted for some recipients'), ('refused_for_now', 'refused for now'), ('refused_for_good', 'refused for good'), ('transport_down', 'server not reached or not willing'), ('uncertain', 'transmitted, no answer seen'), ('interrupted', 'stopped before anything was sent')], default='pending', max_length=20),
         ),

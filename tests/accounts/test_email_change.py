@@ -17,6 +17,7 @@ from accounts import deletion, email_change, links, verification
 from accounts.links import LinkState
 from accounts.models import EmailChange, User
 from mailer.email import Stream
+from mailer.models import Message
 from mailer.recipients import subscriptions
 from mailer.recipients.subscriptions import Membership
 from tests.accounts.steps import (
@@ -139,6 +140,15 @@ def test_the_owner_of_a_mistyped_new_address_needs_the_password() -> None:
     assert stranger.post(link, {"password": PASSWORD}).context["state"] == "wrong_password"  # too many guesses
     assert User.objects.get().email == ANN
     assert log_in().post(link).context["state"] == "done"  # they do not lock the owner out
+
+
+def test_the_mail_that_can_undo_a_change_is_not_sent_after_its_link_stopped_working() -> None:
+    change = request_change(member())
+    email_change.confirm(change.pk, code_to_confirm(change), password=None)
+
+    change.refresh_from_db()
+    assert change.confirmed_at
+    assert Message.objects.get(kind="accounts.AddressChanged").expires_at == change.confirmed_at + timedelta(days=7)
 
 
 def test_the_old_address_can_undo_a_change_for_a_week(client: Client) -> None:

@@ -17,10 +17,11 @@ from django.utils import timezone
 from accounts.models import User
 from mailer import outbox
 from mailer.delivery import pipeline
+from mailer.delivery.prepare import BUILDING
 from mailer.models import SETTLED, SOURCES, UNSETTLED, WAITING, Message, State
 from mailer.signals import message_settled
 from tests.at_once import at_once
-from tests.mailer.kinds import Fleeting, Plain, Receipt
+from tests.mailer.kinds import Fleeting, Plain, Raising, Receipt
 from tests.mailer.worker import deliver, deliver_now
 from tests.smtp_sink import Sink
 
@@ -227,6 +228,27 @@ def test_a_transaction_that_is_open_while_the_worker_decides_is_not_swallowed(
 
     assert is_sent_in_the_end(request.join())
     assert len(smtp.received) == 1
+
+
+def test_a_message_that_fails_while_a_call_holds_its_key_is_put_back(user: User, smtp: Sink) -> None:
+    """Otherwise it would name a living worker that has not got it in hand, and no other would take it."""
+    message = change(outbox.enqueue(Raising(user), key=KEY), troubled_since=Now() - BUILDING)
+    enqueued, commit = threading.Event(), threading.Event()
+
+    @transaction.atomic
+    def hold() -> None:
+        outbox.enqueue(Raising(user), key=KEY)
+        enqueued.set()
+        assert commit.wait(30)
+
+    request = Elsewhere(hold)
+    assert enqueued.wait(30)
+    deliver(message)
+    assert (message.state, message.worker) == (State.QUEUED, None)
+    commit.set()
+    request.join()
+
+    assert deliver(message).state == State.FAILED
 
 
 def test_a_call_while_the_worker_cancels_enqueues_a_new_message(user: User, smtp: Sink, unwanted: Message) -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -69,7 +70,7 @@ def test_a_worker_beats_and_its_heartbeat_ends_with_it(start: Start) -> None:
     running = start("bulk")
     wait_until(lambda: Worker.objects.alive().exists(), "a heartbeat")
     [worker] = Worker.objects.all()
-    assert (worker.queues, worker.host, worker.release) == (["bulk"], heartbeat.host, heartbeats.release())
+    assert (worker.queues, worker.host, worker.release) == (["bulk"], heartbeat.host, heartbeats.code_digest())
 
     running.stop()
     assert not Worker.objects.exists()
@@ -198,6 +199,50 @@ def test_one_worker_sweeps_in_each_interval(settings: Settings) -> None:
 
     Worker.objects.update(swept_at=Now() - timedelta(seconds=5))
     assert [sweep.begin(), sweep.begin()] == [True, False]
+
+
+def test_a_sweep_in_the_future_delays_no_other() -> None:
+    """The clock of the database was corrected, or a replica took over whose clock is behind."""
+    heartbeat.beat()
+    Worker.objects.update(swept_at=Now() + timedelta(hours=1))
+
+    assert sweep.begin()
+
+
+def test_a_slow_statement_does_not_make_the_worker_look_dead(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    def look_slowly() -> bool:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_sleep(30)")
+        return True
+
+    monkeypatch.setattr(sweep, "begin", look_slowly)
+    monkeypatch.setattr(module, "LONGEST_LOOK", "100ms")
+    monkeypatch.setattr(module, "EVERY", 0.2)
+    start()
+    wait_until(lambda: Worker.objects.exists(), "a heartbeat")
+    first = Worker.objects.get().seen_at
+
+    wait_until(lambda: Worker.objects.get().seen_at > first + timedelta(seconds=1), "later heartbeats")
+
+
+def test_it_can_be_stopped_while_it_begins_work(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    begins = threading.Event()
+
+    class SlowToStart(threading.Thread):
+        def start(self) -> None:
+            if self.name == "closing":
+                begins.set()
+                time.sleep(0.3)
+            super().start()
+
+    slow = SimpleNamespace(Thread=SlowToStart, Event=threading.Event, Lock=threading.Lock)
+    monkeypatch.setattr(module, "threading", slow)
+    running = start()
+    assert begins.wait(10)
+
+    running.stop()
+
+    assert not Worker.objects.exists()
 
 
 def test_a_worker_that_dies_during_its_sweep_leaves_it_to_the_others() -> None:

@@ -427,6 +427,18 @@ def test_a_worker_whose_heartbeat_is_late_sends_nothing(
     assert deliver(message).state == State.SENT
 
 
+def test_a_worker_sends_nothing_that_the_server_might_answer_after_the_lease(
+    user: User, smtp: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    smtp.script.once["DATA"] = deque([SLOW])
+    monkeypatch.setattr(pipeline, "LATEST_DOT", 0.7)
+
+    message = deliver(outbox.enqueue(Receipt(user)))
+
+    assert (message.state, outcomes(message), smtp.received) == (State.RETRYING, [Outcome.INTERRUPTED], [])
+    assert deliver(message).state == State.SENT
+
+
 def test_nothing_is_uncertain_although_the_claim_of_an_interrupted_worker_was_given_away(
     user: User, smtp: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
