@@ -77,10 +77,7 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):
 
     @admin.display(description="why")
     def why(self, message: Message) -> str:
-        found = explain(message, look())
-        if found.until is None:
-            return found.sentence
-        return f"{found.sentence} Until {timezone.localtime(found.until):%Y-%m-%d %H:%M:%S}."
+        return str(explain(message, look()))
 
     @admin.display(description="resent as")
     def resent_as(self, message: Message) -> str:
