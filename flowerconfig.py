@@ -14,3 +14,4 @@ basic_auth = [settings.FLOWER_BASIC_AUTH]  # a list: in a string a comma would b
 read_only = True
 address = "127.0.0.1"  # /metrics and /healthcheck are open without the password; --address overrides it
 max_tasks = 2_000
+purge_offline_workers = 86_400  # seconds: each container has a name of its own, and after a day no one looks for it

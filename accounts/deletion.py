@@ -39,18 +39,19 @@ def delete(user: User) -> bool:
     return True
 
 
-def purge() -> None:
-    """Delete accounts that were never verified, and expired links, sessions and hits."""
+def purge() -> int:
+    """Delete accounts that were never verified, and expired links, sessions and hits. Return the number of rows."""
     now = timezone.now()
     over = Q(expires_at__lt=now - LINKS_KEPT_FOR)
-    log.info(
-        "accounts purged",
-        unverified=_purge_unverified(),
-        verifications=EmailVerification.objects.filter(over).delete()[0],
-        changes=EmailChange.objects.filter(over).delete()[0],
-        sessions=Session.objects.filter(expire_date__lt=now).delete()[0],
-        hits=throttling.purge(),
-    )
+    deleted = {
+        "unverified": _purge_unverified(),
+        "verifications": EmailVerification.objects.filter(over).delete()[0],
+        "changes": EmailChange.objects.filter(over).delete()[0],
+        "sessions": Session.objects.filter(expire_date__lt=now).delete()[0],
+        "hits": throttling.purge(),
+    }
+    log.info("accounts purged", **deleted)
+    return sum(deleted.values())
 
 
 def _purge_unverified() -> int:

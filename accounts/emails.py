@@ -21,6 +21,7 @@ from accounts import links, throttling
 from accounts import verification as verifying
 from accounts.addresses import mailbox
 from accounts.models import REVERSAL_LIFETIME, VERIFICATION_LIFETIME, EmailChange, EmailVerification, User
+from accounts.network import beginning
 from mailer.email import CRITICAL, Email, Recipient, Unwanted
 
 SAMPLE = {"email": "ann@example.com", "name": "Ann Example", "language": "en"}
@@ -29,6 +30,18 @@ SAMPLE = {"email": "ann@example.com", "name": "Ann Example", "language": "en"}
 def recipient_of(user: User, address: str | None = None) -> Recipient:
     """Return the user as a recipient, at their own or at another address."""
     return Recipient(address or user.email, name=user.name, language=user.language, time_zone=user.time_zone or None)
+
+
+def until(expires_at: datetime) -> dict[str, Any]:
+    """Return what templates/email/works_until.txt shows: the time for people with a time zone, the hours for all others."""
+    left = expires_at - timezone.now() + timedelta(minutes=5)  # the mail may have been on its way for some seconds
+    return {"expires_at": expires_at, "hours": max(left // timedelta(hours=1), 0)}
+
+
+def to_verify(verification: EmailVerification) -> dict[str, Any]:
+    """Return what the templates show of a link, and the digits if one sign-up alone is behind it."""
+    digits = links.digits(verification) if verification.begun_by else ""
+    return {"link": links.to_verify(verification), "digits": digits, **until(verification.expires_at)}
 
 
 @dataclass(frozen=True)
@@ -135,7 +148,7 @@ class VerifyAddress(Limited, Email):
         return self.verification.user
 
     def context(self) -> Mapping[str, Any]:
-        return {"link": links.to_verify(self.verification), "expires_at": self.verification.expires_at}
+        return to_verify(self.verification)
 
     def is_wanted(self) -> bool:
         is_needed = self.verification.is_pending and not self.verification.user.has_verified_email
@@ -149,7 +162,8 @@ class VerifyAddress(Limited, Email):
 
     @classmethod
     def sample(cls) -> Self:
-        return cls(EmailVerification(user=User(pk=1, **SAMPLE), address=SAMPLE["email"]))
+        user = User(pk=1, **SAMPLE)
+        return cls(EmailVerification(user=user, address=user.email, begun_by=uuid.uuid4()))
 
 
 class VerifyAddressAgain(ToAddress, Email):
@@ -171,7 +185,7 @@ class VerifyAddressAgain(ToAddress, Email):
         return f"link {self.verification.pk}"
 
     def context(self) -> Mapping[str, Any]:
-        return {"link": links.to_verify(self.verification), "expires_at": self.verification.expires_at}
+        return {"is_again": True, **to_verify(self.verification)}
 
     def expires_at(self) -> datetime:
         return timezone.now() + VERIFICATION_LIFETIME
@@ -223,7 +237,7 @@ class ResetPassword(ToAddress, Email):
 
 
 class LogInAlert(ToAddress, Email):
-    """Notify the owner of an account of wrong passwords. It contains nothing that was typed."""
+    """Notify the owner of an account of failed log-ins. It contains nothing that was typed."""
 
     template: ClassVar = "email/login_alert"
     purpose: ClassVar = throttling.Purpose.ALERT
@@ -236,7 +250,8 @@ class LogInAlert(ToAddress, Email):
         return super().accounts().exclude(email_verified_at=None)
 
     def context(self) -> Mapping[str, Any]:
-        return {"moment": datetime.fromisoformat(self.at), "reset_url": _reset_url()}
+        moment = datetime.fromisoformat(self.at)
+        return {"moment": moment, "beginning": beginning(self.network), "reset_url": _reset_url()}
 
     @classmethod
     def sample(cls) -> Self:
@@ -264,7 +279,7 @@ class ConfirmNewAddress(Limited, AboutChange, Email):
         return replace(recipient_of(self.change.user, self.change.new_address), name="")
 
     def context(self) -> Mapping[str, Any]:
-        return {"link": links.to_confirm_change(self.change), "expires_at": self.change.expires_at}
+        return {"link": links.to_confirm_change(self.change), **until(self.change.expires_at)}
 
     def is_wanted(self) -> bool:
         user, address = self.change.user, self.change.new_address

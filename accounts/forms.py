@@ -77,6 +77,23 @@ class AddressForm(forms.Form):
     email = AddressField()
 
 
+class DigitsForm(forms.Form):
+    """The six digits in a mail. Spaces between them, and the digits of other scripts, do no harm."""
+
+    digits = forms.CharField(
+        label=_("Code from the e-mail"),
+        help_text=_("Six digits. If the e-mail has no code, open its link."),
+        max_length=20,
+        widget=forms.TextInput(attrs={"inputmode": "numeric", "autocomplete": "one-time-code", "class": "digits"}),
+    )
+
+    def clean_digits(self) -> str:
+        digits = "".join(str(int(sign)) for sign in self.cleaned_data["digits"] if sign.isdecimal())
+        if len(digits) != 6:
+            raise ValidationError(_("Enter the six digits of the code."), code="invalid")
+        return digits
+
+
 def knows_password(user: User, password: str, log_in: str) -> bool:
     """Whether it is the user's password. Wrong ones are counted for this log-in, whose session may be in a thief's browser."""
     counts = throttling.guesses(user.email, known=f"session {log_in}")

@@ -16,6 +16,7 @@ from accounts.models import EmailChange, EmailVerification, MailedLink, User
 VERIFY = "accounts.verification"
 CONFIRM_CHANGE = "accounts.email_change.confirm"
 STOP_CHANGE = "accounts.email_change.stop"
+DIGITS = "accounts.verification.digits"
 """Salts, one for each purpose, so that a code made for one purpose is invalid for another."""
 
 CODE_LENGTH = 40
@@ -95,8 +96,22 @@ def code(salt: str, row: MailedLink, key: str | None = None) -> str:
 def find[Row: MailedLink](model: type[Row], pk: UUID, typed: str, salt: str) -> Row | None:
     """Find a row and its user. Return None if the code is wrong under SECRET_KEY and under SECRET_KEY_FALLBACKS."""
     row = model._default_manager.select_related("user").filter(pk=pk).first()
-    keys = [settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS]
-    return row if row and any(constant_time_compare(typed, code(salt, row, key)) for key in keys) else None
+    return row if row and any(constant_time_compare(typed, code(salt, row, key)) for key in _keys()) else None
+
+
+def digits(verification: EmailVerification, key: str | None = None) -> str:
+    """Return the code beside the link, for the browser that signed up: six digits, derived as the link's code is."""
+    derived = salted_hmac(DIGITS, verification.signing_input(), secret=key, algorithm="sha256").digest()
+    return f"{int.from_bytes(derived) % 1_000_000:06}"
+
+
+def are_digits_of(verification: EmailVerification, typed: str) -> bool:
+    """Whether these are its digits, under SECRET_KEY or under SECRET_KEY_FALLBACKS."""
+    return any(constant_time_compare(typed, digits(verification, key)) for key in _keys())
+
+
+def _keys() -> list[str]:
+    return [settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS]
 
 
 def _absolute(route: str, *arguments: object) -> str:

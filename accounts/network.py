@@ -33,11 +33,20 @@ def network_of(request: HttpRequest) -> str:
 
 
 def widened(network: str) -> str:
-    """Return a wider network to show to users: they can recognise it, but it does not reveal an address."""
+    """Return a wider network, to be kept and shown: users can recognise it, but it does not reveal an address."""
     if network == UNKNOWN:
         return network
     exact = ip_network(network)
     return str(exact.supernet(new_prefix=24 if exact.version == 4 else 48))
+
+
+def beginning(network: str) -> str:
+    """Return what all addresses of a widened network begin with, such as "203.0.113"; nothing if it is not known."""
+    if not network or network == UNKNOWN:
+        return ""
+    exact = ip_network(network)
+    octets = str(exact.network_address).split(".")
+    return ".".join(octets[: exact.prefixlen // 8]) if exact.version == 4 else str(exact.network_address).rstrip(":")
 
 
 def subscriber_networks(network: str) -> list[str]:

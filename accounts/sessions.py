@@ -19,6 +19,8 @@ from django.contrib.sessions.exceptions import SessionInterrupted
 from django.db import models, transaction
 from django.utils import timezone
 
+from accounts.network import beginning
+
 ORIGIN = "origin"
 """The key of a session under which `describe` stores where and when its owner logged in."""
 
@@ -38,6 +40,11 @@ class Session(AbstractBaseSession):
 
     def __str__(self) -> str:
         return f"session of user {self.user_id}"
+
+    @property
+    def address_begins_with(self) -> str:
+        """The beginning of the address from which its user logged in, as far as it is known."""
+        return beginning(self.network)
 
     @classmethod
     def get_session_store_class(cls) -> type["SessionStore"]:

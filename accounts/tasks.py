@@ -6,6 +6,6 @@ from accounts import deletion
 
 
 @shared_task(name="accounts.tasks.purge", max_retries=0)
-def purge() -> None:
+def purge() -> str:
     """Delete expired rows. Celery beat calls it once an hour."""
-    deletion.purge()
+    return f"{deletion.purge()} rows deleted"

@@ -62,8 +62,10 @@ GUESSES = parse_many("10 per 15 minutes")
 """For one account, from one network or known browser. Above it, every password is refused."""
 GUESSES_FOR_ACCOUNT = parse_many("20 per 15 minutes; 40 per 2 hours; 60 per day")
 """For one account, from all networks."""
+TRIES_OF_DIGITS = parse("5/day")
+"""For one sign-up, whose link works for a day. Right digits count too."""
 GUESSES_FROM_NETWORK = parse_many("20 per 15 minutes")
-"""For all accounts, from one network."""
+"""For all accounts, from one network: passwords, and tries of digits."""
 WIDER = 2
 """The factor by which a wider network may ask more often."""
 
@@ -171,6 +173,16 @@ def note_wrong_password(address: str, counts: Iterable[Count]) -> bool:
         counter.hit(limit, *identity)
     wrong = _hashed("wrong password", address)
     return counter.hit(WRONG_PASSWORDS, *wrong) and not counter.would_allow(WRONG_PASSWORDS, *wrong)
+
+
+def may_try_digits(sign_up: str, network: str) -> bool:
+    """Whether the browser of this sign-up may try digits. Counts the try.
+
+    It is counted in the table even while Redis answers: of a million numbers five may be tried, and a Redis that was emptied
+    would grant five more.
+    """
+    of_network = _from_network(GUESSES_FROM_NETWORK, "digits", network)
+    return _hit_all(of_network) and TableLimiter().hit(TRIES_OF_DIGITS, *_hashed("digits", sign_up))
 
 
 def allows(counts: Iterable[Count]) -> bool:

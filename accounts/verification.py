@@ -85,6 +85,20 @@ def complete(
     return replace(link, state=LinkState.DONE)
 
 
+def complete_with_digits(address: str, digits: str, *, sign_up: UUID) -> bool:
+    """Use the link of this sign-up, whose browser typed the digits that stand beside the link in the mail.
+
+    Return False if they are wrong. So are all digits if the sign-up made no account, or if another one shares it.
+    """
+    verification = _open().select_related("user").filter(user__email=address, begun_by=sign_up).first()
+    if verification is None or not links.are_digits_of(verification, digits):
+        return False
+    if not _use(verification, password=None, sign_up=sign_up):
+        return False
+    log.info("address verified by digits", user=verification.user_id, verification=str(verification.pk))
+    return True
+
+
 def disown(verification_id: UUID, code: str) -> bool:
     """Delete the account of an open link, because the owner of the address did not sign up.
 

@@ -34,7 +34,10 @@ class ListedLookups:
     date_hierarchy: Any
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
-        filters = {entry[0] if isinstance(entry, list | tuple) else entry for entry in self.list_filter}
+        filters = {
+            entry[0] if isinstance(entry, list | tuple) else getattr(entry, "parameter_name", entry)
+            for entry in self.list_filter
+        }
         return any(
             lookup == name
             or (lookup.startswith(f"{name}__") and set(lookup[len(name) + 2 :].split("__")) <= COMPARISONS)

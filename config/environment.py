@@ -7,7 +7,8 @@ from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 import anymail.backends
-from django.core.exceptions import ImproperlyConfigured
+from django.core.exceptions import ImproperlyConfigured, ValidationError
+from django.core.validators import validate_email
 from environs import Env, EnvError, EnvValidationError
 from limits import parse_many
 
@@ -30,7 +31,7 @@ class Environment(Env):
 
     def __init__(self) -> None:
         super().__init__(eager=False)
-        for parser in (origin, secret_keys, rate_limits, redis_url, email_url):
+        for parser in (origin, secret_keys, page, mail_address, rate_limits, redis_url, email_url):
             self.add_parser(parser.__name__, parser)
 
     def seal(self) -> None:
@@ -80,6 +81,24 @@ def secret_keys(value: str) -> list[str]:
     if any(len(key) < KEY_LENGTH for key in keys):
         raise EnvError(f"each key needs at least {KEY_LENGTH} characters")
     return keys
+
+
+def page(value: str) -> str:
+    """Parse the address of a page: a URL, a path on this site, or nothing."""
+    is_path = value.startswith("/") and not value.startswith("//")
+    if value and not is_path and not (split(value).scheme in ("http", "https") and split(value).hostname):
+        raise EnvError("write a URL, as in https://example.com/privacy, or a path, as in /privacy")
+    return value
+
+
+def mail_address(value: str) -> str:
+    """Parse one e-mail address, or nothing."""
+    try:
+        if value:
+            validate_email(value)
+    except ValidationError:
+        raise EnvError("write one address, as in support@example.com") from None
+    return value
 
 
 def rate_limits(value: str) -> str:

@@ -1,16 +1,20 @@
-"""The middleware of this site: an access log without addresses, answers that are not stored, a 400 for NUL characters."""
+"""The middleware of this site: an access log without addresses, answers that are not stored, clear words for errors."""
 
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 
 import structlog
 from django.core.exceptions import BadRequest
+from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse
+from django.template.loader import render_to_string
+from django.urls import reverse
 from django.utils.cache import add_never_cache_headers
 from django.utils.deprecation import MiddlewareMixin
 
 log = structlog.get_logger("access")
-PROBES = {"healthz", "readyz", "accounts/staff/"}
+PROBES = {"healthz", "readyz", "metrics", "accounts/staff/"}
 """Routes that are not logged: the last one is asked for each request of Flower."""
 
 
@@ -38,6 +42,18 @@ class NoStoreMiddleware(MiddlewareMixin):
         if not response.has_header("Cache-Control"):
             add_never_cache_headers(response)
         return response
+
+
+class DatabaseAwayMiddleware(MiddlewareMixin):
+    """Say in words that the database does not answer, instead of a server error. What was asked for was not done."""
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse | None:
+        if not isinstance(exception, OperationalError | InterfaceError):
+            return None
+        log.error("the database does not answer", error=type(exception).__name__)
+        # Without a context processor: these ask for the user, who is in the database.
+        page = render_to_string("503.html", {"is_admin": request.path.startswith(reverse("admin:index"))})
+        return HttpResponse(page, status=HTTPStatus.SERVICE_UNAVAILABLE, headers={"Retry-After": "10"})
 
 
 class NulMiddleware(MiddlewareMixin):

@@ -42,6 +42,10 @@ broker: Broker = env.redis_url("REDIS_URL")
 transport: Mailer = env.email_url("EMAIL_URL")
 fallback: Mailer | None = env.email_url("FALLBACK_EMAIL_URL") if env.str("FALLBACK_EMAIL_URL", "") else None
 DEFAULT_FROM_EMAIL: str = env.str("DEFAULT_FROM_EMAIL", **in_debug("Postcommit <hello@postcommit.example>"))
+HEALTHCHECK_PING_URL: str = env.str("HEALTHCHECK_PING_URL", "")  # mailer/conf.py checks it
+SUPPORT_EMAIL: str = env.mail_address("SUPPORT_EMAIL", "")
+PRIVACY_URL: str = env.page("PRIVACY_URL", "")
+TERMS_URL: str = env.page("TERMS_URL", "")
 login_of_flower = validate.Regexp(r"(.+:.+)?\Z", error="write user:password")
 FLOWER_BASIC_AUTH: str = env.str("FLOWER_BASIC_AUTH", "", validate=login_of_flower)
 FLOWER_URL: str = env.str("FLOWER_URL", "")
@@ -75,6 +79,7 @@ MIDDLEWARE = [
     "config.middleware.AccessLogMiddleware",
     "config.middleware.NoStoreMiddleware",
     "config.middleware.NulMiddleware",
+    "config.middleware.DatabaseAwayMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.locale.LocaleMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -97,6 +102,7 @@ TEMPLATES = [
                 "django.template.context_processors.csp",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
+                "config.footer.links",
             ],
         },
     },
@@ -162,7 +168,7 @@ SECURE_CSP = {
 }
 FILE_UPLOAD_HANDLERS = ["config.uploads.RefuseFiles"]
 SECURE_SSL_REDIRECT = over_https
-SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$", r"^accounts/staff/$"]  # asked for inside the network
+SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$", r"^metrics$", r"^accounts/staff/$"]  # asked for inside the network
 SECURE_HSTS_SECONDS = 365 * 86_400 if over_https else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = over_https
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = over_https
@@ -192,7 +198,7 @@ if fallback:
     MAILERS["fallback"] = fallback
 
 # mailer/conf.py explains and converts the values; `manage.py check` names a broken one.
-POSTCOMMIT = {
+POSTCOMMIT = {"SUPPORT_ADDRESS": SUPPORT_EMAIL, "HEALTHCHECK_PING_URL": HEALTHCHECK_PING_URL} | {
     name.removeprefix("POSTCOMMIT_"): value for name, value in os.environ.items() if name.startswith("POSTCOMMIT_")
 }
 

@@ -23,7 +23,7 @@ VARIABLE = re.compile(r"# ([A-Z_]+)=(.*)")
 API = {
     "mailer.email": ["Email", "Recipient", "Stream", "WhenUncertain"],
     "mailer.attachments": ["Attachment", "StoredFile"],
-    "mailer.outbox": ["enqueue", "enqueue_many", "cancel", "resend", "retry", "cancel_all", "messages_of"],
+    "mailer.outbox": ["enqueue", "enqueue_many", "cancel", "resend", "retry", "cancel_all", "messages_of", "is_slow"],
     "mailer.signals": ["message_settled"],
     "mailer.testing.outbox": ["Outbox", "Mail"],
 }

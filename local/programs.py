@@ -62,7 +62,7 @@ def programs(values: Mapping[str, str], ports: Mapping[str, int], sockets: Path)
         Program("beat", _celery("beat", f"--schedule={STATE / 'beat-schedule'}"), 5),
         # TERM is the warm shutdown, which takes 3 s. The soft one (REMAP_SIGTERM=SIGQUIT) always takes its whole timeout of
         # 12 s if a task runs.
-        Program("worker", _celery("worker", *worker, "--without-heartbeat"), 14),
+        Program("worker", _celery("worker", *worker), 14),
         Program("web", _python("gunicorn", "config.wsgi"), 10),
     ]
 

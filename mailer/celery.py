@@ -5,10 +5,13 @@ configure(app)
 """
 
 import sys
+import time
 from typing import Any
 
 from celery import Celery, bootsteps, current_app
 from celery.signals import (
+    beat_embedded_init,
+    beat_init,
     task_postrun,
     task_prerun,
     worker_init,
@@ -42,6 +45,9 @@ DEFAULTS = {
     "CELERY_DB_REUSE_MAX": sys.maxsize,  # Celery would open a connection for each task; see configure()
 }
 
+PAUSE = 15.0
+"""Seconds without Celery's heartbeats after one that the broker did not take at once."""
+
 
 def configure(app: Celery) -> None:
     """Configure a Celery app by the project's CELERY_… settings, the mailer's defaults, and its periodic tasks.
@@ -54,7 +60,10 @@ def configure(app: Celery) -> None:
     app.autodiscover_tasks()
     for signal in task_prerun, task_postrun:  # as Django does around a request: drop failed and old connections only
         signal.connect(close_old_connections)
+    for signal in beat_init, beat_embedded_init:
+        signal.connect(_start_heartbeat_of_beat)
     worker_init.connect(_check_settings)
+    worker_init.connect(_bound_heartbeats)
     worker_process_init.connect(_start_housekeeping)
     worker_process_shutdown.connect(_stop_housekeeping)
     worker_shutdown.connect(_stop_housekeeping)
@@ -78,6 +87,13 @@ def _start_housekeeping(**_: Any) -> None:
     housekeeping.start([queue for queue in Queue if queue in current_app.amqp.queues.consume_from])
 
 
+def _start_heartbeat_of_beat(**_: Any) -> None:
+    from mailer.delivery.heartbeat import Heartbeat, keep_beating
+    from mailer.models import Role
+
+    keep_beating(Heartbeat(Role.BEAT))
+
+
 def _stop_housekeeping(**_: Any) -> None:
     from mailer.delivery.housekeeping import housekeeping
 
@@ -94,6 +110,28 @@ def _configuration() -> dict[str, Any]:
         "beat_schedule": periodic | own.get("beat_schedule", {}),
     }
     return DEFAULTS | own | merged
+
+
+def _bound_heartbeats(**_: Any) -> None:
+    """Have Celery send its heartbeats, which Flower waits for, without stopping its main loop for long.
+
+    It would repeat each one until the broker takes it, and meanwhile the worker could not be stopped. Now a heartbeat to a
+    broker that does not answer takes 5 s (`socket_timeout`), and none follows for PAUSE seconds. A stopping worker sends none.
+    """
+    from celery.worker import state
+    from celery.worker.heartbeat import Heart
+
+    send = Heart._send  # type: ignore[attr-defined]
+    after = 0.0
+
+    def send_once(heart: Heart, event: str, retry: bool = False) -> None:
+        nonlocal after
+        began = time.monotonic()
+        if state.should_stop is None and began >= after:
+            send(heart, event, retry=False)
+            after = time.monotonic() + PAUSE if time.monotonic() - began > 1 else 0.0
+
+    Heart._send = send_once  # type: ignore[attr-defined]
 
 
 def _check_settings(**_: Any) -> None:

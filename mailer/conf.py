@@ -1,6 +1,7 @@
 """The settings of the mailer: one flat dictionary, `settings.POSTCOMMIT`, whose values may be strings of the environment."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import timedelta
@@ -9,6 +10,7 @@ from email.utils import parseaddr
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any, Literal, get_args, get_origin
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured, ValidationError
@@ -21,6 +23,13 @@ from mailer.addresses import as_compared, domain_in_ascii, mailbox
 HORIZON = timedelta(seconds=60)
 """Celery keeps a countdown in a worker's memory, and repeats it when it outlasts the broker's visibility timeout. A message
 that is due later than this waits in PostgreSQL."""
+
+SECRET = re.compile(r"[\w.~+/=-]{20,}", re.ASCII)
+"""What a bearer token may consist of (RFC 6750, 2.1), and long enough that it cannot be guessed."""
+
+
+ADDRESSES = ("SUPPORT_ADDRESS", "REDIRECT_ALL_TO")
+"""Settings that are one address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +52,8 @@ class Options:
     """Days until the body of a settled message that Django built is deleted. Its row stays."""
     max_message_size: int = 10_000_000
     """Bytes of the bodies and files of one message, before encoding, which adds a third."""
+    support_address: str = ""
+    """The address for questions, in the footer of every mail."""
     redirect_all_to: str = ""
     """Test systems: all mail goes to this address, except mail to `ALLOWED_RECIPIENTS`."""
     allowed_recipients: tuple[str, ...] = ()
@@ -56,6 +67,10 @@ class Options:
     """The signing domain; the domain of `DEFAULT_FROM_EMAIL` unless it is set."""
     inliner: Literal["css_inline", "premailer"] = "css_inline"
     """The library that moves CSS into style attributes. Both give the same result; css_inline is many times faster."""
+    metrics_token: str = ""
+    """The token that Prometheus sends to `/metrics`, 20 characters at least. Without it there is no such page."""
+    healthcheck_ping_url: str = ""
+    """A URL that a worker asks for once a minute, of a service that rings when nobody does. It is a secret."""
 
 
 def parse(raw: Mapping[str, Any]) -> Options:
@@ -87,7 +102,7 @@ def _convert(name: str, value: Any, kind: Any) -> Any:
         return _entries(name, value)
     if kind is str:
         text = str(value).strip()
-        return _recipient(text, may_be_domain=False) if name == "REDIRECT_ALL_TO" and text else text
+        return _recipient(text, may_be_domain=False) if name in ADDRESSES and text else text
     if kind == float | None and value in (None, ""):
         return None
     try:
@@ -128,12 +143,27 @@ def _check_together(options: Options) -> None:
         raise ImproperlyConfigured("POSTCOMMIT_SUBJECT_PREFIX must be one line.")
     if options.retention_days > 36_500:
         raise ImproperlyConfigured("POSTCOMMIT_RETENTION_DAYS must be 36500 at most.")
-    for extra, used in (
-        ("premailer", options.inliner == "premailer" and "POSTCOMMIT_INLINER is premailer"),
-        ("dkim", options.dkim_keys and "POSTCOMMIT_DKIM_KEYS needs dkimpy"),
+    if options.healthcheck_ping_url and not _is_url(options.healthcheck_ping_url):
+        raise ImproperlyConfigured("POSTCOMMIT_HEALTHCHECK_PING_URL must be a URL, as in https://hc-ping.com/…")
+    if options.metrics_token and not SECRET.fullmatch(options.metrics_token):
+        raise ImproperlyConfigured(
+            "POSTCOMMIT_METRICS_TOKEN must have 20 characters at least: letters, digits and - . _ ~ + / = only."
+        )
+    for extra, module, used in (
+        ("premailer", "premailer", options.inliner == "premailer" and "POSTCOMMIT_INLINER is premailer"),
+        ("dkim", "dkim", options.dkim_keys and "POSTCOMMIT_DKIM_KEYS needs dkimpy"),
+        ("metrics", "prometheus_client", options.metrics_token and "POSTCOMMIT_METRICS_TOKEN needs prometheus-client"),
     ):
-        if used and not find_spec(extra):
+        if used and not find_spec(module):
             raise ImproperlyConfigured(f"{used}, which is not installed: pip install django-postcommit[{extra}]")
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def sender_domain() -> str:

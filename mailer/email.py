@@ -24,7 +24,7 @@ from django.core.exceptions import ObjectDoesNotExist, ValidationError
 from django.db.models import Model
 
 from mailer.attachments import Attachment
-from mailer.models import Queue
+from mailer.models import ERASED, Queue
 
 
 class WhenUncertain(StrEnum):
@@ -163,7 +163,10 @@ class Email:
         return None
 
     def context(self) -> Mapping[str, Any]:
-        """Return more variables for the templates, besides `recipient`, `site_name`, `site_url` and the fields."""
+        """Return more variables for the templates.
+
+        They have `recipient`, `site_name`, `site_url`, `support_address` and the fields already.
+        """
         return {}
 
     def is_wanted(self) -> bool:
@@ -209,8 +212,10 @@ class Email:
     def load(cls, arguments: Mapping[str, Any]) -> Self:
         """Create the instance from its `arguments()`, with rows loaded from the database.
 
-        Raises ReferenceGone for a deleted row, and UnknownKind for a field that only newer code knows.
+        Raises ReferenceGone for a deleted row or erased arguments, and UnknownKind for a field that only newer code knows.
         """
+        if arguments == ERASED:
+            raise ReferenceGone("its recipient was erased")
         if unknown := arguments.keys() - {field.name for field in dataclasses.fields(cls)}:  # type: ignore[arg-type]
             raise UnknownKind(f"{cls.kind} has no field {min(unknown)!r} in this release")
         return cls(**{name: cls._load_field(name, value) for name, value in arguments.items()})

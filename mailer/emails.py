@@ -1,6 +1,7 @@
 """The test e-mail for operators."""
 
 from collections.abc import Mapping
+from dataclasses import field
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Self
 
@@ -19,12 +20,14 @@ class TestEmail(Email):
 
     address: str
     sent_by: str
+    asked_at: str = field(default_factory=lambda: timezone.now().isoformat(), kw_only=True)
+    """When it was asked for, in ISO 8601: it may be built much later."""
 
     def recipient(self) -> Recipient:
         return Recipient(self.address)
 
     def context(self) -> Mapping[str, Any]:
-        return {"sent_at": timezone.now()}
+        return {"moment": datetime.fromisoformat(self.asked_at)}
 
     def expires_at(self) -> datetime:
         return timezone.now() + timedelta(hours=1)

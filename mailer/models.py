@@ -4,13 +4,13 @@ Every time in them comes from the clock of the database, which all machines shar
 """
 
 import uuid
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Self
 
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
-from django.db.models.functions import Now
+from django.db.models.functions import Collate, Lower, Now
 
 from mailer.addresses import canonical
 
@@ -46,6 +46,9 @@ UNSETTLED = (*WAITING, State.SENDING, State.HELD)
 SETTLED = (State.SENT, State.FAILED, State.CANCELLED, State.EXPIRED, State.SUPPRESSED)
 """These change only if a person decides so, or if a late acceptance arrives."""
 
+NOT_SENT = (State.FAILED, State.CANCELLED, State.EXPIRED, State.SUPPRESSED)
+"""These are settled, and were not sent."""
+
 SOURCES: dict[State, tuple[State, ...]] = {
     State.SENDING: WAITING,
     # All but SENDING are for an acceptance that arrives late: it overrides what was assumed meanwhile.
@@ -60,22 +63,36 @@ SOURCES: dict[State, tuple[State, ...]] = {
 }
 """The state machine: from which states each state can be reached."""
 
+LOWER_RECIPIENT = Collate(Lower("recipient"), "C")
+"""As `addresses.canonical`. With the collation C, an index finds the beginning of a text in any database."""
+
 ACCEPTED, REFUSED = "accepted", "refused"
 """The values of `Message.answers`."""
 
+
+ERASED = {"(erased)": True}
+"""The arguments of a message whose recipient was erased. No field can have this name."""
 
 SILENCE = timedelta(seconds=8)
 """A worker without a heartbeat for this long counts as dead. Its claims and reservations are abandoned."""
 
 
+class Role(models.TextChoices):
+    """What a process with a heartbeat does."""
+
+    WORKER = "worker", "delivers mail"
+    COMMAND = "command", "delivers mail once, for a person"
+    BEAT = "beat", "schedules periodic tasks"
+
+
 class WorkerQuerySet(models.QuerySet["Worker"]):
     def alive(self) -> Self:
-        """Return the workers that beat lately."""
+        """Return the processes that wrote a heartbeat lately."""
         return self.filter(seen_at__gt=Now() - SILENCE)
 
 
 class Worker(models.Model):
-    """A process that delivers messages. It writes its heartbeat every few seconds."""
+    """A process that delivers messages, or schedules tasks. It writes its heartbeat every few seconds."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     host = models.CharField(max_length=200)
@@ -83,11 +100,13 @@ class Worker(models.Model):
     release = models.CharField(
         max_length=50, help_text="A digest of its code. Different ones: a deployment is under way."
     )
+    role = models.CharField(max_length=10, choices=Role, default=Role.WORKER, db_default=Role.WORKER)
     queues = models.JSONField(default=list, help_text="The queues that it serves.")
     doing = models.CharField(max_length=200, blank=True, help_text="The messages that it has in hand.")
     started_at = models.DateTimeField(db_default=Now())
     seen_at = models.DateTimeField(db_default=Now())
     swept_at = models.DateTimeField(null=True, blank=True, help_text="The beginning of its last sweep.")
+    broker_at = models.DateTimeField(null=True, blank=True, help_text="The last answer of the broker to it.")
 
     objects: ClassVar[WorkerQuerySet] = WorkerQuerySet.as_manager()  # type: ignore[assignment]
 
@@ -172,7 +191,7 @@ class Message(models.Model):
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
     )
-    recipient = models.EmailField(max_length=254, db_index=True)
+    recipient = models.EmailField(max_length=254)
     payload = models.ForeignKey(
         Payload,
         null=True,
@@ -231,6 +250,13 @@ class Message(models.Model):
         blank=True,
         help_text="The final answer for each of several recipients: accepted, or refused for good.",
     )
+    traceparent = models.CharField(
+        max_length=55,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="The trace of the request that enqueued it (W3C Trace Context), if OpenTelemetry is installed.",
+    )
     resent_from = models.ForeignKey(
         "self",
         null=True,
@@ -252,16 +278,24 @@ class Message(models.Model):
                 condition=Q(state=State.SENDING, claimed_until__isnull=False) | ~Q(state=State.SENDING),
             ),
         ]
-        indexes = [  # the first four stay as small as the backlog
+        indexes = [  # the first five stay as small as the backlog
             models.Index("queue", "transport", "due_at", name="message_due", condition=Q(state__in=WAITING)),
             models.Index(
                 "expires_at", name="message_expiring", condition=Q(state__in=WAITING, expires_at__isnull=False)
             ),
             models.Index("notify_at", name="message_notify", condition=Q(notify_at__isnull=False)),
+            models.Index("kind", name="message_held", condition=Q(state=State.HELD)),
             models.Index("claimed_until", name="message_claimed", condition=Q(state=State.SENDING)),
             models.Index("settled_at", name="message_settled", condition=Q(settled_at__isnull=False)),
             models.Index("message_id_header", name="message_message_id"),
+            # For `recipients.search`: the beginning of an address; a part of it, without reading rows; several recipients
+            models.Index(LOWER_RECIPIENT, name="message_lower_recipient"),
+            models.Index(fields=["id"], include=["recipient"], name="message_newest"),
+            models.Index("id", name="message_several", condition=~Q(answers={})),
             models.Index("payload", name="message_payload", condition=Q(payload__isnull=False)),
+            # For the admin's list of messages, which has the newest first
+            models.Index("id", name="message_not_sent", condition=Q(state__in=NOT_SENT)),
+            models.Index("kind", "id", name="message_kind"),
         ]
 
     def __str__(self) -> str:
@@ -358,8 +392,15 @@ class Suppression(models.Model):
         return str(self.address)
 
 
+OPEN_END = datetime(9999, 1, 1, tzinfo=UTC)
+"""The end of a pause that lasts until a person ends it."""
+
+
 class Circuit(models.Model):
-    """The circuit breaker of a transport, as one host sees it. While the transport works there need be no row."""
+    """The circuit breaker of a transport, as one host sees it. While the transport works there need be no row.
+
+    The pause of a person has a row of its own, which workers obey and do not change.
+    """
 
     transport = models.CharField(max_length=50)
     host = models.CharField(
@@ -373,14 +414,22 @@ class Circuit(models.Model):
     needs_person = models.BooleanField(
         default=False, help_text="A person must correct the configuration or the account."
     )
+    by_person = models.BooleanField(
+        default=False, db_default=False, help_text="A person paused it for all hosts. It is not probed."
+    )
     reason = models.TextField(blank=True)
 
     class Meta:
         ordering = ["transport", "host"]
-        constraints = [models.UniqueConstraint("transport", "host", name="circuit_unique")]
+        constraints = [models.UniqueConstraint("transport", "host", "by_person", name="circuit_unique_for_cause")]
 
     def __str__(self) -> str:
         return f"{self.transport} from {self.host or 'all hosts'}"
+
+    @property
+    def ends_at(self) -> datetime | None:
+        """The end of the pause, if it ends by itself."""
+        return None if self.paused_until == OPEN_END else self.paused_until
 
 
 class TransportState(models.Model):

@@ -2,28 +2,30 @@
 
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
-from itertools import batched
+from itertools import batched, groupby
+from operator import attrgetter
 from typing import Any
 
 import structlog
 from django.core.mail import EmailMessage
 from django.db import IntegrityError, OperationalError, connection, transaction
-from django.db.models import F
+from django.db.models import Exists, F, OuterRef, Q
 from django.db.models.functions import Now
 
-from mailer import routes, signals
+from mailer import routes, signals, tracing
 from mailer.addresses import for_envelope
 from mailer.composing.built_by_django import DjangoMail
 from mailer.conf import sender_domain
 from mailer.delivery.broker import kick, publish_on_commit
+from mailer.delivery.slowness import slowness
 from mailer.delivery.steps import EXPIRED
 from mailer.email import Email, find
 from mailer.mime import serializer
-from mailer.models import ACCEPTED, UNSETTLED, WAITING, Message, MessageQuerySet, Payload, State
+from mailer.models import ACCEPTED, SOURCES, UNSETTLED, WAITING, Message, MessageQuerySet, Payload, State
 from mailer.recipients.subscriptions import copy_unsubscribes as copy_unsubscribes
 
 log = structlog.get_logger(__name__)
@@ -50,6 +52,27 @@ WHERE message_id_header = %(message_id_header)s
        AND NOT (state = ANY(%(waiting)s) AND coalesce(expires_at <= statement_timestamp(), false)))
 FOR KEY SHARE
 """  # noqa: S608 - the name is our own model's
+
+
+MOVED_AT_ONCE = 500
+"""The number of messages that one transaction moves."""
+NEW_ROUND: dict[str, Any] = {
+    "first_due_at": Now(),
+    "due_at": Now(),
+    "settled_at": None,
+    "counted_after": F("attempts"),
+    "reservations": 0,
+    "troubled_since": None,
+    "notify_at": None,
+}
+"""The changes of a message that a person retries."""
+
+Progress = Callable[[int], object]
+"""Is called with the number of messages that are done since the last call."""
+
+
+def _silent(number: int) -> None:
+    """Report no progress."""
 
 
 class KeyBusy(OperationalError):
@@ -81,7 +104,7 @@ def enqueue_many(
     *,
     delay: timedelta = NOW,
     using: str = "",
-    progress: Callable[[int], object] = lambda _: None,
+    progress: Progress = _silent,
 ) -> int:
     """Enqueue e-mails in one transaction. Return their number.
 
@@ -149,6 +172,7 @@ def _new_message(email: Email, *, delay: timedelta = NOW, key: str = "", using: 
         first_due_at=due_at,
         due_at=due_at,
         expires_at=email.expires_at(),
+        traceparent=tracing.current(),
     )
 
 
@@ -218,12 +242,22 @@ def cancel(message: Message, reason: str = "cancelled by the application") -> bo
     return cancel_all(Message.objects.filter(pk=message.pk), reason=reason) == 1
 
 
-def retry(messages: MessageQuerySet, *, reason: str) -> int:
+def retry(messages: MessageQuerySet, *, reason: str, progress: Progress = _silent) -> int:
     """Queue held or failed messages again, for as long as new ones are tried. Return the number of queued messages.
 
-    Messages whose body was erased are skipped, and those whose key another unsettled message has.
+    Messages whose body was erased are skipped, and those whose key another unsettled message has. `progress` is called with
+    the size of each batch that is done.
     """
-    return _move_each(messages, State.QUEUED, reason=reason)
+    return _move_each(messages, State.QUEUED, reason=reason, progress=progress)
+
+
+def is_slow() -> bool:
+    """Return whether urgent mail is slow: no worker serves it, every transport is paused, or some is due for half a minute.
+
+    It is quick, and the same for every address, so a page can say so to the person who waits for a mail. What it found is
+    remembered for a few seconds. False if the database cannot be asked.
+    """
+    return slowness.is_slow()
 
 
 def messages_of(user: Any) -> MessageQuerySet:
@@ -244,25 +278,72 @@ def mark_as_delivered(messages: MessageQuerySet, *, reason: str) -> int:
     return _move_each(messages.filter(state=State.HELD), State.SENT, reason=reason)
 
 
-def _move_each(messages: MessageQuerySet, to: State, *, reason: str) -> int:
-    """Move messages one by one, with a log line each: a person or the application decided on each of them."""
+def _move_each(messages: MessageQuerySet, to: State, *, reason: str, progress: Progress = _silent) -> int:
+    """Move messages in batches, with a log line each: a person or the application decided on each of them.
+
+    Most of a batch moves in one transaction. What needs more care, or is in use by another transaction, moves one by one.
+    """
     moved = 0
-    for message in messages.iterator():
-        with transaction.atomic():
-            if to is State.QUEUED:
-                has_moved = _keep_body(message) and _requeue(message, reason)
-            else:
-                row, notify = Message.objects.filter(pk=message.pk), signals.to_notify(message.kind)
-                has_moved = row.move(to, reason=reason, **notify) == 1
-            if not has_moved:
-                continue
-            moved += 1
-            if to is State.QUEUED:
-                publish_on_commit(message, NOW)
-            else:
-                signals.call_receivers_on_commit(message)
-        log.info(f"moved to {to}", **message.log_fields(), reason=reason)
+    for batch in batched(messages.filter(state__in=SOURCES[to]).iterator(), MOVED_AT_ONCE):
+        together = _move_together(batch, to, reason) if len(batch) > 1 else set()
+        alone = [message for message in batch if message.pk not in together]
+        moved += len(together) + sum(_move_one(message, to, reason) for message in alone)
+        progress(len(batch))
     return moved
+
+
+def _move_together(batch: Sequence[Message], to: State, reason: str) -> Collection[int]:
+    """Move those of the messages that are free and have nothing to be decided. Return their primary keys."""
+    try:
+        with _limited_waiting(""):
+            free = _lock_free(batch, to)
+            for kind, of_kind in groupby(sorted(free, key=attrgetter("kind")), key=attrgetter("kind")):
+                changes = NEW_ROUND if to is State.QUEUED else signals.to_notify(kind)
+                Message.objects.filter(pk__in=[each.pk for each in of_kind]).move(to, reason=reason, **changes)
+            _follow_up(free, to, reason)
+    except (IntegrityError, KeyBusy):  # another transaction took one of the keys, or a row, at this moment
+        return set()
+    return {message.pk for message in free}
+
+
+def _lock_free(batch: Sequence[Message], to: State) -> list[Message]:
+    """Lock those of the messages that no other transaction holds, and that can be moved without a look at each."""
+    rows = Message.objects.filter(pk__in=[message.pk for message in batch], state__in=SOURCES[to]).order_by("pk")
+    bodies: set[uuid.UUID] = set()
+    if to is State.QUEUED:
+        payloads = Payload.objects.filter(pk__in=[message.payload_id for message in batch if message.payload_id])
+        bodies = set(payloads.order_by("pk").select_for_update(skip_locked=True).values_list("pk", flat=True))
+        is_taken = Exists(Message.objects.filter(~Q(key=""), key=OuterRef("key"), state__in=UNSETTLED))
+        rows = rows.filter(~is_taken, answers={})
+    locked = set(rows.select_for_update(no_key=True, skip_locked=True, of=("self",)).values_list("pk", flat=True))
+    free = [message for message in batch if message.pk in locked]
+    if to is not State.QUEUED:
+        return free
+    free = [message for message in free if message.kind != DjangoMail.kind or message.payload_id in bodies]
+    first = {message.key: message.pk for message in reversed(free)}  # of several with one key
+    return [message for message in free if not message.key or first[message.key] == message.pk]
+
+
+def _move_one(message: Message, to: State, reason: str) -> bool:
+    with transaction.atomic():
+        if to is State.QUEUED:
+            has_moved = _keep_body(message) and _requeue(message, reason)
+        else:
+            row, notify = Message.objects.filter(pk=message.pk), signals.to_notify(message.kind)
+            has_moved = row.move(to, reason=reason, **notify) == 1
+        if has_moved:
+            _follow_up([message], to, reason)
+    return has_moved
+
+
+def _follow_up(moved: Iterable[Message], to: State, reason: str) -> None:
+    """Once the move is committed: write a line for each message, and hand it over or call its receivers."""
+    for message in moved:
+        transaction.on_commit(partial(log.info, f"moved to {to}", **message.log_fields(), reason=reason), robust=True)
+        if to is State.QUEUED:
+            publish_on_commit(message, NOW)
+        else:
+            signals.call_receivers_on_commit(message)
 
 
 def _requeue(message: Message, reason: str) -> bool:
@@ -282,16 +363,7 @@ def _requeue(message: Message, reason: str) -> bool:
 def _new_round(message: Message) -> dict[str, object]:
     # Locked and read again, because a late answer may have arrived.
     answers = Message.objects.select_for_update(no_key=True).values_list("answers", flat=True).get(pk=message.pk)
-    return {
-        "first_due_at": Now(),
-        "due_at": Now(),
-        "settled_at": None,
-        "counted_after": F("attempts"),
-        "reservations": 0,
-        "troubled_since": None,
-        "notify_at": None,
-        "answers": {address: answer for address, answer in answers.items() if answer == ACCEPTED},
-    }
+    return NEW_ROUND | {"answers": {address: answer for address, answer in answers.items() if answer == ACCEPTED}}
 
 
 def _keep_body(message: Message) -> bool:

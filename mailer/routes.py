@@ -30,3 +30,9 @@ def transports(route: str = DEFAULT) -> list[str]:
     """
     wanted = (PRIMARY, FALLBACK) if route == DEFAULT else (route,)
     return [alias for alias in wanted if alias in mailers and not _leads_into_outbox(alias)]
+
+
+def server(alias: str) -> str:
+    """Return host and port of a transport's server, or nothing if it has none, such as a provider with an API."""
+    options = mailers.settings.get(alias, {}).get("OPTIONS", {})
+    return ":".join(str(options[name]) for name in ("host", "port") if options.get(name))

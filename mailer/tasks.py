@@ -1,6 +1,6 @@
 """The Celery tasks. Each one is a single call; the work is done elsewhere.
 
-What a task returns is for Flower: ids, states and codes, never an address or a text of a mail.
+What a task returns is a sentence for Flower: ids, states and codes, never an address or a text of a mail.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from django.db import Error, connection
 
 from mailer import signals
 from mailer.database import is_away
-from mailer.delivery import broker, pipeline, rate, retention
+from mailer.delivery import broker, circuit, pipeline, rate, retention
 from mailer.delivery.claim import LEASE
 from mailer.delivery.heartbeat import heartbeat
 
@@ -53,17 +53,18 @@ def deliver_due(queue: str) -> str:
         connection.close()
         log.warning("database away", error=type(error).__name__)
         return "database away"
-    return f"{tried} messages"
+    return f"{tried} messages tried" if tried else circuit.describe(circuit.paused()) or "nothing is due"
 
 
 @shared_task(name=broker.RECEIVERS_TASK, max_retries=0)
-def call_receivers(message_ids: list[int]) -> None:
+def call_receivers(message_ids: list[int]) -> str:
     """Call the receivers of message_settled again for these messages."""
     for message_id in message_ids:
         signals.call_receivers(message_id)
+    return f"receivers called for {len(message_ids)} messages"
 
 
 @shared_task(name="mailer.tasks.purge", max_retries=0)
-def purge() -> None:
+def purge() -> str:
     """Delete what is older than its retention; beat calls it once an hour."""
-    retention.purge()
+    return f"{retention.purge()} messages deleted"

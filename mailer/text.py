@@ -1,9 +1,10 @@
-"""Make text safe: mask addresses and codes for logs, replace characters that PostgreSQL refuses.
+"""Text for logs, tables and people: mask addresses and codes, replace characters that PostgreSQL refuses, write times.
 
-Imports nothing, so that the logging configuration can use it before Django is set up.
+Imports nothing of ours, so that the logging configuration can use it before Django is set up.
 """
 
 import re
+from datetime import UTC, datetime
 
 LOCAL_PART = r"[\w.!#$%&'*+/=?^`{|}~-]"  # RFC 5322, 3.2.3: atext
 # Bounded, or a long word without an @ takes quadratic time: a minute for 60,000 characters.
@@ -19,6 +20,39 @@ def mask(text: str) -> str:
     return UNSUBSCRIBE_LINK.sub(r"\1***", CODE.sub("***", ADDRESS.sub(r"\1***\2", text)))
 
 
+def hide_codes(text: str) -> str:
+    """Hide what makes links work, and codes of six digits. For people who may see a mail but must not act for its reader.
+
+    Of a link only the host is left: what in it is secret, only the application knows that made it.
+    """
+    hidden = LINK.sub(r"\1/***", CODE.sub("***", text))
+    return SIX_DIGITS.sub("***", UNSUBSCRIBE_LINK.sub(r"\1***", hidden))
+
+
+LINK = re.compile(r"""\b(https?://[^/?#\s"'<>]+)[/?#][^\s"'<>]+""", re.IGNORECASE)
+SIX_DIGITS = re.compile(r"(?<![A-Za-z0-9_#.,/+-])\d{3}[ -]?\d{3}(?![A-Za-z0-9_.,/-]*[A-Za-z0-9_])")
+"""As in "493 021", but no part of a larger number or of a colour."""
+
+
+def in_words(error: BaseException) -> str:
+    """Return what an error of the network says, without the name of a class or the number of an error."""
+    said = OPENSSL.sub("", str(getattr(error, "strerror", None) or error)).strip(" .")
+    return said or NO_WORDS.get(type(error), "the connection broke")
+
+
+OPENSSL = re.compile(r"^\[\w+: \w+\] | \(_ssl\.c:\d+\)$")
+"""What Python's ssl writes around the words."""
+NO_WORDS: dict[type[BaseException], str] = {
+    TimeoutError: "no answer in time",
+    ConnectionResetError: "the connection was reset",
+}
+
+
 def replace_unstorable(text: str) -> str:
     """Replace NUL and lone surrogates, which mail and file names can contain and PostgreSQL refuses."""
     return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
+
+
+def clock(moment: datetime | None) -> str:
+    """Write a moment to the second, with its zone."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if moment else ""

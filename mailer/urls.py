@@ -1,3 +1,5 @@
+from importlib.util import find_spec
+
 from django.urls import path
 
 from mailer.views import health
@@ -9,3 +11,8 @@ urlpatterns = [
     path("unsubscribe/<str:token>/", unsubscribe, name="unsubscribe"),
     path("unsubscribe/<path:token>", unsubscribe),  # a mail client's POST must not be redirected for a lost slash
 ]
+
+if find_spec("prometheus_client"):
+    from mailer.views.metrics import metrics
+
+    urlpatterns.append(path("metrics", metrics, name="metrics"))

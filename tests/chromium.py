@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Error, Page, sync_playw
 QUIET = [
     "--disable-background-networking",
     "--disable-component-update",
+    "--disable-gpu",  # a process less
     "--disable-sync",
     "--no-first-run",
     *(["--no-sandbox"] if os.geteuid() == 0 else []),

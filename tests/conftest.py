@@ -1,20 +1,25 @@
 """Fixtures for all tests."""
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import hypothesis
 import pytest
+from django.core.management.color import no_style
 from django.db import connection
+from django.test import TransactionTestCase
 from django.utils import translation
 from pytest_django import Settings
 
 from accounts.models import User
 from config.environment import email_url
+from mailer import outbox
 from mailer.delivery import broker
 from mailer.delivery.heartbeat import heartbeat
+from mailer.delivery.slowness import Slowness
 from mailer.transports import connections
-from tests import environment
+from tests import environment, migrated
 from tests import history as histories
 from tests.history import Change
 from tests.mailer import kinds
@@ -28,9 +33,15 @@ OUTBOX = {"BACKEND": "mailer.backend.OutboxBackend"}
 """The entry in MAILERS that Django's own mail goes through."""
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return the number of processes of `-n auto`: many tests wait for others, so there are more of them than cores."""
+    return min(2 * (os.cpu_count() or 1), 8)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def servers() -> Iterator[None]:
     """The PostgreSQL and the Valkey of this test process."""
+    migrated.copy_to(environment.postgres.data)
     environment.postgres.start()
     environment.valkey.start()
     yield
@@ -41,6 +52,29 @@ def servers() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def django_db_modify_db_settings(servers: None) -> None:
     """Override pytest-django's hook: the server must run before the test database is created."""
+
+
+@pytest.fixture(scope="session")
+def django_db_keepdb() -> bool:
+    """Override pytest-django's option: the database exists, with all migrations."""
+    return True
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_flush() -> Iterator[None]:
+    """After a test that commits, empty the tables, but keep what `migrate` fills in.
+
+    Django would empty those, too, and fill them in again by its signal post_migrate, which takes longer than such a test.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TransactionTestCase, "_fixture_teardown", lambda test: _empty_tables())
+        yield
+
+
+def _empty_tables() -> None:
+    every = connection.introspection.django_table_names(only_existing=True, include_views=False)
+    emptied = [table for table in every if table not in ("django_content_type", "auth_permission")]
+    connection.ops.execute_sql_flush(connection.ops.sql_flush(no_style(), emptied))
 
 
 @pytest.fixture(scope="session")
@@ -63,6 +97,7 @@ def quick_passwords(settings: Settings) -> None:
 def no_memories(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Reset the state that a process keeps between messages."""
     monkeypatch.setattr(broker, "breaker", broker.CircuitBreaker())
+    monkeypatch.setattr(outbox, "slowness", Slowness())
     heartbeat.renew()
     translation.activate("en")  # a request in Thai leaves its thread in Thai
     yield

@@ -1,11 +1,12 @@
-# Says what Mail::DKIM thinks of each signature on a message: one line each, `selector algorithm result`.
-# Usage: dkim_verifier.pl FILE HOST RECORD [HOST RECORD …]; the records stand for the DNS.
+# Says what Mail::DKIM thinks of each signature on a message: one line each, `selector algorithm result`, and an empty line.
+# Reads lines of fields with tabs between them: FILE HOST RECORD [HOST RECORD …]; the records stand for the DNS.
 use strict;
 use warnings;
 use Mail::DKIM::Verifier;
 use Net::DNS;
 
-my ($file, %records) = @ARGV;
+$| = 1;
+my %records;
 
 {
     no warnings 'redefine';
@@ -52,8 +53,13 @@ unless (eval { require Mail::DKIM::Algorithm::ed25519_sha256; 1 }) {
     };
 }
 
-my $verifier = Mail::DKIM::Verifier->new;
-open my $message, '<:raw', $file or die "$file: $!\n";
-$verifier->PRINT($_) while <$message>;
-$verifier->CLOSE;
-printf "%s %s %s\n", $_->selector, $_->algorithm, $_->result_detail for $verifier->signatures;
+while (<STDIN>) {
+    chomp;
+    (my $file, %records) = split /\t/;
+    my $verifier = Mail::DKIM::Verifier->new;
+    open my $message, '<:raw', $file or die "$file: $!\n";
+    while (my $line = <$message>) { $verifier->PRINT($line) }
+    $verifier->CLOSE;
+    printf "%s %s %s\n", $_->selector, $_->algorithm, $_->result_detail for $verifier->signatures;
+    print "\n";
+}

@@ -11,8 +11,18 @@ from pathlib import Path
 
 from tests.servers import Postgres, Valkey
 
-ROOT = Path(tempfile.mkdtemp(prefix="postcommit-"))
-atexit.register(shutil.rmtree, ROOT, ignore_errors=True)
+
+def _folder() -> Path:
+    folder = tempfile.mkdtemp(prefix="postcommit-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
+ROOT = _folder()
+"""Of this process."""
+OF_THE_RUN = Path(os.environ["OF_THE_TEST_RUN"]) if "OF_THE_TEST_RUN" in os.environ else _folder()
+"""Of all processes of a parallel run: the first one makes it, and starts the others."""
+os.environ["OF_THE_TEST_RUN"] = str(OF_THE_RUN)
 
 
 def new_directory(name: str) -> Path:

@@ -77,6 +77,7 @@ class Postfix:
         self.url = f"smtp://127.0.0.1:{self.port}"
         self.target = Sink()
         self._directory, self._settings = directory, settings
+        self._forgotten = 0
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "Postfix":
@@ -108,6 +109,11 @@ class Postfix:
                 return
         raise AssertionError(f"Postfix did not reload\n{self.log[-3000:]}")
 
+    def forget(self) -> None:
+        """Begin a new log, and forget what was delivered."""
+        self._forgotten += len(self.log)
+        self.target.received.clear()
+
     @property
     def delivered(self) -> Counter[tuple[str, str]]:
         """Return how often each recipient got each Message-ID."""
@@ -121,7 +127,7 @@ class Postfix:
     def log(self) -> str:
         """Return its mail log."""
         with suppress(FileNotFoundError):
-            return (self._directory / "log").read_text()
+            return (self._directory / "log").read_text()[self._forgotten :]
         return ""
 
     @property

@@ -32,11 +32,12 @@ def free_port() -> int:
 
 def wait_until(condition: Callable[[], object], what: str, *, seconds: float = 15) -> None:
     """Wait until a condition holds. Raises TimeoutError, which names `what`."""
-    deadline = time.monotonic() + seconds
+    deadline, pause = time.monotonic() + seconds, 0.02
     while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {seconds} s for {what}")
-        time.sleep(0.05)
+        time.sleep(pause)
+        pause = min(1.2 * pause, 0.1)  # asking takes time, too: often a connection to PostgreSQL
 
 
 class Server:

@@ -9,7 +9,8 @@ import random
 import re
 import threading
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 from typing import Any, Literal
@@ -157,6 +158,16 @@ class Sink:
             self._conversations.clear()
 
         asyncio.run_coroutine_threadsafe(hang_up(), self._loop).result(5)
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Refuse connections meanwhile, as while it does not run."""
+        self._loop.call_soon_threadsafe(self._server.close)
+        self.close_all_connections()
+        try:
+            yield
+        finally:
+            self._server = asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(5)
 
     async def _hang_up(self) -> None:
         self._server.close()

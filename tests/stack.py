@@ -16,16 +16,15 @@ import psycopg
 import requests
 from psycopg.rows import dict_row
 
-from tests import history
-from tests.environment import ENVIRONMENT, ROOT
+from tests import history, migrated
+from tests.environment import ENVIRONMENT
 from tests.servers import Postgres, Valkey, free_port, wait_until
-from tests.smtp_sink import Sink
+from tests.smtp_sink import Script, Sink
 
 PROJECT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 
-MIGRATED = ROOT / "migrated"
-"""The data directory of the first stack after its migrations; the other stacks of this process start with a copy."""
+FORGOTTEN = "accounts_user, mailer_message, mailer_suppression, mailer_circuit, mailer_transportstate, test_history"
 
 PASSWORD = "correct horse 9 battery"
 """The password of all users."""
@@ -98,23 +97,12 @@ class Stack:
     def __enter__(self) -> "Stack":
         try:
             self.valkey.start()
-            if MIGRATED.exists():
-                self._copy(MIGRATED, self.postgres.data)
+            migrated.copy_to(self.postgres.data)
             self.postgres.start()
-            if not MIGRATED.exists():
-                self.manage("migrate", "--verbosity", "0")
-                self.sql(history.INSTALL)
-                self.postgres.stop()
-                self._copy(self.postgres.data, MIGRATED)
-                self.postgres.start()
         except BaseException:
             self.__exit__()
             raise
         return self
-
-    @staticmethod
-    def _copy(source: Path, target: Path) -> None:
-        subprocess.run(["cp", "-a", source, target], check=True)  # keeps the owner
 
     def __exit__(self, *_: object) -> None:
         for name in list(self._processes):
@@ -122,6 +110,18 @@ class Stack:
         self._surroundings.close()
         self.valkey.stop()
         self.postgres.stop()
+
+    def forget(self) -> None:
+        """Remove what a test left, for the next one: mail, accounts, and all that the broker and the mail server have.
+
+        What runs goes on, and has nothing to do.
+        """
+        unsettled = "SELECT id FROM mailer_message WHERE state IN ('queued', 'sending', 'retrying')"
+        self.wait_for(lambda: not self.sql(unsettled), "every message to be settled")
+        self.sql(f"TRUNCATE {FORGOTTEN} CASCADE")
+        self.valkey.client().flushall()
+        self.sink.received.clear()
+        self.sink.script = Script()
 
     def surround[Surrounding](self, surrounding: AbstractContextManager[Surrounding]) -> Surrounding:
         """Enter a context that ends after all processes, and keep what it gives, such as a cable."""
@@ -171,6 +171,11 @@ class Stack:
             except ProcessLookupError:
                 return
             process.wait(10)
+
+    def runs(self, name: str) -> bool:
+        """Return whether a process was started and has not ended."""
+        process = self._processes.get(name)
+        return process is not None and process.poll() is None
 
     def has_ended(self, name: str) -> bool:
         """Return whether a process that was started has ended by itself."""
@@ -252,7 +257,7 @@ class Stack:
                 named = [f"--hostname={name}@%h", f"--queues={process.queues}"]
                 pool = [f"--pool={process.pool}", f"--concurrency={process.concurrency}"]
                 imports = [f"--include={process.imports}"] if process.imports else []
-                quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+                quiet = ["--without-gossip", "--without-mingle"]
                 return [*celery, "worker", *named, *pool, *imports, *quiet]
             case "beat":
                 return [*celery, "beat", f"--schedule={self.directory / name}-schedule"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
 from typing import Any
 
 from django.contrib.auth.hashers import check_password
@@ -20,12 +21,22 @@ from accounts.password_length import LONGEST_PASSWORD
 SIGN_UP_IN_SESSION = "sign_up"
 ADDRESS_IN_SESSION = "address_to_confirm"
 """The address that was typed last, known or not. Pages repeat it."""
+FLOW_IN_SESSION = "asked_for"
+"""What the last mail was asked for: a Flow."""
 
 PAGE_WITH_FORM = ["get", "head", "post"]
 """For Django's own views, which would treat PUT as POST."""
 page_with_form = require_http_methods([method.upper() for method in PAGE_WITH_FORM])
 
 WORKING = (LinkState.OPEN, LinkState.NOT_THE_OWNER, LinkState.REVERSIBLE, LinkState.DONE)
+
+
+class Flow(StrEnum):
+    """What a user asked for who is told to check the inbox."""
+
+    SIGN_UP = "sign_up"
+    NEW_LINK = "new_link"
+    RESET = "reset"
 
 
 @dataclass(frozen=True)
@@ -53,7 +64,7 @@ class SignUp:
         return address == self.address and check_password(password, self.password)
 
 
-def request_mail(request: HttpRequest, template: str, send: Callable[[str], None]) -> HttpResponse:
+def request_mail(request: HttpRequest, template: str, send: Callable[[str], None], flow: Flow) -> HttpResponse:
     """Ask for an address and call `send` with it. The answer is the same for every address."""
     form = AddressForm(request.POST or None, initial={"email": request.session.get(ADDRESS_IN_SESSION, "")})
     if not form.is_valid():
@@ -62,7 +73,12 @@ def request_mail(request: HttpRequest, template: str, send: Callable[[str], None
         return refuse(request, template, form)
     email = form.cleaned_data["email"]
     send(email)
-    request.session[ADDRESS_IN_SESSION] = email
+    return to_inbox(request, email, flow)
+
+
+def to_inbox(request: HttpRequest, email: str, flow: Flow) -> HttpResponse:
+    """Redirect to the page that says that a mail is on its way."""
+    request.session[ADDRESS_IN_SESSION], request.session[FLOW_IN_SESSION] = email, flow
     return redirect("check_inbox")
 
 

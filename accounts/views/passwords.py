@@ -19,12 +19,12 @@ from django.utils.translation import gettext_lazy as _
 from accounts import devices, links, passwords
 from accounts.forms import ChangePasswordForm
 from accounts.sessions import log_in_of
-from accounts.views.common import PAGE_WITH_FORM, page_with_form, request_mail
+from accounts.views.common import PAGE_WITH_FORM, Flow, page_with_form, request_mail
 
 
 @page_with_form
 def request_reset(request: HttpRequest) -> HttpResponse:
-    return request_mail(request, "accounts/password_reset.html", passwords.request_reset)
+    return request_mail(request, "accounts/password_reset.html", passwords.request_reset, Flow.RESET)
 
 
 class ResetPasswordView(PasswordResetConfirmView):

@@ -22,6 +22,7 @@ from accounts.network import network_of
 from accounts.sessions import end_sessions, hash_key, log_in_of
 from accounts.views.common import page_of_link, page_with_form, refuse, use_link
 from accounts.views.log_in import remember_language
+from mailer import outbox
 
 
 @page_with_form
@@ -63,7 +64,7 @@ def delete_account(request: HttpRequest) -> HttpResponse:
     user = form.user
     logout(request)
     if deletion.delete(user):
-        messages.success(request, _("Your account is deleted."))
+        messages.success(request, _("Your account has been deleted."))
     return redirect("home")
 
 
@@ -79,7 +80,7 @@ def change_email(request: HttpRequest) -> HttpResponse:
     email = form.cleaned_data["email"]
     if not email_change.request(form.user, email):
         return redirect("email_change")
-    return render(request, "accounts/email_change_sent.html", {"address": email})
+    return render(request, "accounts/email_change_sent.html", {"address": email, "mail_is_slow": outbox.is_slow()})
 
 
 @page_with_form

@@ -1,55 +1,48 @@
-"""Messages and their delivery attempts: read-only, with the actions that an operator can take."""
+"""Messages: the list, and the page of one message, which answers why it is where it is and what to press."""
 
-from django.contrib import admin, messages
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+from urllib.parse import quote
+
+from django.conf import settings
+from django.contrib import admin
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse
-from django.template.defaultfilters import pluralize
+from django.http import Http404, HttpRequest, HttpResponse
 from django.urls import URLPattern, path, reverse
-from django.utils import timezone
 from django.utils.html import format_html_join
 
-from mailer import outbox
-from mailer.admin.read_only import ReadOnly
+from mailer.admin.all_mail import AllMail, person_url
+from mailer.admin.button import Button
+from mailer.admin.decisions import offered
+from mailer.admin.frame import allow_frames, framed, framed_words
+from mailer.admin.kinds import kind_html, kind_page, kinds_page, send_sample
+from mailer.admin.person import person_page
+from mailer.admin.pulse import pulse_of
 from mailer.admin.send_test import send_test_page
-from mailer.delivery.explain import explain, look
-from mailer.email import ReferenceGone, UnknownKind
-from mailer.models import SETTLED, DeliveryAttempt, Message, MessageQuerySet
+from mailer.admin.suppression import lift_button
+from mailer.admin.timeline import timeline
+from mailer.composing.previews import NoPreview, rebuild, summary
+from mailer.delivery.broker import DELIVER_TASK
+from mailer.delivery.explain import Explanation, Facts, explain, facts
+from mailer.delivery.pulse import Pulse
+from mailer.email import UnknownKind, find
+from mailer.models import SETTLED, Message, State
 
-
-class AttemptInline(ReadOnly, admin.TabularInline):
-    model = DeliveryAttempt
-    verbose_name_plural = "delivery attempts"
-    fields = ("number", "started", "took", "outcome", "code", "response", "transport", "worker")
-    readonly_fields = fields
-
-    @admin.display(description="started")
-    def started(self, attempt: DeliveryAttempt) -> str:
-        return f"{timezone.localtime(attempt.started_at):%Y-%m-%d %H:%M:%S}"  # with seconds
-
-    @admin.display(description="took")
-    def took(self, attempt: DeliveryAttempt) -> str:
-        if attempt.finished_at is None:
-            return "in progress"
-        return f"{(attempt.finished_at - attempt.started_at).total_seconds() * 1000:.0f} ms"
+SOON, LATER = 5, 30
+"""Seconds until the page of a message loads itself again: while something may happen at once, and otherwise."""
 
 
 @admin.register(Message)
-class MessageAdmin(ReadOnly, admin.ModelAdmin):
-    list_display = ("id", "state", "recipient", "kind", "due_at", "attempts", "short_reason")
-    list_filter = ("state", "queue", "kind", "created_at")
-    search_fields = ("recipient__exact", "user__email__exact", "message_id_header__exact", "subject")
-    search_help_text = "The full address of the recipient or user, the Message-ID, or a part of the subject."
-    date_hierarchy = "created_at"
-    show_full_result_count = False  # it would count all rows of the table
-    actions = ["retry", "cancel", "mark_as_delivered", "resend"]
-    inlines = [AttemptInline]
-    readonly_fields = ["why", "resent_as"]
+class MessageAdmin(AllMail):
+    """The page of a message, and the URLs of all pages about mail."""
+
+    readonly_fields = ["resent_as"]
     fieldsets = [
         (
             None,
             {
                 "fields": [
-                    "why",
                     ("state", "queue", "transport"),
                     "reason",
                     ("recipient", "user"),
@@ -61,7 +54,7 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):
         ),
         ("Times", {"fields": [("created_at", "first_due_at", "due_at", "expires_at", "settled_at")]}),
         (
-            "Details",
+            "Internals",
             {
                 "fields": [
                     ("attempts", "reservations"),
@@ -69,15 +62,11 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):
                     "arguments",
                     ("worker", "claimed_until"),
                     ("troubled_since", "notify_at"),
+                    "traceparent",
                 ],
-                "classes": ["collapse"],
             },
         ),
     ]
-
-    @admin.display(description="why")
-    def why(self, message: Message) -> str:
-        return str(explain(message, look()))
 
     @admin.display(description="resent as")
     def resent_as(self, message: Message) -> str:
@@ -86,55 +75,98 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin):
         )
         return format_html_join(", ", '<a href="{}">{}</a>', links) or "-"
 
-    @admin.display(description="reason")
-    def short_reason(self, message: Message) -> str:
-        return message.reason if len(message.reason) <= 80 else message.reason[:79] + "…"
-
-    # The messages are counted before they change: afterwards the filter of the list may not match them.
-
-    @admin.action(description="Retry held or failed messages", permissions=["decide"])
-    def retry(self, request: HttpRequest, queryset: MessageQuerySet) -> None:
-        total, done = queryset.count(), outbox.retry(queryset, reason=_by(request, "retried"))
-        self._report(request, total, done, "queued again", "state or key")
-
-    @admin.action(description="Cancel waiting or held messages", permissions=["decide"])
-    def cancel(self, request: HttpRequest, queryset: MessageQuerySet) -> None:
-        total, done = queryset.count(), outbox.cancel_all(queryset, reason=_by(request, "cancelled"))
-        self._report(request, total, done, "cancelled")
-
-    @admin.action(description="Mark held messages as delivered", permissions=["decide"])
-    def mark_as_delivered(self, request: HttpRequest, queryset: MessageQuerySet) -> None:
-        total, done = queryset.count(), outbox.mark_as_delivered(queryset, reason=_by(request, "marked as delivered"))
-        self._report(request, total, done, "marked as delivered")
-
-    @admin.action(description="Resend settled messages as new messages", permissions=["decide"])
-    def resend(self, request: HttpRequest, queryset: MessageQuerySet) -> None:
-        """Enqueue a copy of each settled message, for example for a customer who deleted their receipt."""
-        total, done = queryset.count(), 0
-        for message in queryset.filter(state__in=SETTLED):
-            try:
-                outbox.resend(message)
-            except (ReferenceGone, UnknownKind, ValueError) as error:
-                total -= 1
-                self.message_user(request, f"Message {message.pk} cannot be resent: {error}.", messages.ERROR)
-            else:
-                done += 1
-        self._report(request, total, done, "resent")
-
     def get_urls(self) -> list[URLPattern]:
-        test_page = self.admin_site.admin_view(self.send_test_page)
-        return [path("send-test/", test_page, name="mailer_message_send_test"), *super().get_urls()]
+        def view(page: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+            return self.admin_site.admin_view(partial(page, messages_admin=self))
+
+        admin_view = self.admin_site.admin_view
+        return [
+            path("send-test/", admin_view(self.send_test_page), name="mailer_message_send_test"),
+            path("person/", view(person_page), name="mailer_message_person"),
+            path("kinds/", view(kinds_page), name="mailer_message_kinds"),
+            path("kinds/<str:kind>/", view(kind_page), name="mailer_message_kind"),
+            path("kinds/<str:kind>/<str:language>/html/", view(kind_html), name="mailer_message_kind_html"),
+            path("kinds/<str:kind>/<str:language>/send/", admin_view(send_sample), name="mailer_message_send_sample"),
+            path("<int:pk>/html/", admin_view(self.html), name="mailer_message_html"),
+            *super().get_urls(),
+        ]
 
     def send_test_page(self, request: HttpRequest) -> HttpResponse:
         if not self.has_decide_permission(request):
             raise PermissionDenied
         return send_test_page(request, self.admin_site)
 
-    def _report(self, request: HttpRequest, total: int, done: int, action: str, what: str = "state") -> None:
-        level = messages.SUCCESS if done else messages.WARNING
-        skipped = f"; {total - done} skipped because of their {what}" if total > done else ""
-        self.message_user(request, f"{done} message{pluralize(done)} {action}{skipped}.", level)
+    def html(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """Answer with the HTML of the mail, for the frame on the page of its message."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        message = Message.objects.filter(pk=pk).first()
+        if message is None:
+            raise Http404
+        try:
+            return framed(rebuild(message))
+        except NoPreview as error:
+            return framed_words(request, str(error))
+
+    def render_change_form(
+        self,
+        request: HttpRequest,
+        context: dict[str, Any],
+        add: bool = False,
+        change: bool = False,
+        form_url: str = "",
+        obj: Message | None = None,
+    ) -> HttpResponse:
+        if obj is not None:
+            context |= self._answer(request, obj)
+        return allow_frames(super().render_change_form(request, context, add, change, form_url, obj))
+
+    def _answer(self, request: HttpRequest, message: Message) -> dict[str, Any]:
+        known, pulse = facts([message])[message.pk], pulse_of(request)
+        explanation = explain(message, pulse, known)
+        return {
+            "title": f"Message {message.pk}",
+            "subtitle": None,
+            "explanation": explanation,
+            "buttons": self._buttons(request, message, explanation, known),
+            "timeline": timeline(message, known.attempts),
+            "refresh": _refresh(message, explanation, pulse),
+            "kind_in_words": _in_words(message.kind),
+            "person": person_url(message.recipient),
+            "flower": _flower(message),
+            **_mail(message),
+        }
+
+    def _buttons(self, request: HttpRequest, message: Message, explanation: Explanation, known: Facts) -> list[Button]:
+        buttons = offered(message, explanation) if self.has_decide_permission(request) else []
+        return buttons + (lift_button(request, known.suppression) if known.suppression else [])
 
 
-def _by(request: HttpRequest, action: str) -> str:
-    return f"{action} by {request.user.get_username()}"
+def _refresh(message: Message, explanation: Explanation, pulse: Pulse) -> int | None:
+    """Return the seconds until something may have changed by itself; None if a person has to decide."""
+    if message.state in (*SETTLED, State.HELD):
+        return None
+    waits_long = explanation.until is not None and (explanation.until - pulse.now).total_seconds() > LATER
+    return LATER if waits_long else SOON
+
+
+def _mail(message: Message) -> dict[str, Any]:
+    try:
+        preview = rebuild(message)
+    except NoPreview as error:
+        return {"no_mail": str(error)}
+    return {"mail": preview, "is_as_sent": message.payload_id is not None}
+
+
+def _in_words(kind: str) -> str:
+    try:
+        return summary(find(kind))
+    except UnknownKind:
+        return ""
+
+
+def _flower(message: Message) -> str:
+    """Return the address of its tasks in Flower, whose list is searched by a task's name and arguments."""
+    flower = getattr(settings, "FLOWER_URL", "")
+    search = quote(f'{DELIVER_TASK} args:"{message.pk} ({message.kind})"')
+    return f"{flower.rstrip('/')}/tasks?name={search}" if flower else ""

@@ -14,12 +14,9 @@ from django.core.exceptions import ImproperlyConfigured
 from mailer.addresses import mailbox
 from mailer.checks.settings import ADDRESS_HINT
 from mailer.composing import previews
-from mailer.composing.previews import NeedsDatabase, NoPreview, NoSample, Preview
+from mailer.composing.previews import CLIPPED, NeedsDatabase, NoPreview, NoSample, Preview
 from mailer.conf import options
 from mailer.email import Email
-
-CLIPPED = 102 * 1024
-"""Gmail hides HTML after this number of bytes, and maybe the unsubscribe link with it."""
 
 
 @register("emails")

@@ -1,4 +1,4 @@
-"""Previews of every kind of e-mail, built from its sample, for `manage.py preview_email` and `manage.py check`."""
+"""What a mail looks like: previews of every kind, built from its sample, and the mail of a message, built again."""
 
 import email
 import inspect
@@ -16,13 +16,19 @@ from typing import Any
 from urllib.parse import unquote
 
 from django.conf import global_settings, settings
+from django.core.mail import EmailMessage
 from django.db import Error as DatabaseFault
 from django.db import connections
 
 from mailer.composing.message import build
 from mailer.conf import sender_domain
 from mailer.email import KINDS, Email, UnknownKind, kinds
+from mailer.email import find as find_kind
+from mailer.models import Message
+from mailer.text import hide_codes
 
+CLIPPED = 102 * 1024
+"""Gmail hides HTML after this number of bytes, and maybe the unsubscribe link with it."""
 CID = re.compile(r"\bcid:([^\"'\s)>]+)", re.IGNORECASE)
 
 
@@ -40,11 +46,13 @@ class NeedsDatabase(NoSample):
 
 @dataclass(frozen=True)
 class Preview:
-    """A sample in one language, parsed from the bytes that SMTP would transmit (RFC 5322)."""
+    """A mail in one language, parsed from the bytes that SMTP would transmit (RFC 5322)."""
 
     mail: Email
     language: str
     source: bytes
+    hides_codes: bool = False
+    """Whether subject, headers and bodies are shown without what makes their links work. The source is as it is."""
 
     @cached_property
     def _parsed(self) -> Parsed:
@@ -57,12 +65,12 @@ class Preview:
 
     @property
     def subject(self) -> str:
-        return str(self._parsed["Subject"])
+        return self._shown(str(self._parsed["Subject"] or ""))
 
     @property
     def headers(self) -> list[tuple[str, str]]:
         """The decoded header fields, in order."""
-        return [(name, str(value)) for name, value in self._parsed.items()]
+        return [(name, self._shown(str(value))) for name, value in self._parsed.items()]
 
     @cached_property
     def text(self) -> str:
@@ -103,7 +111,10 @@ class Preview:
 
     def _body(self, kind: str) -> str:
         part = self._parsed.get_body((kind,))
-        return str(part.get_content()).replace("\r\n", "\n") if part else ""
+        return self._shown(str(part.get_content()).replace("\r\n", "\n")) if part else ""
+
+    def _shown(self, text: str) -> str:
+        return hide_codes(text) if self.hides_codes else text
 
 
 def all_kinds() -> list[type[Email]]:
@@ -136,12 +147,33 @@ def find(name: str) -> type[Email]:
 def preview(kind: type[Email], language: str | None = None) -> Preview:
     """Build the sample in this language (None: the site's). Raises NoPreview."""
     language = language or settings.LANGUAGE_CODE
+    mail, message = build_sample(kind, language)
+    with _explained(NoPreview, kind):
+        return Preview(mail, language, message.message(policy=policy.SMTP).as_bytes())
+
+
+def build_sample(kind: type[Email], language: str) -> tuple[Email, EmailMessage]:
+    """Return the sample of a kind and its message in this language. Raises NoPreview."""
     with _without_database(kind):
         with _explained(NoSample, kind):
             mail = kind.sample()
         with _explained(NoPreview, kind):
-            message = build(mail, f"<preview@{sender_domain()}>", language=language)
-            return Preview(mail, language, message.message(policy=policy.SMTP).as_bytes())
+            return mail, build(mail, f"<preview@{sender_domain()}>", language=language)
+
+
+def rebuild(message: Message) -> Preview:
+    """Build the mail of a message as it would be built now, without what makes its links work. Raises NoPreview.
+
+    A mail that Django built is the one that was or will be sent.
+    """
+    try:
+        kind = find_kind(message.kind)
+    except UnknownKind as error:
+        raise NoPreview(str(error)) from None
+    with _explained(NoPreview, kind):
+        mail = kind.load(message.arguments)
+        source = build(mail, message.message_id_header).message(policy=policy.SMTP).as_bytes()
+        return Preview(mail, mail.recipient().language or settings.LANGUAGE_CODE, source, hides_codes=True)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from django.utils import timezone, translation
 
 from mailer.composing.css import inline_css
 from mailer.composing.plain_text import plain_text
+from mailer.conf import options
 from mailer.email import Email, Recipient
 
 UNSENDABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -44,6 +45,7 @@ def render(email: Email, recipient: Recipient, *, unsubscribe_url: str = "") -> 
             "recipient": recipient,
             "site_name": site_name(),
             "site_url": settings.SITE_URL,
+            "support_address": options().support_address,
             "unsubscribe_url": unsubscribe_url,
             "language": translation.get_language(),
             **email.context(),

@@ -21,7 +21,7 @@ from kombu.exceptions import ChannelError, OperationalError
 from kombu.pools import producers
 
 from mailer.conf import HORIZON
-from mailer.models import Message
+from mailer.models import Message, Queue
 
 log = structlog.get_logger(__name__)
 
@@ -38,6 +38,9 @@ SHORT_TIMEOUTS = {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT, 
 """For publishing. They apply to the connection and again to each answer (seconds); a consuming worker waits longer."""
 BREAK = 5.0
 """Seconds without publishing after a failure. Meanwhile the workers find waiting messages by themselves."""
+
+LONGEST_SHOWN = 200
+"""Characters of a task's arguments in Flower."""
 
 BROKER_AWAY = (OperationalError, OSError)
 """TimeoutError is an OSError."""
@@ -150,12 +153,18 @@ def _hand_over() -> HandOver:
 
 def publish(message: Message, delay: timedelta = timedelta(0)) -> bool:
     """Publish a task for the message, with a countdown if it is due later. Return False if the broker is away."""
-    return _publish(DELIVER_TASK, message.pk, message.queue, delay, **message.log_fields())
+    shown = f"{message.pk} ({message.kind})"
+    return _publish(DELIVER_TASK, message.pk, message.queue, delay, shown, **message.log_fields())
 
 
 def kick(queue: str, delay: timedelta = timedelta(0)) -> bool:
     """Publish a task that delivers what is due in the queue. Return False if the broker is away, or it is due too late."""
-    return delay <= HORIZON and _publish(KICK_TASK, queue, queue, delay, queue=queue)
+    return delay <= HORIZON and _publish(KICK_TASK, queue, queue, delay, queue, queue=queue)
+
+
+def answers() -> bool:
+    """Return whether the broker answers."""
+    return _ask(lambda producer: _length(producer, Queue.DEFAULT)) is not None
 
 
 def kick_if_idle(queue: str) -> bool:
@@ -165,16 +174,19 @@ def kick_if_idle(queue: str) -> bool:
 
 def publish_receivers(message_ids: Sequence[int], queue: str) -> bool:
     """Publish a task that calls the receivers of these messages."""
-    return _publish(RECEIVERS_TASK, list(message_ids), queue, timedelta(0), queue=queue)
+    shown = ", ".join(map(str, message_ids))
+    return _publish(RECEIVERS_TASK, list(message_ids), queue, timedelta(0), shown, queue=queue)
 
 
-def _publish(task: str, argument: Any, to: str, delay: timedelta, **fields: Any) -> bool:
+def _publish(task: str, argument: Any, to: str, delay: timedelta, shown: str, **fields: Any) -> bool:
+    """Publish a task with one argument. `shown` is what Flower shows of it: ids and names."""
     started = time.monotonic()
 
     def send(producer: Producer) -> bool:
         current_app.send_task(
             task,
             args=[argument],
+            argsrepr=shown[:LONGEST_SHOWN],
             countdown=delay.total_seconds() or None,
             queue=to,
             producer=producer,

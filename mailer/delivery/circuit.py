@@ -5,7 +5,7 @@ when a second one agrees, or when the server itself said that it takes no mail. 
 "Release It!", 2007.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,7 +19,7 @@ from mailer.conf import options
 from mailer.delivery import retry
 from mailer.delivery.attribution import Attribution, Fault
 from mailer.delivery.heartbeat import heartbeat
-from mailer.models import TOOK, Circuit, DeliveryAttempt, Worker
+from mailer.models import OPEN_END, TOOK, Circuit, DeliveryAttempt, Worker
 from mailer.outcomes import PermanentRefusal, Refusal, TransportDown, answer_of
 
 log = structlog.get_logger(__name__)
@@ -72,7 +72,7 @@ def find_transport(route: str, paused: Paused) -> Transport | None:
     for alias in aliases:
         circuits = paused.get(alias, [])
         if all(circuit.is_over for circuit in circuits):  # type: ignore[attr-defined]  # annotated by paused()
-            return Transport(alias, tuple(circuits))
+            return Transport(alias, tuple(circuit for circuit in circuits if not circuit.by_person))
     return None
 
 
@@ -80,6 +80,17 @@ def open_routes() -> list[str]:
     """Return the routes that have a transport which may be used now."""
     now = paused()
     return [route for route in routes.names() if routes.transports(route) and find_transport(route, now)]
+
+
+def describe(paused: Paused) -> str:
+    """Say which transports are paused for this host, and when they are probed next; empty if none is."""
+    return "; ".join(f"{alias} {_pause_in_words(circuits)}" for alias, circuits in sorted(paused.items()))
+
+
+def _pause_in_words(circuits: Iterable[Circuit]) -> str:
+    if any(each.by_person for each in circuits):
+        return "paused by a person"
+    return f"paused, next probe {max(each.paused_until for each in circuits if each.paused_until):%H:%M:%S} UTC"
 
 
 @contextmanager
@@ -131,8 +142,29 @@ def pause_everywhere(transport: Transport, outcome: Refusal, fault: Attribution)
     _pause(transport, ALL, outcome, policy, needs_person=needs_person, at_least=fault.pause or timedelta(0))
 
 
-def forget_hosts() -> None:
-    """Delete the circuits of hosts that have no worker any more: a container has a new name each time that it starts."""
+def pause_by_person(alias: str, reason: str, duration: timedelta | None = None) -> None:
+    """Pause a transport for all hosts until `resume` is called, or for the duration. Until then no worker probes it."""
+    end = OPEN_END if duration is None else Now() + duration
+    pause = {"paused_since": Now(), "paused_until": end, "reason": reason}
+    Circuit.objects.update_or_create(transport=alias, host=ALL, by_person=True, defaults=pause)
+    log.warning("transport paused by a person", transport=alias, duration=str(duration or "open"), reason=reason)
+
+
+def resume(alias: str) -> bool:
+    """End the pause of a person, and probe now if the transport is paused for another reason. False if it was not paused."""
+    ended, _ = Circuit.objects.filter(transport=alias, by_person=True).delete()
+    probed = Circuit.objects.filter(transport=alias, by_person=False).exclude(paused_until=None)
+    is_probed = probed.update(paused_until=Now()) > 0
+    log.info("transport resumed by a person", transport=alias)
+    return bool(ended) or is_probed
+
+
+def forget_old() -> None:
+    """Delete pauses of persons that are over, and the circuits of hosts that have no worker any more.
+
+    A container has a new name each time that it starts.
+    """
+    Circuit.objects.filter(by_person=True, paused_until__lte=Now()).delete()
     Circuit.objects.exclude(host=ALL).exclude(host__in=Worker.objects.values("host")).delete()
 
 
@@ -157,7 +189,7 @@ def _pause(
     needs_person: bool,
     at_least: timedelta = timedelta(0),
 ) -> None:
-    circuit, _ = Circuit.objects.get_or_create(transport=transport.alias, host=host)
+    circuit, _ = Circuit.objects.get_or_create(transport=transport.alias, host=host, by_person=False)
     probed = next((each for each in transport.probes if each.host == host), None)
     failures = probed.failures + 1 if probed else 1  # not from the row: this may be written twice
     pause = max(retry.backoff(failures, policy), at_least)

@@ -7,7 +7,7 @@ import structlog
 from django.db import connection
 
 from mailer import routes
-from mailer.addresses import as_transmitted, canonical
+from mailer.addresses import as_transmitted
 from mailer.delivery.circuit import Transport
 from mailer.delivery.heartbeat import heartbeat
 from mailer.delivery.steps import Postponed, Ready, Unsent
@@ -80,7 +80,7 @@ def claim_row(message: Message, ready: Ready, alias: str = routes.PRIMARY) -> bo
         "id": message.pk,
         "attempts": message.attempts,
         "sources": list(SOURCES[State.SENDING]),
-        "addresses": [] if is_excluded else [canonical(ready.recipient)],
+        "addresses": [] if is_excluded else suppression.stored_forms(ready.recipient),
         "stream": ready.stream,
         "transport": alias,
         "host": heartbeat.host,

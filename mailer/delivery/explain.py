@@ -1,40 +1,45 @@
-"""Say in one sentence why a message is where it is, and until when. Pages, probes and commands print this."""
+"""Say in one sentence why a message is where it is, until when, and what to do. Pages, probes and commands print this."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 
 from django.db.models import BooleanField, Count, ExpressionWrapper, Min, Q
 
-from mailer import database, routes
+from mailer import routes
+from mailer.addresses import canonical
 from mailer.conf import options
 from mailer.delivery import circuit
 from mailer.delivery.claim import LEASE
+from mailer.delivery.pulse import Action, Pulse, paused
 from mailer.delivery.reserve import QUARANTINE
 from mailer.email import KINDS
-from mailer.models import WAITING, Circuit, Message, MessageQuerySet, Queue, State, TransportState, Worker
+from mailer.models import (
+    TOOK,
+    Circuit,
+    DeliveryAttempt,
+    Message,
+    MessageQuerySet,
+    Outcome,
+    Queue,
+    State,
+    Suppression,
+)
+from mailer.text import clock
 
 SLOW = timedelta(seconds=30)
 """A due message that no worker has taken for this long waits for a free worker."""
 
 
-@dataclass(frozen=True, slots=True)
-class Situation:
-    """What is known beside the row of a message, at one moment of the database's clock."""
+class Level(StrEnum):
+    """How an operator should see it at first sight. The value is a CSS class."""
 
-    now: datetime
-    workers: Mapping[str, Worker]
-    """id → worker, of those that are alive."""
-    circuits: Sequence[Circuit]
-    """The circuits that are open."""
-    rates: Mapping[str, float]
-    """alias → messages a second, of transports that are slowed down."""
-    last_seen: datetime | None
-    """The last heartbeat of any worker."""
-
-    def serving(self, queue: str) -> list[Worker]:
-        return [worker for worker in self.workers.values() if queue in worker.queues]
+    WELL = "well"
+    WAITING = "waiting"
+    ENDED = "ended"
+    BAD = "bad"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,60 +51,119 @@ class Explanation:
     """When something happens next by itself, if that is known."""
     is_stuck: bool = False
     """Whether it waits for a person: nothing will happen by itself."""
+    action: Action | None = None
+    """The one useful thing to do."""
+    target: str = ""
+    """The primary key of the circuit that the action is about."""
+    level: Level = Level.WAITING
 
     def __str__(self) -> str:
-        return f"{self.sentence} Next: {_clock(self.until)}." if self.until else self.sentence
+        return f"{self.sentence} Next: {clock(self.until)}." if self.until else self.sentence
 
 
-def look() -> Situation:
-    """Look at workers and transports now."""
-    alive = {str(worker.pk): worker for worker in Worker.objects.alive()}
-    last = Worker.objects.order_by("-seen_at").first()
-    return Situation(
-        now=database.now(),
-        workers=alive,
-        circuits=list(Circuit.objects.exclude(paused_until=None)),
-        rates={state.alias: state.rate for state in TransportState.objects.all() if state.rate is not None},
-        last_seen=last.seen_at if last else None,
-    )
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What other tables say about a message."""
+
+    attempts: Sequence[DeliveryAttempt] = ()
+    """In the order of their numbers."""
+    suppression: Suppression | None = None
+    """Why its recipient gets no mail at all."""
 
 
-def explain(message: Message, situation: Situation) -> Explanation:
-    """Explain the state of a message. Asks no server; the situation may be shared by many messages."""
-    if message.state in WAITING:
-        return _why_it_waits(message, situation)
-    if message.state == State.SENDING:
-        return _sending(message, situation)
-    reason = _quoted(message.reason)
-    if message.state == State.HELD:
-        return Explanation(f"Held: {reason}. Retry it, cancel it or mark it as delivered.", is_stuck=True)
-    return Explanation(f"{message.get_state_display().capitalize()}{f': {reason}' if reason else ''}.")
+NOTHING = Facts()
 
 
-def _sending(message: Message, situation: Situation) -> Explanation:
-    began = f" since {_clock(message.claimed_until - LEASE)}" if message.claimed_until else ""
-    if worker := situation.workers.get(str(message.worker)):
+def facts(messages: Iterable[Message]) -> Mapping[int, Facts]:
+    """Return the facts about messages, in two queries."""
+    messages = list(messages)
+    attempts: dict[int, list[DeliveryAttempt]] = {message.pk: [] for message in messages}
+    for attempt in DeliveryAttempt.objects.filter(message__in=attempts).order_by("number"):
+        attempts[attempt.message_id].append(attempt)
+    addresses = {message.recipient for message in messages if message.state in (State.FAILED, State.SUPPRESSED)}
+    rows = Suppression.objects.filter(stream="", address__in=addresses) if addresses else ()
+    suppressions = {row.address: row for row in rows}
+    return {
+        message.pk: Facts(attempts[message.pk], suppressions.get(canonical(message.recipient))) for message in messages
+    }
+
+
+def explain(message: Message, pulse: Pulse, known: Facts = NOTHING) -> Explanation:
+    """Explain the state of a message. Asks no server; the pulse may be shared by many messages."""
+    match message.state:
+        case State.QUEUED | State.RETRYING:
+            return _why_it_waits(message, pulse)
+        case State.SENDING:
+            return _sending(message, pulse)
+        case State.SENT:
+            return Explanation(_accepted(message, known), level=Level.WELL)
+        case State.HELD:
+            sentence = f"Held: {_quoted(message.reason)}. Retry it, cancel it or mark it as delivered."
+            return Explanation(sentence, is_stuck=True, action=Action.RETRY, level=Level.BAD)
+        case State.FAILED:
+            return _failed(message, known)
+        case _:
+            return _not_sent(message, known)
+
+
+def what_stops(message: Message, pulse: Pulse) -> Explanation | None:
+    """Explain what stops every message with this queue and this route. Return None if nothing does."""
+    return _no_worker_at_all(pulse) or _no_worker_of_its_queue(message, pulse) or _paused(message, pulse)
+
+
+def _accepted(message: Message, known: Facts) -> str:
+    accepted = [attempt for attempt in known.attempts if attempt.outcome in TOOK]
+    if not accepted:  # for example because a person marked it as delivered
+        return f"Sent: {_quoted(message.reason)}." if message.reason else "Accepted by the server."
+    last = accepted[-1]
+    said = _quoted(f"{last.code} {last.response}".strip())
+    sentence = f"Accepted at {clock(last.finished_at)} by {last.transport!r}: {said or 'no words'}."
+    before = sum(a.outcome == Outcome.UNCERTAIN for a in known.attempts)
+    if not before:
+        return sentence
+    tries = "An earlier try" if before == 1 else f"{before} earlier tries"
+    return f"{sentence} {tries} had no answer, so there may be copies with the same Message-ID."
+
+
+def _failed(message: Message, known: Facts) -> Explanation:
+    sentence = f"Failed: {_quoted(message.reason) or 'no reason is on record'}."
+    if known.suppression:
+        sentence += f" The address gets no mail since {clock(known.suppression.created_at)}."
+    return Explanation(sentence, action=None if known.suppression else Action.RETRY, level=Level.BAD)
+
+
+def _not_sent(message: Message, known: Facts) -> Explanation:
+    reason = _quoted(message.reason) or str(message.get_state_display())
+    if message.state == State.SUPPRESSED and known.suppression:
+        since = clock(known.suppression.created_at)
+        reason = f"the address gets no mail since {since}, because: {_quoted(known.suppression.reason)}"
+    return Explanation(f"Not sent: {reason}.", level=Level.ENDED)
+
+
+def _sending(message: Message, pulse: Pulse) -> Explanation:
+    began = f" since {clock(message.claimed_until - LEASE)}" if message.claimed_until else ""
+    if worker := pulse.workers.get(str(message.worker)):
         return Explanation(f"{worker} has been sending it{began}. A server may take 10 minutes to answer.")
     if message.kind not in KINDS:
         return Explanation(
             f"Its worker died while it sent it; {_needs_release(f'kind {message.kind!r}')}", is_stuck=True
         )
-    return _no_worker_at_all(situation) or Explanation(
+    return _no_worker_at_all(pulse) or Explanation(
         f"Its worker, which had it{began}, died or lost the database. A sweep settles it in a moment: it may have arrived."
     )
 
 
-def _why_it_waits(message: Message, situation: Situation) -> Explanation:
+def _why_it_waits(message: Message, pulse: Pulse) -> Explanation:
     """The causes in the order in which they would stop it."""
     return (
         _unknown_here(message)
-        or _later(message, situation)
-        or _no_worker_at_all(situation)
-        or _expired(message, situation)
-        or _no_worker_of_its_queue(message, situation)
-        or _in_hand(message, situation)
-        or _paused(message, situation)
-        or _its_turn(message, situation)
+        or _later(message, pulse)
+        or _no_worker_at_all(pulse)
+        or _expired(message, pulse)
+        or _no_worker_of_its_queue(message, pulse)
+        or _in_hand(message, pulse)
+        or _paused(message, pulse)
+        or _its_turn(message, pulse)
     )
 
 
@@ -117,49 +181,49 @@ def _unknown_here(message: Message) -> Explanation | None:
         unknown = _needs_release(f"queue {str(message.queue)!r}")
     else:
         return None
-    return Explanation(unknown[0].upper() + unknown[1:], is_stuck=True)
+    return Explanation(unknown[0].upper() + unknown[1:], is_stuck=True, action=Action.CANCEL)
 
 
 def _needs_release(what: str) -> str:
     return f"it waits for a release that has the {what}; this one has not. Deploy that release, or cancel it."
 
 
-def _later(message: Message, situation: Situation) -> Explanation | None:
-    if message.due_at <= situation.now:
+def _later(message: Message, pulse: Pulse) -> Explanation | None:
+    if message.due_at <= pulse.now:
         return None
     reason = _quoted(message.reason)
     if message.troubled_since:
-        since = _clock(message.troubled_since)
+        since = clock(message.troubled_since)
         return Explanation(f"Since {since} it could not be prepared: {reason}. It is tried again.", message.due_at)
     if message.attempts and reason:
         return Explanation(f"Attempt {message.attempts} was not accepted: {reason}. It is tried again.", message.due_at)
     return Explanation("It was asked to be sent later.", message.due_at)
 
 
-def _no_worker_at_all(situation: Situation) -> Explanation | None:
-    if situation.workers:
+def _no_worker_at_all(pulse: Pulse) -> Explanation | None:
+    if pulse.workers:
         return None
-    seen = f"the last one was seen at {_clock(situation.last_seen)}" if situation.last_seen else "none was seen lately"
-    return Explanation(f"No worker is running; {seen}. Start a worker.", is_stuck=True)
+    seen = f"the last one was seen at {clock(pulse.worker_at)}" if pulse.worker_at else "none was seen lately"
+    return Explanation(f"No worker is running; {seen}. Start a worker.", is_stuck=True, action=Action.DELIVER)
 
 
-def _expired(message: Message, situation: Situation) -> Explanation | None:
-    if message.expires_at is None or message.expires_at > situation.now:
+def _expired(message: Message, pulse: Pulse) -> Explanation | None:
+    if message.expires_at is None or message.expires_at > pulse.now:
         return None
-    return Explanation(f"Its deadline passed at {_clock(message.expires_at)}. A sweep settles it in a moment.")
+    return Explanation(f"Its deadline passed at {clock(message.expires_at)}. A sweep settles it in a moment.")
 
 
-def _no_worker_of_its_queue(message: Message, situation: Situation) -> Explanation | None:
-    if situation.serving(message.queue):
+def _no_worker_of_its_queue(message: Message, pulse: Pulse) -> Explanation | None:
+    if pulse.serving(message.queue):
         return None
-    served = {queue for worker in situation.workers.values() for queue in worker.queues}
+    served = {queue for worker in pulse.workers.values() for queue in worker.queues}
     others = f"the running ones serve {', '.join(sorted(served))}" if served else "the running ones serve none"
     sentence = f"No running worker serves the queue {str(message.queue)!r}; {others}. Start one that does."
-    return Explanation(sentence, is_stuck=True)
+    return Explanation(sentence, is_stuck=True, action=Action.DELIVER)
 
 
-def _in_hand(message: Message, situation: Situation) -> Explanation | None:
-    if worker := situation.workers.get(str(message.worker)):
+def _in_hand(message: Message, pulse: Pulse) -> Explanation | None:
+    if worker := pulse.workers.get(str(message.worker)):
         return Explanation(f"{worker} has it in hand.")
     if message.worker and message.reservations > 1:
         times = f"{message.reservations} workers died with it in hand, before it was sent"
@@ -167,67 +231,82 @@ def _in_hand(message: Message, situation: Situation) -> Explanation | None:
     return None
 
 
-def _paused(message: Message, situation: Situation) -> Explanation | None:
+def _paused(message: Message, pulse: Pulse) -> Explanation | None:
     """The pause that ends first, if every transport of its route is paused for every host that serves its queue."""
-    hosts = {worker.host for worker in situation.serving(message.queue)}
-    pauses = [_pause(alias, hosts, situation) for alias in routes.transports(message.transport)]
+    hosts = {worker.host for worker in pulse.serving(message.queue)}
+    pauses = [_pause(alias, hosts, pulse) for alias in routes.transports(message.transport)]
     stopping = [pause for pause in pauses if pause is not None]
-    if len(stopping) < len(pauses):
+    if not stopping or len(stopping) < len(pauses):
         return None
-    first = min(stopping, key=lambda pause: pause.paused_until or situation.now)
-    where = f" from {', '.join(sorted(hosts))}" if first.host else ""
-    since = f" since {_clock(first.paused_since)}" if first.paused_since else ""
-    todo = "A person must correct its account or configuration; it is" if first.needs_person else "It is"
-    return Explanation(
-        f"The transport {first.transport!r} cannot be used{where}{since}: {_quoted(first.reason)}. {todo} tried again.",
-        max(first.paused_until or situation.now, situation.now),
-        is_stuck=first.needs_person,
-    )
+    first = min(stopping, key=lambda pause: pause.paused_until or pulse.now)
+    if first.by_person:
+        return Explanation(paused(first), first.ends_at, first.ends_at is None, Action.RESUME, str(first.pk))
+    until = max(first.paused_until or pulse.now, pulse.now)
+    return Explanation(paused(first), until, first.needs_person, Action.PROBE, str(first.pk))
 
 
-def _pause(alias: str, hosts: set[str], situation: Situation) -> Circuit | None:
+def _pause(alias: str, hosts: set[str], pulse: Pulse) -> Circuit | None:
     """Return the circuit that stops a transport for all of these hosts, the one that ends first."""
-    of_alias = {each.host: each for each in situation.circuits if each.transport == alias}
+    mine = [each for each in pulse.circuits if each.transport == alias]
+    if by_person := next((each for each in mine if each.by_person), None):
+        return by_person
+    of_alias = {each.host: each for each in mine}
     if circuit.ALL in of_alias:
         return of_alias[circuit.ALL]
     if not hosts or not hosts <= of_alias.keys():
         return None
-    return min((of_alias[host] for host in hosts), key=lambda pause: pause.paused_until or situation.now)
+    return min((of_alias[host] for host in hosts), key=lambda pause: pause.paused_until or pulse.now)
 
 
-def _its_turn(message: Message, situation: Situation) -> Explanation:
-    since = f"It has been due since {_clock(message.due_at)}"
-    if situation.now - message.due_at <= SLOW:
+def _its_turn(message: Message, pulse: Pulse) -> Explanation:
+    since = f"It has been due since {clock(message.due_at)}"
+    if pulse.now - message.due_at <= SLOW:
+        if pulse.is_broker_silent:
+            broker = f"The broker has not answered since {clock(pulse.broker_at) or 'the start'}"
+            return Explanation(f"It is due. {broker}, so a worker takes it without a task, in some seconds.")
         return Explanation("It is due, and a worker takes it in a moment.")
-    learnt, set_by_hand = situation.rates.get(routes.transports(message.transport)[0]), options().rate_per_second
+    learnt, set_by_hand = pulse.rates.get(routes.transports(message.transport)[0]), options().rate_per_second
     if learnt is not None and (set_by_hand is None or learnt < set_by_hand):
         return Explanation(f"{since}, and waits for its turn: the server takes about {learnt:.2g} messages a second.")
     if set_by_hand is not None:
         limit = f"POSTCOMMIT_RATE_PER_SECOND is {set_by_hand:g}"
         return Explanation(f"{since}, and waits for its turn: {limit}.")
-    number = len(situation.serving(message.queue))
+    number = len(pulse.serving(message.queue))
     return Explanation(f"{since}. The workers of its queue ({number}) are busy with messages before it.")
 
 
-def tally(situation: Situation, messages: MessageQuerySet) -> Sequence[tuple[Explanation, int]]:
-    """Return why these messages are where they are, with their numbers, the most frequent first.
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why a number of messages are where they are. `until` of the explanation is that of one of them."""
 
-    One message is explained for all that share what an explanation depends on; `until` is that one's.
+    explanation: Explanation
+    number: int
+    since: datetime
+    """When the first of them was first due."""
+
+
+def tally(pulse: Pulse, messages: MessageQuerySet) -> Sequence[Cause]:
+    """Return why these messages are where they are, the most frequent cause first.
+
+    One message is explained for all that share what an explanation depends on.
     """
-    alike = messages.annotate(is_due=_is(due_at__lte=situation.now), is_troubled=_is(troubled_since__isnull=False))
+    alike = messages.annotate(is_due=_is(due_at__lte=pulse.now), is_troubled=_is(troubled_since__isnull=False))
     groups = alike.order_by().values("state", "kind", "queue", "transport", "is_due", "is_troubled")
-    numbers = dict(groups.annotate(number=Count("pk"), example=Min("pk")).values_list("example", "number"))
-    by_sentence: dict[str, tuple[Explanation, int]] = {}
+    counted = groups.annotate(number=Count("pk"), example=Min("pk"), since=Min("first_due_at"))
+    numbers = {example: (number, since) for example, number, since in counted.values_list("example", "number", "since")}
+    causes: dict[str, Cause] = {}
     for example in Message.objects.filter(pk__in=numbers).order_by("pk"):
-        found = explain(example, situation)
-        first, number = by_sentence.get(found.sentence, (found, 0))
-        by_sentence[found.sentence] = first, number + numbers[example.pk]
-    return sorted(by_sentence.values(), key=lambda reason: -reason[1])
+        number, since = numbers[example.pk]
+        cause = Cause(explain(example, pulse), number, since)
+        if known := causes.get(cause.explanation.sentence):
+            cause = Cause(known.explanation, known.number + number, min(known.since, since))
+        causes[cause.explanation.sentence] = cause
+    return sorted(causes.values(), key=lambda cause: -cause.number)
 
 
-def stuck(situation: Situation, messages: MessageQuerySet) -> Mapping[str, int]:
+def stuck(pulse: Pulse, messages: MessageQuerySet) -> Mapping[str, int]:
     """Return the number of messages by the sentence why they wait, the most frequent first; only those that are stuck."""
-    return {reason.sentence: number for reason, number in tally(situation, messages) if reason.is_stuck}
+    return {c.explanation.sentence: c.number for c in tally(pulse, messages) if c.explanation.is_stuck}
 
 
 def _quoted(reason: str) -> str:
@@ -236,7 +315,3 @@ def _quoted(reason: str) -> str:
 
 def _is(**condition: object) -> "ExpressionWrapper[Q]":
     return ExpressionWrapper(Q(**condition), output_field=BooleanField())
-
-
-def _clock(moment: datetime | None) -> str:
-    return f"{moment:%Y-%m-%d %H:%M:%S} UTC" if moment else ""

@@ -17,9 +17,12 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from django.db import connection
+import structlog
+from django.db import Error, close_old_connections, connection
 
-from mailer.models import SILENCE, Worker
+from mailer.models import SILENCE, Role, Worker
+
+log = structlog.get_logger(__name__)
 
 EVERY = 2.0
 """Seconds between two heartbeats."""
@@ -27,20 +30,23 @@ LATE = SILENCE.total_seconds() - EVERY
 """Seconds after its last heartbeat from which a worker must not begin to transmit: its claims may be given away soon."""
 
 BEAT = f"""
-INSERT INTO {Worker._meta.db_table} (id, host, pid, release, queues, doing, started_at, seen_at)
-VALUES (%(id)s, %(host)s, %(pid)s, %(release)s, %(queues)s, %(doing)s, statement_timestamp(), statement_timestamp())
-ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at, doing = excluded.doing
+INSERT INTO {Worker._meta.db_table} AS worker (id, host, pid, role, release, queues, doing, started_at, seen_at, broker_at)
+VALUES (%(id)s, %(host)s, %(pid)s, %(role)s, %(release)s, %(queues)s, %(doing)s, statement_timestamp(),
+    statement_timestamp(), CASE WHEN %(broker)s THEN statement_timestamp() END)
+ON CONFLICT (id) DO UPDATE SET
+    seen_at = excluded.seen_at, doing = excluded.doing, broker_at = coalesce(excluded.broker_at, worker.broker_at)
 """  # noqa: S608 - the name is our own model's
 
 
 class Heartbeat:
     """The identity of this process as a worker, and the messages that it has in hand. Threads share it.
 
-    `finished` counts the messages that it had in hand. `has_dropped` says that after an error rows may name this worker
-    that it has not in hand.
+    `broker_answers` says whether the broker did when it was last asked. `finished` counts the messages that it had in hand.
+    `has_dropped` says that after an error rows may name this worker that it has not in hand.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, role: Role = Role.WORKER) -> None:
+        self.role = role
         self.renew()
         os.register_at_fork(after_in_child=self.renew)
 
@@ -49,6 +55,7 @@ class Heartbeat:
         self.worker = uuid.uuid4()
         self.host = socket.gethostname()
         self.queues: Sequence[str] = ()
+        self.broker_answers = False
         self.finished = 0
         self._in_hand: set[int] = set()
         self.has_dropped = False
@@ -63,6 +70,8 @@ class Heartbeat:
             "id": self.worker,
             "host": self.host,
             "pid": os.getpid(),
+            "role": self.role,
+            "broker": self.broker_answers,
             "release": code_digest(),
             "queues": json.dumps(list(self.queues)),
             "doing": ", ".join(f"message {pk}" for pk in self.in_hand())[:200],
@@ -128,6 +137,25 @@ class Heartbeat:
 
 
 heartbeat = Heartbeat()
+
+
+def keep_beating(own: Heartbeat) -> threading.Event:
+    """Write this heartbeat in a thread, for Celery beat, which delivers nothing. Return the event that ends it."""
+    ends = threading.Event()
+
+    def keep() -> None:
+        while not ends.is_set():
+            try:
+                close_old_connections()
+                own.beat()
+            except Error as error:
+                log.warning("no heartbeat: the database does not answer", error=type(error).__name__)
+                connection.close()
+            ends.wait(EVERY)
+        connection.close()
+
+    threading.Thread(target=keep, name="heartbeat", daemon=True).start()
+    return ends
 
 
 @cache

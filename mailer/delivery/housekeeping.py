@@ -16,9 +16,10 @@ from django.db import close_old_connections, connection, transaction
 
 from mailer.conf import options
 from mailer.database import is_away
-from mailer.delivery import circuit, pipeline, sweep
+from mailer.delivery import broker, circuit, ping, pipeline, sweep
 from mailer.delivery.heartbeat import EVERY, heartbeat
 from mailer.delivery.reserve import give_back_dropped, has_due
+from mailer.models import Role
 from mailer.transports import connections
 
 log = structlog.get_logger(__name__)
@@ -42,9 +43,9 @@ class Housekeeping:
         self._swept = -float("inf")
         self._finished = 0
 
-    def start(self, queues: Sequence[str]) -> None:
+    def start(self, queues: Sequence[str], role: Role = Role.WORKER) -> None:
         """Start the thread of a worker that serves these queues."""
-        heartbeat.queues = queues
+        heartbeat.queues, heartbeat.role = queues, role
         self._finishing.clear()
         self._stopping.clear()
         self._thread = threading.Thread(target=self._run, name="housekeeping", daemon=True)
@@ -72,6 +73,7 @@ class Housekeeping:
                 return connection.close()
 
     def _once(self) -> None:
+        heartbeat.broker_answers = broker.answers()
         heartbeat.beat()
         if self._finishing.is_set() or time.monotonic() - self._swept < options().sweep_every.total_seconds():
             return
@@ -81,10 +83,13 @@ class Housekeeping:
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute("SET LOCAL statement_timeout = %s", [LONGEST_LOOK])
             give_back_dropped()
+            must_ping = ping.is_due()
             must_sweep = not self._is_busy("sweeping") and sweep.begin()
             must_deliver = self._must_deliver()
         if must_sweep:
             self._begin("sweeping", sweep.sweep)
+        if must_sweep and must_ping:
+            ping.begin()
         if must_deliver:
             log.info("mail is due and no task came; delivering it without the broker")
             deliver = partial(pipeline.deliver_due, heartbeat.queues, must_stop=self._finishing.is_set)

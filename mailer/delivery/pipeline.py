@@ -12,7 +12,7 @@ from functools import partial
 
 import structlog
 
-from mailer import email
+from mailer import email, tracing
 from mailer.conf import options
 from mailer.database import is_away
 from mailer.delivery import circuit, rate, retry
@@ -60,10 +60,12 @@ def deliver_due(
     longest_wait: timedelta | None = None,
     on_more: Callable[[], object] = lambda: None,
     must_stop: Callable[[], bool] = lambda: False,
+    on_result: Callable[[str], object] = lambda _: None,
 ) -> int:
     """Deliver what is due, the first queue first, for about so many seconds. Return the number of messages tried.
 
-    Calls `on_more` when more is due than the first message, and if work is left at the end. Raises the database's errors.
+    Calls `on_more` when more is due than the first message, and if work is left at the end, and `on_result` with the sentence
+    about each message. Raises the database's errors.
     """
     ends = time.monotonic() + seconds
     tried = 0
@@ -80,7 +82,9 @@ def deliver_due(
         tried += 1
         if tried == 1 and has_due(queues, routes):
             on_more()
-        if _deliver(reserved, longest_wait).must_wait:
+        result = _deliver(reserved, longest_wait)
+        on_result(result.said)
+        if result.must_wait:
             waits_until[reserved.message.transport] = time.monotonic() + PAUSE  # mail of other routes goes on
         if reserved.is_any_limited:
             routes = circuit.open_routes()
@@ -99,6 +103,14 @@ class Result:
 
 
 def _deliver(reserved: Reserved, longest_wait: timedelta | None = None) -> Result:
+    message = reserved.message
+    with tracing.span("deliver", message.traceparent, **message.log_fields()) as note:
+        result = _deliver_in_hand(reserved, longest_wait)
+        note(result.said)
+        return result
+
+
+def _deliver_in_hand(reserved: Reserved, longest_wait: timedelta | None) -> Result:
     message = reserved.message
     with heartbeat.holding(message.pk):
         match _attempt(reserved, longest_wait or rate.longest_wait(message.queue)):
@@ -184,9 +196,10 @@ def admit(reserved: Reserved, longest_wait: timedelta) -> Transport | Postponed:
     NoSuchTransport.
     """
     is_limited = reserved.is_any_limited
-    transport = circuit.find_transport(reserved.message.transport, circuit.paused() if is_limited else {})
+    paused = circuit.paused() if is_limited else {}
+    transport = circuit.find_transport(reserved.message.transport, paused)
     if transport is None:
-        return Postponed("every transport of its route is paused")
+        return Postponed(circuit.describe(paused))
     wait = rate.book_slot(transport.alias, longest_wait) if is_limited or options().rate_per_second else 0.0
     if wait is None:
         return Postponed("rate limit")

@@ -1,6 +1,6 @@
 """Delete settled messages and stored bodies when their retention ends."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 import structlog
@@ -10,7 +10,7 @@ from django.db.models.functions import Now
 
 from mailer import email
 from mailer.conf import options
-from mailer.models import SETTLED, Message, Payload
+from mailer.models import SETTLED, Message, MessageQuerySet, Payload
 
 log = structlog.get_logger(__name__)
 
@@ -18,16 +18,28 @@ BATCH = 500
 """Rows that one statement deletes."""
 
 
-def purge() -> int:
+def purge(progress: Callable[[int], object] = lambda _: None) -> int:
     """Delete old messages with their attempts, and stored bodies that are not needed any more.
 
-    Return the number of messages.
+    Return the number of messages. `progress` is called with the number of each batch that is deleted.
     """
-    purged = sum(_purge(messages, retention) for messages, retention in _retentions())
+    purged = sum(_in_batches(messages.order_by("pk").values_list("pk", flat=True), progress) for messages in _old())
     erased = _erase_bodies()
     if purged or erased:
         log.info("purged", messages=purged, bodies=erased, retention_days=options().retention_days)
     return purged
+
+
+def purgeable() -> tuple[int, int]:
+    """Return the number of messages and of stored bodies that `purge` would delete now."""
+    messages = sum(messages.count() for messages in _old())
+    return messages, _old_bodies().count()
+
+
+def _old() -> Iterator[MessageQuerySet]:
+    """Yield the settled messages whose retention has ended, kind by kind."""
+    for messages, retention in _retentions():
+        yield Message.objects.filter(messages, state__in=SETTLED, settled_at__lt=Now() - retention)
 
 
 def _retentions() -> Iterator[tuple[Q, timedelta]]:
@@ -38,16 +50,22 @@ def _retentions() -> Iterator[tuple[Q, timedelta]]:
     yield ~Q(kind__in=[name for kind in own for name in kind.names()]), timedelta(days=options().retention_days)
 
 
-def _purge(messages: Q, retention: timedelta) -> int:
-    settled = Message.objects.filter(messages, state__in=SETTLED, settled_at__lt=Now() - retention)
-    old = settled.order_by("pk").values_list("pk", flat=True)
-    return sum(iter(lambda: _purge_batch(old), 0))
+def _in_batches(old: "QuerySet[Message, int]", progress: Callable[[int], object]) -> int:
+    purged = 0
+    while batch := _purge_batch(old):
+        purged += batch
+        progress(batch)
+    return purged
+
+
+def _old_bodies() -> QuerySet[Payload]:
+    limit = Now() - timedelta(days=options().body_retention_days)
+    needed = Message.objects.filter(~Q(state__in=SETTLED) | Q(settled_at__gte=limit), payload=OuterRef("pk"))
+    return Payload.objects.filter(~Exists(needed), created_at__lt=limit)
 
 
 def _erase_bodies() -> int:
-    limit = Now() - timedelta(days=options().body_retention_days)
-    needed = Message.objects.filter(~Q(state__in=SETTLED) | Q(settled_at__gte=limit), payload=OuterRef("pk"))
-    old = Payload.objects.filter(~Exists(needed), created_at__lt=limit)
+    old = _old_bodies()
     return sum(iter(lambda: _erase_batch(old), 0))
 
 

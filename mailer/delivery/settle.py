@@ -14,7 +14,7 @@ from mailer.delivery.attribution import MESSAGE, Attribution, Fault, attribute_a
 from mailer.delivery.broker import publish_on_commit
 from mailer.delivery.circuit import Transport
 from mailer.delivery.judge import judge
-from mailer.delivery.steps import Ready, Trouble, Unsent
+from mailer.delivery.steps import EXPIRED, Ready, Trouble, Unsent
 from mailer.delivery.verdict import DIED, Verdict, decide, may_pass
 from mailer.models import ACCEPTED, REFUSED, SETTLED, Message, State
 from mailer.models import Outcome as Recorded
@@ -110,6 +110,8 @@ def settle_unsent(message: Message, why: Unsent, again: Callable[[], Ready | Uns
             if not isinstance(decision, Unsent):
                 return False
             why = decision
+        if why is EXPIRED and message.reason:
+            why = replace(why, reason=f"{why.reason}; it waited, because: {message.reason}")
         row = Message.objects.filter(pk=message.pk, attempts=message.attempts)
         moved = row.move(why.state, reason=replace_unstorable(why.reason), **_to_notify(message, why.state))
         if moved:

@@ -36,7 +36,7 @@ def sweep() -> None:
     kicked = kick_queues()
     repeat_receivers()
     Worker.objects.filter(seen_at__lt=Now() - DEAD).delete()
-    circuit.forget_hosts()
+    circuit.forget_old()
     if settled or expired or kicked:
         log.info("swept", abandoned=settled, expired=expired, kicked=kicked)
 

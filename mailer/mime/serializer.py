@@ -90,6 +90,12 @@ def load(document: bytes) -> EmailMessage:
     return message
 
 
+def recipients(document: bytes) -> list[str]:
+    """Return all recipients of a stored message, without loading its parts."""
+    stored: dict[str, Any] = json.loads(zlib.decompress(document))
+    return [str(entry) for name in ("to", "cc", "bcc") for entry in stored.get(name, ()) if entry]
+
+
 def message_id(headers: Mapping[str, Any]) -> str:
     """Return the Message-ID in `extra_headers`, or an empty string."""
     return next((str(value) for name, value in headers.items() if name.lower() == "message-id"), "")

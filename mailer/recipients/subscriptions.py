@@ -17,7 +17,7 @@ from nacl.secret import SecretBox
 
 from mailer.email import Stream, kinds
 from mailer.models import Suppression
-from mailer.recipients.suppression import suppress
+from mailer.recipients.suppression import rows_of, suppress
 
 PURPOSE = b"mailer.streams"
 """Separates this key from other keys that are derived from SECRET_KEY (BLAKE2 personalisation, RFC 7693, 2.8)."""
@@ -61,7 +61,7 @@ def is_unsubscribed(membership: Membership) -> bool:
 
 def copy_unsubscribes(old: str, new: str) -> None:
     """Unsubscribe the address `new` from all streams that `old` unsubscribed from."""
-    for row in Suppression.objects.filter(address=old).exclude(stream=""):
+    for row in rows_of(old).exclude(stream=""):
         suppress(new, row.reason, stream=row.stream)
 
 
@@ -95,7 +95,7 @@ def read(token: str) -> Membership:
 
 
 def _row_of(membership: Membership) -> "QuerySet[Suppression]":
-    return Suppression.objects.filter(address=membership.address, stream=membership.stream.name)
+    return rows_of(membership.address).filter(stream=membership.stream.name)
 
 
 def _boxes() -> list[SecretBox]:

@@ -1,11 +1,22 @@
-"""Addresses that get no more mail. The model's field stores and compares them in one form: `addresses.canonical`."""
+"""Addresses that get no more mail. The model's field stores and compares them in one form: `addresses.canonical`.
 
-from collections.abc import Collection, Iterable
+The row of an address that was erased has a keyed hash instead of it, so that the address still gets no mail. It is found as
+long as its key is in SECRET_KEY or SECRET_KEY_FALLBACKS.
+"""
 
+from collections.abc import Collection
+from hashlib import blake2b
+
+from django.conf import settings
 from django.db.models import QuerySet
 
 from mailer.addresses import canonical
 from mailer.models import Message, Suppression
+
+PURPOSE = b"mailer.erased"
+"""Separates this key from other keys that are derived from SECRET_KEY (BLAKE2 personalisation, RFC 7693, 2.8)."""
+NO_DOMAIN = "@erased.invalid"
+"""The end of a hash that stands for an address. No address can have this domain (RFC 2606, 2)."""
 
 
 def suppress(address: str, reason: str, message: Message | None = None, *, stream: str = "") -> None:
@@ -17,15 +28,38 @@ def suppress(address: str, reason: str, message: Message | None = None, *, strea
 
 def suppressed(addresses: Collection[str]) -> set[str]:
     """Return those of the addresses that are suppressed."""
-    forms = {address: canonical(address) for address in addresses}
-    found = set(_against(forms.values(), "").values_list("address", flat=True)) if forms else set()
-    return {address for address, form in forms.items() if form in found}
+    forms = {address: stored_forms(address) for address in addresses}
+    found = set(rows_of(*addresses).filter(stream="").values_list("address", flat=True)) if forms else set()
+    return {address for address, its_forms in forms.items() if not found.isdisjoint(its_forms)}
 
 
 def reason_for(address: str, stream: str = "") -> str | None:
     """Return why this address gets no mail (of this stream), or None if it may get mail."""
-    return _against([address], stream).values_list("reason", flat=True).first()
+    return rows_of(address).filter(stream__in={"", stream}).values_list("reason", flat=True).first()
 
 
-def _against(addresses: Iterable[str], stream: str) -> QuerySet[Suppression]:
-    return Suppression.objects.filter(address__in=addresses, stream__in={"", stream})
+def rows_of(*addresses: str) -> QuerySet[Suppression]:
+    """Return the rows that stop mail to these addresses, or mail of a stream; also those of erased ones."""
+    return Suppression.objects.filter(address__in=[form for address in addresses for form in stored_forms(address)])
+
+
+def stored_forms(address: str) -> list[str]:
+    """Return the forms in which a row may have the address: as it is compared, and as a hash by each key."""
+    form = canonical(address)
+    return [form, *(_hash(form, key) for key in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS))]
+
+
+def erase(address: str) -> int:
+    """Replace the address by its hash in its rows, so that it still gets no mail. Return the number of rows."""
+    rows = Suppression.objects.filter(address=address)
+    hashed = _hash(canonical(address), settings.SECRET_KEY)
+    reason = "suppressed before the address was erased"
+    kept = [Suppression(address=hashed, stream=r.stream, created_at=r.created_at, reason=reason) for r in rows]
+    Suppression.objects.bulk_create(kept, ignore_conflicts=True)
+    rows.delete()
+    return len(kept)
+
+
+def _hash(form: str, key: str) -> str:
+    secret = blake2b(key.encode(), person=PURPOSE).digest()
+    return blake2b(form.encode(), key=secret, digest_size=32, person=PURPOSE).hexdigest() + NO_DOMAIN

@@ -20,6 +20,7 @@ from mailer.outcomes import (
     TransportDown,
     status_of,
 )
+from mailer.text import in_words
 from mailer.transports import client
 
 NO_SUCH_ADDRESS = {"5.1.1", "5.1.10"}  # RFC 3463, 3.2; RFC 7505 (a domain that accepts no mail)
@@ -156,7 +157,7 @@ class Transaction:
         code, raw = self.server.last_words or (0, b"")
         if code >= 400 and not self.dot_sent:
             return self._refusal(code, raw) or self._not_understood(code, raw)
-        return self._unanswered(f"{type(error).__name__}: {error}".rstrip(": "))
+        return self._unanswered(in_words(error))
 
     def _unanswered(self, text: str) -> Outcome:
         if self.dot_sent:

@@ -12,7 +12,8 @@ from pathlib import Path
 import dkim
 from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage
-from dkim import crypto
+from dkim import asn1, crypto
+from nacl.signing import SigningKey
 
 from mailer.addresses import InvalidAddress, domain_in_ascii
 from mailer.conf import options, sender_domain
@@ -38,6 +39,9 @@ PEM = re.compile(rb"-----BEGIN [A-Z0-9 ]+-----\r?\n(.*?)-----END ", re.DOTALL)
 ED25519_PKCS8 = re.compile(rb"\x30.\x02\x01[\x00\x01]\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20(.{32})", re.DOTALL)
 """The DER encoding of an Ed25519 key with its seed (RFC 8410, 7). Version 1 adds the public key at the end."""
 
+RSA_ENCRYPTION = bytes.fromhex("300d06092a864886f70d0101010500")
+"""The name of the algorithm in DER (RFC 8017, A.1)."""
+
 NO_KEY = "is not an unencrypted private RSA or Ed25519 key, or it is damaged"
 
 
@@ -54,6 +58,17 @@ class Key:
     """`rsa-sha256` or `ed25519-sha256`."""
     private: bytes = field(repr=False)
     """As dkimpy takes it: PEM, or the base64 of an Ed25519 seed."""
+
+    @property
+    def public(self) -> str:
+        """The public half as its DNS record has it: base64 of a DER structure for RSA, of the bare key for Ed25519."""
+        if self.algorithm == b"ed25519-sha256":
+            return base64.b64encode(bytes(SigningKey(base64.b64decode(self.private)).verify_key)).decode()
+        numbers = crypto.parse_pem_private_key(self.private)
+        integers = (numbers[name] for name in ("modulus", "publicExponent"))  # with a zero bit before, so not negative
+        encoded = (_der(asn1.INTEGER, number.to_bytes(number.bit_length() // 8 + 1)) for number in integers)
+        bits = _der(asn1.BIT_STRING, b"\0" + _der(asn1.SEQUENCE, b"".join(encoded)))
+        return base64.b64encode(_der(asn1.SEQUENCE, RSA_ENCRYPTION + bits)).decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +168,12 @@ def parse_key(selector: str, content: bytes) -> Key:
     if len(seed) == 32:
         return Key(selector, b"ed25519-sha256", base64.b64encode(seed))
     return _rsa(selector, der)
+
+
+def _der(tag: int, content: bytes) -> bytes:
+    """Encode a value in DER (X.690, 8.1.3). dkimpy's own function fails for more than 127 bytes."""
+    length = len(content).to_bytes((len(content).bit_length() + 7) // 8)
+    return bytes([tag]) + (length if len(content) < 128 else bytes([0x80 | len(length)]) + length) + content
 
 
 def _rsa(selector: str, der: bytes) -> Key:

@@ -13,6 +13,7 @@ from mailer import conf
 from mailer.addresses import for_envelope
 from mailer.mime import encoding
 from mailer.outcomes import Phase, TransportDown, Unsendable
+from mailer.text import in_words
 from mailer.transports import staging
 from mailer.transports.client import SMTP, EncryptedSMTP
 from mailer.transports.conversation import Envelope
@@ -46,7 +47,7 @@ class EmailBackend(smtp.EmailBackend):
         except (OSError, ValueError) as error:
             begun = self._partial_connection or self.connection
             self.abort()
-            return _down(error, begun.phase if begun else Phase.CONNECT)
+            return _down(error, begun.phase if begun else Phase.CONNECT, f"{self.host}:{self.port}")
         return None
 
     def abort(self) -> None:
@@ -132,24 +133,27 @@ def connect(backend: BaseEmailBackend) -> TransportDown | None:
     try:
         backend.open()
     except (OSError, UnicodeError) as error:
-        return _down(error, Phase.CONNECT)
+        return _down(error, Phase.CONNECT, "the transport")
     return None
 
 
-def _down(error: OSError | ValueError, phase: Phase) -> TransportDown:
+def _down(error: OSError | ValueError, phase: Phase, server: str) -> TransportDown:
     """Translate an error before MAIL. (Every error of smtplib is an OSError.)"""
+    said = f"{server}: {in_words(error)}"
     match error:
         case smtplib.SMTPAuthenticationError():
             return _answered(error, Phase.LOGIN, misconfigured=error.smtp_code >= 500)
         case smtplib.SMTPResponseException():
             return _answered(error, phase)
         case smtplib.SMTPServerDisconnected():
-            return TransportDown("", _named(error), phase)
+            return TransportDown("", said, phase)
         case smtplib.SMTPException():  # the server announces no STARTTLS, no AUTH, or no mechanism that we know
-            return TransportDown("", str(error), phase, misconfigured=True)
-        case ValueError() if not isinstance(error, OSError):  # a host name or a password that cannot be encoded
-            return TransportDown("", f"{type(error).__name__} while connecting", phase, misconfigured=True)
-    return TransportDown("", _named(error), phase, misconfigured=_is_misconfigured(error))
+            return TransportDown("", said, phase, misconfigured=True)
+        case ValueError() if not isinstance(error, OSError):  # its text may quote the password
+            return TransportDown(
+                "", f"{server}: a host name or password that cannot be encoded", phase, misconfigured=True
+            )
+    return TransportDown("", said, phase, misconfigured=_is_misconfigured(error))
 
 
 def _answered(error: smtplib.SMTPResponseException, phase: Phase, *, misconfigured: bool = False) -> TransportDown:
@@ -162,7 +166,3 @@ def _is_misconfigured(error: Exception) -> bool:
     """Return whether a person must act: a certificate, a server without this TLS, the file of a client's certificate."""
     cut = isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError)
     return isinstance(error, FileNotFoundError) or (isinstance(error, ssl.SSLError) and not cut)
-
-
-def _named(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".rstrip(": ")

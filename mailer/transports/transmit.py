@@ -24,7 +24,7 @@ from mailer.outcomes import (
     Unsendable,
     status_of,
 )
-from mailer.text import mask, replace_unstorable
+from mailer.text import in_words, mask, replace_unstorable
 from mailer.transports import anymail, smtp, staging
 from mailer.transports.connections import Connection, is_limit
 from mailer.transports.conversation import Transaction
@@ -136,7 +136,7 @@ def _converse(connection: Connection, message: EmailMessage, guard: Callable[[],
     except Unsendable as error:
         return PermanentRefusal("", str(error))
     except ValueError as error:  # Django and Anymail raise it for an address or a header that cannot be sent
-        return PermanentRefusal("", f"{type(error).__name__}: {error}")
+        return PermanentRefusal("", str(error))
     except Exception as error:
         # A receiver of Anymail's post_send failed, or a library could not read an answer: the message may be accepted already.
         log.exception("unexpected error while a message was transmitted", transport=connection.alias)
@@ -156,7 +156,7 @@ def _translate(error: OSError) -> Outcome:
         case smtplib.SMTPDataError(smtp_code=code, smtp_error=raw):
             phase = Phase.DOT
         case _:
-            return OutcomeUnknown(f"{type(error).__name__}: {error}")
+            return OutcomeUnknown(in_words(error))
     text = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw
     kind = TransientRefusal if code < 500 else PermanentRefusal
     return kind(str(code), text, phase)

@@ -4,7 +4,14 @@ import pytest
 import redis
 
 from accounts import throttling
+from mailer import outbox
 from tests.servers import Valkey
+
+
+@pytest.fixture(autouse=True)
+def mail_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No worker runs in these tests, so every page would say that mail is slow."""
+    monkeypatch.setattr(outbox, "is_slow", lambda: False)
 
 
 @pytest.fixture(autouse=True)

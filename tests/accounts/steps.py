@@ -18,6 +18,9 @@ PASSWORD = "correct horse 9 battery"
 NEW_PASSWORD = "quite another 7 horses"
 LINK = re.compile(r"http://localhost:8000(/accounts/(?:verify|password-reset|email-change)/\S+/)")
 
+DIGITS = re.compile(r"^(\d{6})$", re.MULTILINE)
+"""The code beside a link, in the text of a mail."""
+
 
 def member(email: str = ANN, password: str = PASSWORD) -> User:
     """Create a user with a verified address."""

@@ -16,6 +16,7 @@ from tests.accounts.steps import (
     mails_to,
     member,
     sign_up,
+    text_of,
 )
 
 pytestmark = pytest.mark.django_db
@@ -75,7 +76,7 @@ def test_correcting_to_a_known_address_looks_the_same(client: Client) -> None:
 
     known, unknown = correct(client), correct(other, "new@example.com")
 
-    assert known.content.decode().replace(ANN, "new@example.com") == unknown.content.decode()
+    assert text_of(known).replace(ANN, "new@example.com") == text_of(unknown)
     assert not is_in(log_in(password="something else"))
     assert User.objects.get(email=ANN).has_verified_email
 

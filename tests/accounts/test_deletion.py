@@ -63,7 +63,7 @@ def test_deleting_an_account_keeps_its_messages_and_sends_a_last_mail() -> None:
     answer = leave(here)
 
     assert (answer.status_code, answer["Location"]) == (302, "/")
-    assert "Your account is deleted" in here.get("/").content.decode()
+    assert "Your account has been deleted" in here.get("/").content.decode()
     assert (is_in(here), is_in(there), is_in(log_in())) == (False, False, False)
     assert [table.objects.count() for table in (User, EmailChange, EmailVerification)] == [0, 0, 0]
     assert Session.objects.exclude(user=None).count() == 0

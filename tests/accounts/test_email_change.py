@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import pytest
 import time_machine
+from django.core import mail
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -418,3 +419,14 @@ def test_unsubscribes_apply_to_the_new_address() -> None:
     confirm(change)
 
     assert subscriptions.is_unsubscribed(Membership(NEW, Digest.stream))
+
+
+def test_a_mistyped_new_address_does_not_learn_the_old_one() -> None:
+    change = request_change(member())
+    deliver_all()
+
+    [letter] = [sent for sent in mail.outbox if NEW in sent.to[0]]
+    page = Client().get(link_to(NEW))
+    for told in (letter.message().as_string(), str(letter.body), page.content.decode()):
+        assert NEW in told
+        assert change.old_address not in told

@@ -4,7 +4,7 @@ import pytest
 from django.test import RequestFactory
 from pytest_django import Settings
 
-from accounts.network import network_of, widened
+from accounts.network import beginning, network_of, widened
 
 PROXIES = ["10.0.0.0/8", " 2001:db8::/32 "]  # spaces as in "a, b" are not removed earlier
 
@@ -83,3 +83,11 @@ def test_a_forwarded_address_is_used_only_if_every_proxy_is_trusted(
 )
 def test_mails_show_a_wider_network(exact: str, told: str) -> None:
     assert widened(exact) == told
+
+
+@pytest.mark.parametrize(
+    ("network", "begins"),
+    [("198.51.100.0/24", "198.51.100"), ("2a00:1450:1::/48", "2a00:1450:1"), ("unknown", ""), ("", "")],
+)
+def test_people_read_the_beginning_of_an_address_and_no_prefix_length(network: str, begins: str) -> None:
+    assert beginning(network) == begins

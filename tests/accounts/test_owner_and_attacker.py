@@ -50,7 +50,7 @@ from accounts.sessions import Session
 from mailer.models import Message
 from mailer.testing.outbox import Outbox
 from tests import environment
-from tests.accounts.steps import LINK, member, text_of
+from tests.accounts.steps import DIGITS, LINK, member, text_of
 
 EXAMPLES = int(os.environ.get("EXAMPLES", "5"))
 STEPS = int(os.environ.get("STEPS", "16"))
@@ -136,6 +136,11 @@ class World:
             for link in LINK.findall(str(sent.body))
         ]
         return [letter for letter in reversed(letters) if path in letter.link and actor.reads(letter.address)]
+
+    def digits(self, actor: Actor) -> list[tuple[str, str]]:
+        """Return addresses and digits of the mails in the actor's mailbox, the newest first."""
+        sent = [(address_in(str(one.to[0])), str(one.body)) for one in reversed(mail.outbox)]
+        return [(to, digits) for to, body in sent if actor.reads(to) for digits in DIGITS.findall(body)]
 
     @contextmanager
     def copied(self) -> Iterator[None]:
@@ -274,6 +279,17 @@ class OwnerAndAttacker(RuleBasedStateMachine):
             self._goes_on(client, letters[0].address)
             follow(client, letters[0].link, how, actor.passwords[password])
 
+    @IF_MAIL_CAME
+    @rule(who=ACTORS, browser=BROWSER, newest=NEWEST)
+    def type_digits(self, who: str, browser: int, newest: int) -> None:
+        """Type digits from the own mailbox, or guess, on the page that a sign-up left open."""
+        actor, client = self.actor(who, browser)
+        mine = self.world.digits(actor)[newest:]
+        address, digits = mine[0] if mine else ("", "000000")
+        if mine:
+            self._goes_on(client, address)
+        client.post(reverse("check_inbox"), {"digits": digits})
+
     def _goes_on(self, client: Client, address: str = "") -> None:
         """The owner goes on from a sign-up: its link may end now."""
         if client in self.world.owner.browsers:
@@ -284,7 +300,10 @@ class OwnerAndAttacker(RuleBasedStateMachine):
     def log_in(self, who: str, browser: int, address: str, password: int) -> None:
         actor, client = self.actor(who, browser)
         self._goes_on(client)
+        is_logged_in = account_of(client) is not None
         client.post(reverse("login"), {"username": address, "password": actor.passwords[password]})
+        if is_logged_in:
+            return  # the page leads on, and the session stays the one that it was
         if account_of(client) is None:
             self.mistakes[client] += 1
         else:
@@ -524,7 +543,7 @@ class Side:
 WORDS = st.sampled_from(["target", "target", "mine", "fresh"])
 """The address that is known on one side only, one whose mail the attacker reads, and one that no account has."""
 STRANGERS_PAGES = st.sampled_from(
-    ["signup", "correct_address", "resend", "password_reset", "login", "email_change", "verify"]
+    ["signup", "correct_address", "check_inbox", "resend", "password_reset", "login", "email_change", "verify"]
 )
 
 
@@ -593,7 +612,13 @@ class KnownAndUnknown(RuleBasedStateMachine):
         if page == "verify":
             return self._seen(side, browser, lambda client: self._verify(side, client, typed))
         form = sign_up_form(address, typed) | {"username": address, "password": typed}
+        form["digits"] = self._digits(side) if word == "mine" else "000000"
         return self._seen(side, browser, lambda client: client.post(reverse(page), form))
+
+    def _digits(self, side: Side) -> str:
+        """Return the newest digits in the attacker's own mailbox, or a guess."""
+        bodies = [str(one.body) for one in reversed(mail.outbox) if side.addresses["mine"] in str(one.to[0])]
+        return next((digits for body in bodies for digits in DIGITS.findall(body)), "000000")
 
     def _verify(self, side: Side, client: Client, password: str) -> Any:
         """Follow the newest link in the attacker's own mailbox."""
@@ -615,14 +640,15 @@ class KnownAndUnknown(RuleBasedStateMachine):
             "messages": Message.objects.count() - messages,
             "publishes": publishes() - published,
             "is logged in": account_of(client) is not None,
-            "page": side.neutral(text_of(answer)),
+            "page": TYPED_DIGITS.sub("…", ADDRESS_OF_LINK.sub("…", side.neutral(text_of(answer)))),
         }
         if answer.status_code == 302:
             seen["next page"] = side.neutral(text_of(client.get(answer["Location"])))
         return seen
 
 
-ADDRESS_OF_LINK = re.compile(r"[0-9a-f-]{36}|[0-9a-f]{32,}")
+ADDRESS_OF_LINK = re.compile(r"[0-9a-f-]{32,}")
+TYPED_DIGITS = re.compile(r'(?<=name="digits" value=")\d+')
 
 
 def sign_up_form(address: str, password: str) -> dict[str, str]:
@@ -765,6 +791,21 @@ KNOWN_SEQUENCES = {  # most of these gave way once
         step("time_passes", "a minute"),
         step("follow_a_link", "owner", 0, 0, "button", 0),
     ],
+    "the digits in an attacker's mail": [  # the owner types them into a browser of the owner's
+        step("sign_up", "attacker", 0, ANN, 0),
+        step("time_passes", "a minute"),
+        step("type_digits", "owner", 0, 0),
+        step("sign_up", "owner", 0, ANN, 0),
+        step("type_digits", "owner", 0, 0),
+        step("type_digits", "attacker", 0, 0),
+    ],
+    "the owner's digits": [
+        step("sign_up", "owner", 0, ANN, 0),
+        step("time_passes", "a minute"),
+        step("type_digits", "attacker", 0, 0),
+        step("type_digits", "owner", 0, 0),
+        step("log_in", "owner", 0, ANN, 0),
+    ],
     "a scanner": [
         step("sign_up", "owner", 0, ANN, 0),
         step("time_passes", "a minute"),
@@ -774,6 +815,13 @@ KNOWN_SEQUENCES = {  # most of these gave way once
         step("both_begin", 4, 0),
         step("log_in", "owner", 1, ANN, 0),
         step("guess_in_a_stolen_session", 0),
+    ],
+    "a thief guesses, and the owner finds the log-in page": [
+        step("both_begin", 4, 0),
+        step("guess_in_a_stolen_session", 0),
+        step("log_in", "owner", 0, ANN, 0),
+        step("leave", "owner", 0, "logout"),
+        step("log_in", "owner", 0, ANN, 0),
     ],
     "strangers guess": [
         step("both_begin", 4, 0),
@@ -790,6 +838,10 @@ SEEN_BY_STRANGERS = {
     "sign up and correct": [
         step("submit", 0, "signup", "target", 0),
         step("submit", 0, "correct_address", "fresh", 0),
+    ],
+    "sign up and guess digits": [
+        step("submit", 0, "signup", "target", 0),
+        *[step("submit", 0, "check_inbox", "target", 0)] * 6,
     ],
     "correct to it": [step("submit", 0, "signup", "mine", 0), step("submit", 0, "correct_address", "target", 0)],
 }

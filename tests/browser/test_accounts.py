@@ -1,4 +1,4 @@
-"""Every path of an account in a real Chromium, on a desktop in English; the longest also on a phone in Thai in dark mode.
+"""Every path of an account in a real Chromium, on a desktop in English; the longest on a phone in Thai in dark mode.
 
 SCREENSHOTS=/some/folder make test ARGS=tests/browser/test_accounts.py       # keeps a picture of each page
 """
@@ -15,6 +15,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
+from tests.accounts.steps import DIGITS
 from tests.environment import new_directory
 from tests.smtp_sink import Received, Sink
 from tests.stack import PASSWORD, Stack
@@ -121,7 +122,7 @@ def enter(request: pytest.FixtureRequest, stack: Stack, new_page: Callable[..., 
     return person
 
 
-ON_A_PHONE_TOO = pytest.mark.parametrize("enter", ["desktop", "phone"], indirect=True)
+ON_A_PHONE = pytest.mark.parametrize("enter", ["phone"], indirect=True)
 
 
 def address(local: str) -> str:
@@ -142,7 +143,6 @@ def make_account(person: Person, email: str) -> None:
     person.log_in(email, PASSWORD)
 
 
-@ON_A_PHONE_TOO
 def test_a_mistyped_address_is_corrected_and_verified(enter: Callable[[], Person]) -> None:
     ann, typo, right = enter(), address("anm"), address("ann")
     ann.visit("/")
@@ -159,6 +159,29 @@ def test_a_mistyped_address_is_corrected_and_verified(enter: Callable[[], Person
     ann.submit("Your address is verified")
     ann.page.reload()
     ann.look("This link has already been used")
+
+
+def test_the_digits_from_the_mail_verify_in_the_page_that_the_sign_up_left_open(enter: Callable[[], Person]) -> None:
+    ann, email = enter(), address("ann")
+    sign_up(ann, email)
+    found = DIGITS.search(ann.mail(email, "/accounts/verify/").part("plain").replace("\r\n", "\n"))
+    assert found
+
+    ann.submit("Check your inbox", digits="1")
+    expect(ann.page.locator("[name=digits][aria-invalid=true]")).to_have_count(1)
+    ann.submit("Your address is verified", digits=found[1])
+    ann.log_in(email, PASSWORD)
+    assert "login" not in ann.page.url
+
+
+def test_the_language_is_chosen_in_the_footer(enter: Callable[[], Person]) -> None:
+    ann = enter()
+    ann.visit("/accounts/signup/", "Sign up")
+    ann.page.get_by_role("button", name="ไทย").click()
+    expect(ann.page.locator("html")).to_have_attribute("lang", "th")
+    assert ann.page.url.endswith("/accounts/signup/")
+    ann.page.get_by_role("button", name="English").click()
+    ann.look("Sign up")
 
 
 def test_in_another_browser_the_link_asks_for_the_password_or_is_disowned(enter: Callable[[], Person]) -> None:
@@ -189,7 +212,7 @@ def test_an_unverified_user_can_request_a_new_link(enter: Callable[[], Person]) 
     ann.submit("Check your inbox")
 
 
-@ON_A_PHONE_TOO
+@ON_A_PHONE
 def test_profile_password_sessions_and_deletion(enter: Callable[[], Person]) -> None:
     ann, elsewhere, email = enter(), enter(), address("ann")
     make_account(ann, email)
@@ -229,6 +252,8 @@ def test_a_forgotten_password(enter: Callable[[], Person]) -> None:
     assert "login" in ann.page.url
     ann.submit(username=email, password=A_THIRD)
     assert "login" not in ann.page.url
+    for path in ("profile/", "profile/delete/", "password-change/"):  # their forms are submitted on a phone
+        ann.visit(f"/accounts/{path}")
     ann.visit(link)
     assert ann.page.locator("[name=new_password1]").count() == 0
 

@@ -35,7 +35,10 @@ def lookups(model: type[Model], prefix: str = "", depth: int = DEPTH) -> Iterato
 
 
 def filters_of(page: Any) -> set[str]:
-    names = (entry[0] if isinstance(entry, list | tuple) else entry for entry in page.list_filter)
+    names = (
+        entry[0] if isinstance(entry, list | tuple) else getattr(entry, "parameter_name", entry)
+        for entry in page.list_filter
+    )
     return {*names, page.date_hierarchy} - {None}
 
 

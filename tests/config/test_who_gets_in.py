@@ -8,6 +8,7 @@ import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, ClassVar, cast
 
 import pytest
@@ -15,6 +16,7 @@ from django.contrib import admin
 from django.contrib.auth.models import Group, Permission
 from django.core.handlers.base import BaseHandler
 from django.db import transaction
+from django.db.models.functions import Now
 from django.http import HttpResponse, SimpleCookie
 from django.test import Client, RequestFactory
 from django.urls import URLResolver, get_resolver
@@ -128,8 +130,13 @@ def world() -> World:
             "mailer_message": [Message.objects.create(recipient=OWNER, user=owner, kind="x").pk],
             "mailer_suppression": [Suppression.objects.create(address=OWNER).pk],
             "mailer_transportstate": [TransportState.objects.create(alias="transport").pk],
+            "admin:mailer_probe_now": [1],
+            "admin:mailer_resume_now": [1],
+            "admin:mailer_message_kind": ["mailer.TestEmail"],
+            "admin:mailer_message_kind_html": ["mailer.TestEmail", "en"],
+            "admin:mailer_message_send_sample": ["mailer.TestEmail", "en"],
             "mailer_circuit": [Circuit.objects.create(transport="transport").pk],
-            "mailer_worker": [Worker.objects.create(host="host", pid=1, release="").pk],
+            "mailer_worker": [Worker.objects.create(**A_DELIVERY).pk],
         },
     )
 
@@ -156,6 +163,16 @@ def staff_with(permissions: list[Permission]) -> Person:
 
 def _model(permission: Permission) -> str:
     return f"{permission.content_type.app_label}_{permission.content_type.model}"
+
+
+A_DELIVERY: dict[str, Any] = {
+    "host": "host",
+    "pid": 1,
+    "release": "",
+    "role": "command",
+    "seen_at": Now() + timedelta(hours=1),
+}
+"""It is under way, so that the button starts no other one."""
 
 
 # --- The table ---------------------------------------------------------------------------------------------------------
@@ -245,12 +262,17 @@ def list_of_accounts(person: Person) -> Answers:
     return FORM if is_open else MISSING if person.is_staff else MOVED
 
 
+MESSAGES = ("mailer_message.view", "mailer_message.change")
+"""Each of these permissions opens the pages about messages."""
+
 TABLE: dict[str, Rule] = {
     "home": public(READ | {"OPTIONS": 200}),
     "healthz": public(always(200)),
     "readyz": public(always(200)),
+    "metrics": public({"GET": 404}),  # without a token in the settings
+    "set_language": public({"POST": 302}),
     "signup": public(FORM),
-    "check_inbox": public(READ),
+    "check_inbox": public(FORM | {"POST": 302}),  # to the log-in page: these browsers have no sign-up
     "correct_address": public(MOVED),  # to the sign-up page: these browsers have nothing to correct
     "resend": public(FORM),
     "password_reset": public(FORM),
@@ -298,6 +320,16 @@ TABLE: dict[str, Rule] = {
     "admin:app_list": list_of_accounts,
     "admin/(?P<url>.*)$": for_staff(MISSING),
     "admin:mailer_message_send_test": for_staff(FORM, "mailer_message.change"),
+    "admin:mailer_message_person": for_staff(FORM, *MESSAGES),
+    "admin:mailer_message_html": for_staff(FORM, *MESSAGES),
+    "admin:mailer_message_kinds": for_staff(FORM, *MESSAGES),
+    "admin:mailer_message_kind": for_staff(FORM, *MESSAGES),
+    "admin:mailer_message_kind_html": for_staff(FORM, *MESSAGES),
+    "admin:mailer_message_send_sample": for_staff({"POST": 302}, "mailer_message.change"),
+    "admin:mailer_suppression_lift": for_staff({"POST": 302}, "mailer_suppression.delete"),
+    "admin:mailer_probe_now": for_staff({"POST": 302}, "mailer_message.change"),
+    "admin:mailer_resume_now": for_staff({"POST": 302}, "mailer_message.change"),
+    "admin:mailer_deliver_now": for_staff({"POST": 302}, "mailer_message.change"),
     **model("accounts_user", add=SUPERUSER),
     "admin:auth_user_password_change": for_staff(FORM, "accounts_user.change"),
     **read_only("accounts_emailverification"),
@@ -313,8 +345,8 @@ TABLE: dict[str, Rule] = {
     **read_only("mailer_worker"),
 }
 SECRET_LINKS = {"verify", "password_reset_confirm", "email_change_confirm", "email_change_stop", "unsubscribe"}
-WITHOUT_CSRF = {"unsubscribe", "unsubscribe/<path:token>"}
-"""A mail client has no token. The secret link is the permission."""
+WITHOUT_CSRF = {"unsubscribe", "unsubscribe/<path:token>", "set_language"}
+"""A mail client has no token, and its secret link is the permission. A language changes only what a browser shows."""
 
 
 def routes(resolver: Any = None, prefix: str = "", namespace: str = "") -> Iterator[tuple[str, str]]:
@@ -456,7 +488,7 @@ def test_the_permissions_of_other_models_open_no_page(world: World) -> None:
         for key, route in routes()
         if model_of(route) == model
         for method in ("GET", "POST")
-        if ask(person, method, world.path(key, route)).status_code not in (302, 403)
+        if ask(person, method, world.path(key, route)).status_code not in (302, 403, 405)
     ]
 
     assert not wrong

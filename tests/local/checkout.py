@@ -16,7 +16,7 @@ from local import supervision
 from local.environment import ADDRESS, PORTS, read
 
 ROOT = Path(__file__).resolve().parents[2]
-LEFT_OUT = (".git", ".venv", ".local", ".env", "tests", "static-collected", "__pycache__", ".*_cache", ".hypothesis")
+LEFT_OUT = (".git", ".venv", ".local", ".env", "tests", "static-collected", ".*_cache", ".hypothesis")
 LAST_WORDS = "stops everything in order."
 """The end of the last line of `make start` before the logs."""
 

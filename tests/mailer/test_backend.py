@@ -506,7 +506,7 @@ def test_only_the_stored_body_has_the_content(smtp: Sink, django_capture_on_comm
     assert "SECRET" in smtp.received[0].source.decode()
 
 
-def test_the_admin_shows_no_body(client: Client, smtp: Sink) -> None:
+def test_the_admin_hides_what_makes_a_link_work(client: Client, smtp: Sink) -> None:
     client.force_login(User.objects.create_superuser("operator@example.com"))
     a_message(body="https://example.com/SECRET").send()
     deliver_everything()

@@ -35,6 +35,11 @@ def test_values_come_as_strings_from_the_environment() -> None:
         ({"RATE_PER_SECOND": "0"}, "POSTCOMMIT_RATE_PER_SECOND must be a number above 0"),
         ({"INLINER": "juice"}, "POSTCOMMIT_INLINER must be css_inline or premailer, not 'juice'"),
         ({"INLINER": ""}, "POSTCOMMIT_INLINER must be css_inline or premailer, not ''"),
+        ({"METRICS_TOKEN": "short"}, "POSTCOMMIT_METRICS_TOKEN must have 20 characters at least"),
+        ({"METRICS_TOKEN": "é" * 20}, "POSTCOMMIT_METRICS_TOKEN must have 20 characters at least"),
+        ({"HEALTHCHECK_PING_URL": "ftp://a.example/x"}, "POSTCOMMIT_HEALTHCHECK_PING_URL must be a URL"),
+        ({"HEALTHCHECK_PING_URL": "https://a.example:x/y"}, "POSTCOMMIT_HEALTHCHECK_PING_URL must be a URL"),
+        ({"HEALTHCHECK_PING_URL": "https:///x"}, "POSTCOMMIT_HEALTHCHECK_PING_URL must be a URL"),
         ({"CLAIM_LEASE": "60"}, "POSTCOMMIT_CLAIM_LEASE is not a setting"),  # of a former release
         ({"BACKOFF_BASE": "1e20"}, "POSTCOMMIT_BACKOFF_BASE "),
     ],
@@ -44,6 +49,14 @@ def test_a_broken_option_is_named(raw: dict[str, str], complaint: str) -> None:
         parse(raw)
 
     assert complaint in str(caught.value)
+
+
+@pytest.mark.parametrize("raw", [{"METRICS_TOKEN": "s3cret"}, {"HEALTHCHECK_PING_URL": "hc.example/s3cret"}])
+def test_a_broken_secret_is_not_shown(raw: dict[str, str]) -> None:
+    with pytest.raises(ImproperlyConfigured) as caught:
+        parse(raw)
+
+    assert "s3cret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("raw", [{}, {"RATE_PER_SECOND": ""}])

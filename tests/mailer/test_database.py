@@ -211,5 +211,5 @@ def test_a_task_meets_a_read_only_database_and_harms_no_message(user: User, smtp
     message.refresh_from_db()
     assert (message.state, message.attempts, smtp.received) == (State.QUEUED, 0, [])
 
-    assert tasks.deliver_due("default") == "1 messages"
+    assert tasks.deliver_due("default") == "1 messages tried"
     assert Message.objects.get().state == State.SENT

@@ -30,7 +30,7 @@ from tests.smtp_sink import Sink
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(600)]
 
-READERS = 100_000 if "ROWS" in os.environ else 4_000
+READERS = 100_000 if "ROWS" in os.environ else 2_000
 
 USERS = """
 INSERT INTO accounts_user (email, name, language, time_zone, password, is_superuser, is_staff, is_active, was_verified,

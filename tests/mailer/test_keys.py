@@ -429,7 +429,9 @@ def test_the_command_says_that_a_message_was_skipped(
 
     call_command("requeue_mail", str(failed.pk))
 
-    assert "1 skipped: not found, not held or failed, or its key is taken." in capsys.readouterr().err
+    assert (
+        "1 skipped: not found, not held or failed, its body was erased, or its key is taken." in capsys.readouterr().err
+    )
     failed.refresh_from_db()
     assert (failed.state, newer.state) == (State.FAILED, State.QUEUED)
 

@@ -1,4 +1,4 @@
-"""The mailer without the libraries of its extras: Anymail, premailer, dkimpy."""
+"""The mailer without the libraries of its extras: Anymail, premailer, dkimpy, prometheus-client, OpenTelemetry."""
 
 import os
 import subprocess
@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import importlib, pkgutil, sys
 
-for name in ("anymail", "boto3", "requests", "urllib3", "premailer", "cssutils", "dkim", "dns"):
+unwanted = "anymail boto3 requests urllib3 premailer cssutils dkim dns prometheus_client opentelemetry"
+for name in unwanted.split():
     sys.modules[name] = None  # an import of it raises ModuleNotFoundError
 
 import django
@@ -49,7 +50,10 @@ import mailer
 from mailer.celery import configure
 configure(app)
 call_command("check", tags=["postcommit", "emails"])
-needing = {"mailer.transports.dkim", "mailer.composing.premailer"}
+import mailer.urls  # without /metrics
+needing = {
+    "mailer.transports.dkim", "mailer.transports.dns_records", "mailer.composing.premailer", "mailer.views.metrics",
+}
 for module in pkgutil.walk_packages(mailer.__path__, "mailer."):
     if module.name not in needing:
         importlib.import_module(module.name)
@@ -94,6 +98,11 @@ def test_mail_is_sent_without_any_extra(postgres: Postgres, database: str, sink:
     [
         (SMTP, "INLINER=premailer", "POSTCOMMIT_INLINER is premailer, which is not installed: ... [premailer]"),
         (SMTP, "DKIM_KEYS=s1:/key", "POSTCOMMIT_DKIM_KEYS needs dkimpy, which is not installed: ... [dkim]"),
+        (
+            SMTP,
+            "METRICS_TOKEN=twenty-letters-or-more",
+            "POSTCOMMIT_METRICS_TOKEN needs prometheus-client, which is not installed: ... [metrics]",
+        ),
         (
             "anymail.backends.postmark.EmailBackend",
             "REDIRECT_ALL_TO=qa@example.com",

@@ -15,7 +15,8 @@ from accounts import verification
 from accounts.models import User
 from mailer import outbox
 from mailer.delivery import pipeline
-from mailer.delivery.explain import explain, look
+from mailer.delivery.explain import explain
+from mailer.delivery.pulse import look
 from mailer.email import Stream
 from mailer.models import Circuit, DeliveryAttempt, Message, State, Suppression, TransportState, Worker
 from mailer.recipients import subscriptions, suppression
@@ -24,12 +25,6 @@ from tests.mailer.kinds import Plain, Raising
 from tests.smtp_sink import Sink
 
 pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture
-def operator(client: Client) -> Client:
-    client.force_login(User.objects.create_superuser("operator@example.com", name="Olga"))
-    return client
 
 
 def page_of(message: Message) -> str:
@@ -171,6 +166,31 @@ def test_a_paused_transport_is_probed_now(operator: Client) -> None:
     assert list(Circuit.objects.filter(paused_until__lte=Now())) == [paused]
 
 
+def test_the_probe_button_returns_to_the_page_where_it_was_pressed_and_is_kept(operator: Client, user: User) -> None:
+    message = outbox.enqueue(Plain(user))
+    paused = Circuit.objects.create(transport="transport", paused_until=Now() + timedelta(hours=1))
+    probe = reverse("admin:mailer_probe_now", args=[paused.pk])
+
+    response = operator.post(probe, {"next": page_of(message), "message": message.pk})
+
+    assert response.headers["Location"] == page_of(message)
+    assert Circuit.objects.filter(paused_until__lte=Now()).exists()
+    for page in (
+        reverse("admin:mailer_message_history", args=[message.pk]),
+        reverse("admin:mailer_circuit_history", args=[paused.pk]),
+    ):
+        assert "Probe now" in operator.get(page).content.decode()
+
+
+def test_a_probe_of_a_transport_that_works_changes_nothing(operator: Client) -> None:
+    works = Circuit.objects.create(transport="transport")
+
+    response = operator.post(reverse("admin:mailer_probe_now", args=[works.pk]), follow=True)
+
+    assert "not paused any more" in response.content.decode()
+    assert Circuit.objects.get().paused_until is None
+
+
 @pytest.mark.parametrize("state", State)
 def test_a_message_says_first_why_it_is_where_it_is(operator: Client, user: User, state: State) -> None:
     message = outbox.enqueue(Plain(user))
@@ -181,7 +201,7 @@ def test_a_message_says_first_why_it_is_where_it_is(operator: Client, user: User
     page = operator.get(page_of(message)).content.decode()
 
     assert escape(explain(message, look()).sentence) in page
-    assert page.index("field-why") < page.index("field-state")
+    assert page.index("mail-sentence") < page.index("field-state")
 
 
 def test_a_message_says_when_something_happens_next(operator: Client, user: User) -> None:

@@ -183,3 +183,14 @@ def test_every_text_has_contrast_with_its_background() -> None:
 
     assert len(seen) >= 6
     assert {pair: round(contrast(*pair), 1) for pair in seen if contrast(*pair) < 4.5} == {}
+
+
+@every_kind
+def test_the_footer_has_the_support_address_if_it_is_set(kind: type[Email], settings: Settings) -> None:
+    without = templates.render(kind.sample(), Recipient("ann@example.com"))
+    settings.POSTCOMMIT = settings.POSTCOMMIT | {"SUPPORT_ADDRESS": "help@shop.example"}
+    content = templates.render(kind.sample(), Recipient("ann@example.com"))
+
+    assert "Questions?" not in without.text + without.html
+    assert "Questions? help@shop.example" in content.text
+    assert 'href="mailto:help@shop.example"' in content.html

@@ -16,7 +16,8 @@ from mailer import database, email, outbox
 from mailer.attachments import StorageAway
 from mailer.delivery import pipeline, reserve
 from mailer.delivery import prepare as preparing
-from mailer.delivery.explain import explain, look
+from mailer.delivery.explain import explain
+from mailer.delivery.pulse import look
 from mailer.email import Recipient
 from mailer.models import Message, State
 from tests.mailer.kinds import Broken, Plain, Raising

@@ -49,13 +49,13 @@ def test_without_a_rate_limit_no_worker_waits(user: User, smtp: Sink) -> None:
 
 
 def test_unused_slots_are_not_saved_up(user: User, settings: Settings) -> None:
-    settings.POSTCOMMIT = {"RATE_PER_SECOND": "10"}
+    settings.POSTCOMMIT = {"RATE_PER_SECOND": "2"}
     rate.book_slot("transport", timedelta(0))
-    time.sleep(0.5)
+    time.sleep(1.5)
 
     waits = [rate.book_slot("transport", timedelta(seconds=5)) for _ in range(4)]
 
-    assert [round(wait, 1) for wait in waits if wait is not None] == [0.0, 0.1, 0.2, 0.3]
+    assert waits == pytest.approx([0.0, 0.5, 1.0, 1.5], abs=0.2)  # of a busy machine
 
 
 def test_a_message_with_a_distant_slot_stays_due(user: User, smtp: Sink, settings: Settings) -> None:
@@ -140,7 +140,7 @@ def test_a_learnt_rate_grows_with_each_message_until_it_is_forgotten(user: User,
     TransportState.objects.create(alias="transport", rate=2.0)
     waits = [rate.book_slot("transport", timedelta(seconds=5)) for _ in range(3)]
 
-    assert [round(wait, 1) for wait in waits if wait is not None] == [0.0, 0.5, 1.0]
+    assert waits == pytest.approx([0.0, 0.5, 1.0], abs=0.2)  # of a busy machine
     grown = TransportState.objects.get().rate
     assert grown is not None
     assert grown > 2.0

@@ -33,7 +33,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from accounts.models import User
 from mailer import addresses, outbox, signals
 from mailer.conf import HORIZON, options
-from mailer.delivery import broker, claim, explain, pipeline, reserve, retention, settle, sweep
+from mailer.delivery import broker, claim, explain, pipeline, pulse, reserve, retention, settle, sweep
 from mailer.delivery import heartbeat as heartbeats
 from mailer.delivery import prepare as preparing
 from mailer.delivery.heartbeat import EVERY, heartbeat
@@ -50,6 +50,7 @@ from mailer.models import (
     DeliveryAttempt,
     Message,
     Queue,
+    Role,
     State,
     Suppression,
     TransportState,
@@ -212,6 +213,7 @@ class Process:
         """When it stopped or died, until it beats again."""
         with self.running():
             heartbeat.renew()
+            heartbeat.role = Role.WORKER
             heartbeat.host, heartbeat.queues = host, tuple(map(str, Queue))
             self.worker = heartbeat.worker
 
@@ -753,9 +755,9 @@ class AnyOrder(RuleBasedStateMachine):
 
     def _check_explanations(self) -> None:
         """Each message says why it waits, and until when."""
-        situation = explain.look()
+        seen = pulse.look()
         for trace in self.traces:
-            explanation = explain.explain(trace.row, situation)
+            explanation = explain.explain(trace.row, seen)
             assert explanation.sentence
             if trace.row.state in WAITING and trace.row.due_at > self.now:
                 assert explanation.until == trace.row.due_at

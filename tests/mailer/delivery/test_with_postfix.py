@@ -8,7 +8,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -28,8 +28,8 @@ from django.core.mail import EmailMessage
 from django.db import transaction
 
 with transaction.atomic():
-    for mail in json.loads(os.environ["MAILS"]):
-        EmailMessage("A test", "text", mail["sender"], mail["to"]).send()
+    for sender, recipients in json.loads(os.environ["MAILS"]):
+        EmailMessage("A test", "text", sender, recipients).send()
 """
 SENDER = "shop@shop.example"
 NOBODY = "inet:127.0.0.1:1"
@@ -41,22 +41,40 @@ PATIENT = {"POSTCOMMIT_SMTP_TIMEOUT": "15"}
 """As shipped: Postfix takes seconds to answer a client that made errors."""
 LONG_PAUSES = {"POSTCOMMIT_BACKOFF_BASE": "60"}
 """A mail that waits for a retry is late."""
-A_WHILE = 5
+A_WHILE = 2.5
 """Seconds in which a message would be tried more than ten times, if nothing but its own pauses held it back."""
 
 WAITING = {"queued", "retrying", "sending"}
 
 
 class Site:
-    """A complete installation whose transport is a Postfix."""
+    """A complete installation whose transport is a Postfix. Both serve all tests; each test has settings and a worker."""
 
     def __init__(self, stack: Stack, server: Postfix) -> None:
         self.stack, self.server = stack, server
+        self.worker = "worker-0"
+
+    def set_up(self, environment: dict[str, str], **settings: str) -> None:
+        """Begin a test with these variables of the worker and these lines of main.cf."""
+        self.server.configure(**settings)
+        self.worker = f"worker-{int(self.worker.partition('-')[2]) + 1}"
+        self.stack.options[self.worker] = Process(environment=environment)
+
+    def forget(self) -> None:
+        """Kill the worker, and remove all that it did."""
+        self.stack.kill(self.worker)
+        self.stack.sql("UPDATE mailer_message SET state = 'cancelled' WHERE state <> 'sent'")
+        self.stack.forget()
+        self.server.forget()
+
+    def work(self, **options: Any) -> None:
+        """Start the worker."""
+        self.stack.options[self.worker] = replace(self.stack.options[self.worker], **options)
+        self.stack.start(self.worker)
 
     def send(self, *mails: Sequence[str], sender: str = SENDER) -> None:
         """Commit one mail for each sequence of recipients."""
-        document = json.dumps([{"sender": sender, "to": list(recipients)} for recipients in mails])
-        self.stack.run(SEND, MAILS=document)
+        self.stack.run(SEND, MAILS=json.dumps([(sender, recipients) for recipients in mails]))
 
     def states(self) -> Counter[str]:
         rows = self.stack.sql("SELECT state, count(*) AS n FROM mailer_message GROUP BY state")
@@ -78,7 +96,7 @@ class Site:
         self.stack.sql("UPDATE mailer_circuit SET paused_until = now() WHERE paused_until IS NOT NULL")
 
     def was_paused(self) -> bool:
-        return "transport paused" in self.stack.log("worker")
+        return "transport paused" in self.stack.log(self.worker)
 
     def wait_until_all_are_sent(self, *, seconds: float) -> None:
         """Wait until every message is sent. Fails at once if one has failed."""
@@ -110,18 +128,27 @@ class Site:
 Start = Callable[..., Site]
 
 
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    with (
+        Sink() as unused,
+        Postfix(new_directory("postfix")) as server,
+        Stack(new_directory("stack"), unused, EMAIL_URL=server.url, **PATIENT) as stack,
+    ):
+        stack.start("beat")
+        yield Site(stack, server)
+
+
 @pytest.fixture
-def start(sink: Sink) -> Iterator[Start]:
-    """Start a Postfix with settings, and an installation without its worker."""
-    with ExitStack() as running:
+def start(site: Site) -> Iterator[Start]:
+    """Prepare the site for a test: variables of its worker, which does not run yet, and settings of Postfix."""
 
-        def start(environment: dict[str, str] | None = None, **settings: str) -> Site:
-            server = running.enter_context(Postfix(new_directory("postfix"), **settings))
-            variables = PATIENT | {"EMAIL_URL": server.url} | (environment or {})
-            stack = running.enter_context(Stack(new_directory("stack"), sink, **variables))
-            return Site(stack, server)
+    def start(environment: dict[str, str] | None = None, **settings: str) -> Site:
+        site.set_up(environment or {}, **settings)
+        return site
 
-        yield start
+    yield start
+    site.forget()
 
 
 def people(number: int) -> list[tuple[str]]:
@@ -140,7 +167,7 @@ def test_a_server_that_takes_twenty_mails_per_time_unit(start: Start, limit: str
     site = start({}, **{limit: "20"}, anvil_rate_time_unit=f"{unit}s")
     site.send(*people(60))
 
-    site.stack.start("worker", "beat")
+    site.work()
 
     site.wait_until_all_are_sent(seconds=seconds)
     site.wait_for_delivery(*(one for (one,) in people(60)))
@@ -153,7 +180,7 @@ def test_a_server_that_takes_three_recipients_a_transaction(start: Start) -> Non
     everybody = [one for (one,) in people(40)]
     site.send(everybody)
 
-    site.stack.start("worker", "beat")
+    site.work()
 
     site.wait_until_all_are_sent(seconds=15)
     site.wait_for_delivery(*everybody)
@@ -167,10 +194,9 @@ def test_a_server_that_allows_four_connections(start: Start) -> None:
     """
     slow = "sleep 1, permit_mynetworks, reject"
     site = start(LONG_PAUSES, smtpd_client_connection_count_limit="4", smtpd_recipient_restrictions=slow)
-    site.stack.options["worker"] = Process(pool="threads", concurrency=16)
     site.send(*people(40))
 
-    site.stack.start("worker", "beat")
+    site.work(pool="threads", concurrency=16)
 
     site.wait_until_all_are_sent(seconds=25)
     site.wait_for_delivery(*(one for (one,) in people(40)))
@@ -211,7 +237,7 @@ def test_a_server_that_refuses_everything(start: Start, lines: dict[str, str]) -
     """
     site = start(SHORT_PAUSES, **lines)
     site.send(*people(10))
-    site.stack.start("worker", "beat")
+    site.work()
 
     site.stack.wait_for(lambda: site.pauses() or site.states()["failed"], "the pause")
     time.sleep(A_WHILE)
@@ -234,7 +260,7 @@ def test_a_poison_mail_beside_good_ones(start: Start, delayed: str) -> None:
     site.send(["ann@example.com"], sender="poison@shop.example")
     site.send(*people(15))
 
-    site.stack.start("worker", "beat")
+    site.work()
 
     site.wait_for_delivery(*(one for (one,) in people(15)), seconds=8)
     site.stack.wait_for(lambda: site.states() == {"sent": 15, "failed": 1}, "the poison mail to fail", seconds=15)
@@ -255,7 +281,7 @@ def test_unknown_recipients_beside_known_ones_of_one_mail(start: Start) -> None:
     unknown = [f"unknown-{n}@here.example" for n in range(5)]
     site.send([*unknown, "ann@here.example", "bob@here.example"])
 
-    site.stack.start("worker", "beat")
+    site.work()
 
     site.wait_for_delivery("ann@here.example", "bob@here.example", seconds=10)
     site.stack.wait_for(lambda: site.states().keys() <= {"sent", "failed"}, "the outcome")
@@ -269,7 +295,7 @@ def test_mails_to_unknown_recipients_beside_good_ones(start: Start) -> None:
     good = people(15)
     site.send(*((one,) for one in unknown[:3]), *good[:8], *((one,) for one in unknown[3:]), *good[8:])
 
-    site.stack.start("worker", "beat")
+    site.work()
 
     site.wait_for_delivery(*(one for (one,) in good), seconds=8)
     site.stack.wait_for(lambda: site.states() == {"sent": 15, "failed": 6}, "the outcomes", seconds=15)

@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,13 +11,18 @@ from datetime import timedelta
 from io import StringIO
 
 import pytest
+import time_machine
 from django.core.management import CommandError, call_command, get_commands, load_command_class
 from django.db.models.functions import Now
 from pytest_django import Settings
 
 from accounts.models import User
 from mailer import outbox
+from mailer.composing.templates import render
+from mailer.emails import TestEmail
+from mailer.management.operator import OperatorCommand
 from mailer.models import Circuit, Message, State, Suppression, Worker
+from mailer.signals import message_settled
 from tests.environment import ENVIRONMENT
 from tests.mailer.kinds import Plain
 from tests.smtp_sink import Sink
@@ -34,6 +41,15 @@ def test_a_test_mail_is_enqueued_and_its_admin_page_printed() -> None:
     assert Message.objects.get().recipient == "ann@example.com"
 
 
+@pytest.mark.django_db
+def test_a_test_mail_says_when_it_was_asked_for() -> None:
+    with time_machine.travel("2026-11-22 12:34:56Z", tick=False):
+        run("send_test_email", "ann@example.com")
+
+    test_mail = TestEmail.load(Message.objects.get().arguments)
+    assert "Requested: 22 November 2026, 12:34:56 UTC" in render(test_mail, test_mail.recipient()).text
+
+
 def test_a_test_mail_to_an_invalid_address_is_refused() -> None:
     with pytest.raises(CommandError, match="'ann': Enter a valid email address"):
         run("send_test_email", "ann")
@@ -45,7 +61,12 @@ def test_due_mail_is_delivered_without_a_broker_most_urgent_first(user: User, sm
         message = outbox.enqueue(Plain(user, queue))
         Message.objects.filter(pk=message.pk).update(queue=queue)
 
-    assert run("deliver_due").startswith("2 due messages tried")
+    later = outbox.enqueue(Plain(user), delay=timedelta(hours=1))
+
+    said = run("deliver_due")
+
+    assert said.startswith("2 due messages tried; sent: 2.\n1 still waits: It was asked to be sent later.")
+    later.delete()
 
     assert ["critical" in r.part("plain") for r in smtp.received] == [True, False]
     assert set(Message.objects.values_list("state", flat=True)) == {State.SENT}
@@ -168,16 +189,52 @@ def test_a_longer_wait_may_be_allowed(user: User) -> None:
     assert run("mail_status", "--longest", "900")
 
 
-@pytest.mark.parametrize("url", ["postgres://nobody@127.0.0.1:1/nowhere", "postgres://{server}/no_such_database"])
-def test_without_a_database_the_status_is_one_sentence_and_exit_code_2(url: str) -> None:
-    server = ENVIRONMENT["DATABASE_URL"].removeprefix("postgres://").rpartition("/")[0]
-    asked = subprocess.run(
-        [sys.executable, "manage.py", "mail_status", "--json"],
-        env={**os.environ, **ENVIRONMENT, "DATABASE_URL": url.format(server=server)},
+@pytest.mark.django_db(transaction=True)
+def test_ctrl_c_ends_the_delivery_after_the_message_in_hand(user: User, smtp: Sink) -> None:
+    for _ in range(2):
+        outbox.enqueue(Plain(user))
+
+    def interrupt(**_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    message_settled.connect(interrupt, sender=Plain)
+    try:
+        said = run("deliver_due")
+    finally:
+        message_settled.disconnect(interrupt, sender=Plain)
+
+    assert said.startswith("1 due message tried; sent: 1.\n1 still waits: ")
+
+
+def ask(*command: str, database: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "manage.py", *command],
+        env={**os.environ, **ENVIRONMENT, "DATABASE_URL": database},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def test_a_database_that_accepts_a_connection_and_is_silent_is_one_sentence_too() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        asked = ask("mail_status", database=f"postgres://nobody@127.0.0.1:{silent.getsockname()[1]}/nowhere")
+
+    assert asked.returncode == 2
+    assert asked.stderr.startswith("CommandError: The database does not answer: ")
+    assert "Traceback" not in asked.stderr
+
+
+REFUSED, MISSING = "postgres://nobody@127.0.0.1:1/nowhere", "postgres://{server}/no_such_database"
+
+
+@pytest.mark.parametrize(
+    ("url", "command"),
+    [(REFUSED, ["mail_status", "--json"]), (MISSING, ["mail_status"]), (REFUSED, ["mail_log", "ann"])],
+)
+def test_without_a_database_the_status_is_one_sentence_and_exit_code_2(url: str, command: list[str]) -> None:
+    server = ENVIRONMENT["DATABASE_URL"].removeprefix("postgres://").rpartition("/")[0]
+    asked = ask(*command, database=url.format(server=server))
 
     assert asked.returncode == 2
     assert asked.stdout == ""
@@ -209,4 +266,7 @@ def test_operators_commands_work_while_a_kind_is_broken() -> None:
     ours = [name for name, app in get_commands().items() if app == "mailer"]
 
     assert {"deliver_due", "mail_status", "requeue_mail"} <= set(ours)
-    assert [name for name in ours if load_command_class("mailer", name).requires_system_checks] == []
+    commands = {name: load_command_class("mailer", name) for name in ours}
+    assert [name for name, command in commands.items() if command.requires_system_checks] == []
+    # Only this one asks no database.
+    assert [name for name, command in commands.items() if not isinstance(command, OperatorCommand)] == ["preview_email"]

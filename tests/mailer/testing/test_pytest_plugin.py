@@ -148,7 +148,7 @@ def test_a_project_enables_it_by_an_option_or_in_its_conftest(
     option = ["-p", "mailer.testing.pytest_plugin"] if by == "option" else []
 
     result = pytester.runpytest_subprocess(
-        *option, "--ds=config.settings", "-p", "no:randomly", "-p", "no:cacheprovider"
+        *option, "--ds=config.settings", "--no-migrations", "-p", "no:randomly", "-p", "no:cacheprovider"
     )
 
     result.assert_outcomes(passed=3, failed=1)

@@ -1,4 +1,5 @@
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.db import connection
@@ -8,11 +9,19 @@ from django.test.utils import CaptureQueriesContext
 
 from accounts.models import User
 from mailer import outbox
-from mailer.models import Message, Worker
+from mailer.models import Message, Role, Worker
 from tests.mailer.kinds import Plain
 from tests.servers import Valkey
 
-FINE = {"database": True, "broker": True, "oldest_due_seconds": 0.0, "workers": 1, "waiting": {}}
+NO_PULSE: dict[str, Any] = {"sweep_seconds": None, "broker_seconds": None, "beat_seconds": None}
+FINE: dict[str, Any] = {
+    "database": True,
+    "broker": True,
+    "oldest_due_seconds": 0.0,
+    "workers": 1,
+    "waiting": {},
+    **NO_PULSE,
+}
 
 
 @pytest.fixture
@@ -64,6 +73,16 @@ def test_ready_says_what_waits_for_a_person(client: Client, user: User, worker: 
     assert sorted(response.json()["waiting"].values()) == [1, 1, 3]  # three messages wait for a worker
 
 
+def test_ready_reports_the_pulse(client: Client, worker: Worker) -> None:
+    ages = {"swept_at": Now() - timedelta(seconds=9), "broker_at": Now() - timedelta(seconds=70)}
+    Worker.objects.filter(pk=worker.pk).update(**ages)
+    Worker.objects.create(host="host-1", pid=2, role=Role.BEAT, seen_at=Now() - timedelta(minutes=5))
+
+    status = client.get("/readyz").json()
+
+    assert [status[name] for name in NO_PULSE] == pytest.approx([9, 70, 300], abs=2)
+
+
 @pytest.mark.usefixtures("worker")
 def test_a_deployment_is_not_reported(client: Client, user: User) -> None:
     outbox.enqueue_many([Plain(user)])
@@ -107,4 +126,5 @@ def test_without_a_database_it_is_not_ready(client: Client, monkeypatch: pytest.
         "oldest_due_seconds": None,
         "workers": None,
         "waiting": {},
+        **NO_PULSE,
     }

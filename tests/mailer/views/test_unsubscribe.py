@@ -1,6 +1,7 @@
 """The unsubscribe page, for people, mail clients, scanners and attackers."""
 
 import logging
+import re
 from datetime import timedelta
 from io import StringIO
 from typing import Any, ClassVar
@@ -68,7 +69,7 @@ def test_the_page_shows_stream_and_masked_address_and_one_button(browser: Client
     assert "<strong>Profile</strong>" in text
     assert "a***@example.com" in text
     assert ANN not in text
-    assert text.count("<button") == 1
+    assert text.partition("<footer")[0].count("<button") == 1
     assert "<script" not in text
 
 
@@ -206,9 +207,14 @@ def test_token_and_address_are_not_logged(browser: Client, page: str, monkeypatc
     assert "ann.example" not in log.getvalue()
 
 
+def text_of(answer: Any) -> str:
+    """Return the page without its own path, to which a switch of the language leads back."""
+    return re.sub(r'name="next" value="[^"]*"', "", answer.content.decode())
+
+
 def test_the_page_does_not_reveal_whether_an_account_exists(browser: Client, user: User) -> None:
     known, unknown = (
-        browser.get(reverse("unsubscribe", args=[subscriptions.token(address, OFFERS)])).content
+        text_of(browser.get(reverse("unsubscribe", args=[subscriptions.token(address, OFFERS)])))
         for address in (user.email, "a@example.com")
     )
 
@@ -216,10 +222,10 @@ def test_the_page_does_not_reveal_whether_an_account_exists(browser: Client, use
 
 
 def test_the_page_does_not_reveal_other_suppressions(browser: Client, page: str) -> None:
-    before = browser.get(page).content
+    before = text_of(browser.get(page))
     Suppression.objects.create(address=ANN, reason="550 5.1.1 no such user")
 
-    assert browser.get(page).content == before
+    assert text_of(browser.get(page)) == before
     browser.post(page, {"resubscribe": page_token(browser, page)})
     assert Suppression.objects.filter(address=ANN, stream="").exists()
 
@@ -232,7 +238,7 @@ def test_the_page_works_without_templates_of_the_project(browser: Client, page: 
     assert "mailer/page" in text
     assert "site.css" not in text
     assert "<title>Unsubscribe from these e-mails?</title>" in text
-    assert text.count("<button") == 1
+    assert text.partition("<footer")[0].count("<button") == 1
 
 
 def test_markup_in_an_address_is_text(browser: Client) -> None:

@@ -1,0 +1,23 @@
+from argparse import ArgumentParser
+from typing import Any
+
+from mailer.delivery import circuit, sweep
+from mailer.management.operator import OperatorCommand
+from mailer.management.transport import known_transport
+
+
+class Command(OperatorCommand):
+    help = (
+        "Continue a transport that a person paused. If workers paused it because it did not work, they try it now. "
+        "Example: resume_transport transport"
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("alias", metavar="ALIAS", help="its name in MAILERS, such as transport or fallback")
+
+    def handle(self, *args: Any, alias: str, **options: Any) -> None:
+        if not circuit.resume(known_transport(alias)):
+            self.stdout.write(f"The transport {alias!r} was not paused.")
+            return
+        sweep.kick_queues()
+        self.stdout.write(f"The transport {alias!r} is used again. Workers take the mail that waits for it now.")

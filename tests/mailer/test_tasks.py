@@ -1,0 +1,35 @@
+"""What a task returns is a sentence for Flower."""
+
+from datetime import timedelta
+
+import pytest
+from django.db.models.functions import Now
+
+from accounts.models import User
+from mailer import outbox, tasks
+from mailer.models import Circuit
+from tests.mailer.kinds import Plain
+from tests.smtp_sink import Sink
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("broker")]
+
+
+def test_tasks_say_what_happened(user: User, smtp: Sink) -> None:
+    message, _ = outbox.enqueue(Plain(user)), outbox.enqueue(Plain(user))
+
+    assert tasks.deliver_message(message.pk) == "sent 250"
+    assert tasks.deliver_message(message.pk) == "nothing to do: it is not due, or another worker has it"
+    assert tasks.deliver_due("default") == "1 messages tried"
+    assert tasks.deliver_due("default") == "nothing is due"
+    assert tasks.call_receivers([message.pk]) == "receivers called for 1 messages"
+    assert tasks.purge() == "0 messages deleted"
+
+
+def test_tasks_say_when_a_paused_transport_is_probed(user: User, smtp: Sink) -> None:
+    message = outbox.enqueue(Plain(user))
+    circuit = Circuit.objects.create(transport="transport", paused_until=Now() + timedelta(minutes=5))
+    circuit.refresh_from_db()
+    paused = f"transport paused, next probe {circuit.paused_until:%H:%M:%S} UTC"
+
+    assert tasks.deliver_message(message.pk) == f"waits: {paused}"
+    assert tasks.deliver_due("default") == paused
