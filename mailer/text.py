@@ -29,9 +29,16 @@ def hide_codes(text: str) -> str:
     return SIX_DIGITS.sub("***", UNSUBSCRIBE_LINK.sub(r"\1***", hidden))
 
 
-LINK = re.compile(r"""\b(https?://[^/?#\s"'<>]+)[/?#][^\s"'<>]+""", re.IGNORECASE)
-SIX_DIGITS = re.compile(r"(?<![A-Za-z0-9_#.,/+-])\d{3}[ -]?\d{3}(?![A-Za-z0-9_.,/-]*[A-Za-z0-9_])")
-"""As in "493 021", but no part of a larger number or of a colour."""
+LINK = re.compile(
+    r"""([a-z][a-z0-9+.-]{0,30}://[^/?#\\\s"'<>]*|(?<![a-z0-9.-])(?:[a-z0-9-]+\.)+[a-z]{2,})[/?#\\][^\s"'<>]+""",
+    re.IGNORECASE,
+)
+"""Of any scheme, or without one, as mail clients find links in a text. A letter may precede it: Thai has no spaces."""
+SIX_DIGITS = re.compile(
+    r"(?:(?<![A-Za-z0-9_#.,/+-])|(?<=[A-Za-z]-))"
+    r"\d{3}(?:[ \u00a0\u2009\u202f\u2010-\u2013-]|&nbsp;)?\d{3}(?![A-Za-z0-9_.,/-]*[A-Za-z0-9_])"
+)
+"""As in "493 021" or "G-493021", but no part of a larger number or of a colour."""
 
 
 def in_words(error: BaseException) -> str:

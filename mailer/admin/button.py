@@ -6,8 +6,7 @@ from functools import wraps
 
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
-from django.shortcuts import redirect
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
 from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
 
@@ -15,6 +14,9 @@ from mailer.admin.history import record
 from mailer.admin.read_only import DECIDE
 from mailer.delivery.pulse import Action
 from mailer.models import Message
+
+LONGEST_NUMBER = 20
+"""Digits. Python refuses to read a number of thousands."""
 
 VIEWS = {
     Action.DELIVER: "admin:mailer_deliver_now",
@@ -57,9 +59,9 @@ def button(label: str, permission: str = DECIDE) -> Callable[[Callable[..., str]
                 return HttpResponseNotAllowed(["POST"])
             messages.info(request, press(request, *args, **kwargs))
             number = request.POST.get("message", "")
-            if number.isdecimal():
+            if number.isdecimal() and len(number) < LONGEST_NUMBER:
                 record(request, Message.objects.filter(pk=number).only("kind"), label)
-            return redirect(_page_to_return_to(request))
+            return HttpResponseRedirect(_page_to_return_to(request))
 
         return view
 
@@ -69,4 +71,4 @@ def button(label: str, permission: str = DECIDE) -> Callable[[Callable[..., str]
 def _page_to_return_to(request: HttpRequest) -> str:
     page = request.POST.get("next", "")
     is_ours = url_has_allowed_host_and_scheme(page, {request.get_host()}, require_https=request.is_secure())
-    return page if is_ours else "admin:index"
+    return page if page.startswith("/") and is_ours else reverse("admin:index")

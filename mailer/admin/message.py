@@ -28,6 +28,7 @@ from mailer.delivery.explain import Explanation, Facts, explain, facts
 from mailer.delivery.pulse import Pulse
 from mailer.email import UnknownKind, find
 from mailer.models import SETTLED, Message, State
+from mailer.text import hide_codes
 
 SOON, LATER = 5, 30
 """Seconds until the page of a message loads itself again: while something may happen at once, and otherwise."""
@@ -37,7 +38,7 @@ SOON, LATER = 5, 30
 class MessageAdmin(AllMail):
     """The page of a message, and the URLs of all pages about mail."""
 
-    readonly_fields = ["resent_as"]
+    readonly_fields = ["resent_as", "subject_without_codes"]
     fieldsets = [
         (
             None,
@@ -46,7 +47,7 @@ class MessageAdmin(AllMail):
                     ("state", "queue", "transport"),
                     "reason",
                     ("recipient", "user"),
-                    "subject",
+                    "subject_without_codes",
                     ("kind", "message_id_header"),
                     ("resent_from", "resent_as"),
                 ]
@@ -67,6 +68,10 @@ class MessageAdmin(AllMail):
             },
         ),
     ]
+
+    @admin.display(description="subject")
+    def subject_without_codes(self, message: Message) -> str:
+        return hide_codes(message.subject) or "-"
 
     @admin.display(description="resent as")
     def resent_as(self, message: Message) -> str:

@@ -18,7 +18,7 @@ from urllib.parse import unquote
 from django.conf import global_settings, settings
 from django.core.mail import EmailMessage
 from django.db import Error as DatabaseFault
-from django.db import connections
+from django.db import connections, transaction
 
 from mailer.composing.message import build
 from mailer.conf import sender_domain
@@ -86,11 +86,9 @@ class Preview:
     def page(self) -> str:
         """A page for a browser: the HTML with inline images as data: URLs, or else the text."""
         images = {
-            str(part["Content-ID"]).strip().strip("<>"): (
-                f"data:{part.get_content_type()};base64,{b64encode(part.get_content()).decode()}"
-            )
+            str(part["Content-ID"]).strip().strip("<>"): _data_url(part)
             for part in self._parsed.walk()
-            if part["Content-ID"]
+            if part["Content-ID"] and part.get_content_maintype() == "image"
         }
         html = self.html or f'<!DOCTYPE html>\n<meta charset="utf-8">\n<pre>{escape(self.text)}</pre>\n'
         return CID.sub(lambda found: images.get(unquote(found[1]), found[0]), html)
@@ -115,6 +113,11 @@ class Preview:
 
     def _shown(self, text: str) -> str:
         return hide_codes(text) if self.hides_codes else text
+
+
+def _data_url(image: Any) -> str:
+    content: bytes = image.get_payload(decode=True) or b""
+    return f"data:{image.get_content_type()};base64,{b64encode(content).decode()}"
 
 
 def all_kinds() -> list[type[Email]]:
@@ -164,16 +167,19 @@ def build_sample(kind: type[Email], language: str) -> tuple[Email, EmailMessage]
 def rebuild(message: Message) -> Preview:
     """Build the mail of a message as it would be built now, without what makes its links work. Raises NoPreview.
 
-    A mail that Django built is the one that was or will be sent.
+    A mail that Django built is the one that was or will be sent. Whoever looks changes nothing: what the e-mail's own code
+    writes, such as a new link in place of an old one, is rolled back.
     """
     try:
         kind = find_kind(message.kind)
     except UnknownKind as error:
         raise NoPreview(str(error)) from None
-    with _explained(NoPreview, kind):
+    with _explained(NoPreview, kind), transaction.atomic():
         mail = kind.load(message.arguments)
         source = build(mail, message.message_id_header).message(policy=policy.SMTP).as_bytes()
-        return Preview(mail, mail.recipient().language or settings.LANGUAGE_CODE, source, hides_codes=True)
+        language = mail.recipient().language or settings.LANGUAGE_CODE
+        transaction.set_rollback(True)
+    return Preview(mail, language, source, hides_codes=True)
 
 
 @contextmanager

@@ -1,23 +1,25 @@
 """What is stored about an address: find all of it, and erase it. Counts stay: the rows of messages, without the person.
 
 An address is in the row of a message to it, in the answers of several recipients, in the body of a message that Django built,
-and perhaps in the arguments of a mail to another address.
+and perhaps in the arguments, subject, key, reason or stored body of a mail to another address.
 """
 
-import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import batched
+from typing import Any
 
 import structlog
 from django.db import transaction
 from django.db.models import Exists, OuterRef, Q, TextField
-from django.db.models.functions import Cast
+from django.db.models.functions import Cast, Concat
 
 from mailer.addresses import canonical
+from mailer.email import Unwanted
+from mailer.email import find as find_kind
 from mailer.mime import serializer
-from mailer.models import ERASED, SETTLED, DeliveryAttempt, Message, MessageQuerySet, Payload
+from mailer.models import ERASED, SETTLED, UNSETTLED, DeliveryAttempt, Message, MessageQuerySet, Payload
 from mailer.recipients.search import messages_to
 from mailer.text import LOCAL_PART
 
@@ -27,7 +29,7 @@ BATCH = 500
 """Messages that one transaction erases."""
 REASON = "erased"
 """What a row says instead of what a server or a person said."""
-NOBODY = {
+NOBODY: dict[str, Any] = {
     "recipient": "",
     "subject": "",
     "arguments": ERASED,
@@ -40,6 +42,12 @@ NOBODY = {
     "reason": REASON,
 }
 """The columns that may hold a person, and what they hold afterwards."""
+TEXTS = ("arguments", "subject", "key", "reason")
+"""The columns in which a message to another address may name a person."""
+WORD = re.compile(rf"(?<!{LOCAL_PART}){LOCAL_PART}+@[\w-]+(?:\.[\w-]+)*")
+"""What may be an address in a text."""
+SIGNS = "'`*_{|/"
+"""Signs that often stand before an address, and that it seldom begins with."""
 
 Progress = Callable[[int], object]
 
@@ -55,9 +63,11 @@ class Holding:
     copies: frozenset[int]
     """To another address first, and to this one."""
     mentions: frozenset[int]
-    """To other addresses, with this one in their arguments."""
+    """To other addresses, with this one in TEXTS or in their stored body."""
     shared: frozenset[int]
-    """Those of `own` and `copies` that Django built for several recipients, while their bodies are stored."""
+    """Those of `own` and `copies` that other recipients get too, as far as that is still known."""
+    bodies: frozenset[int]
+    """Those of all of these whose stored body is to this address, or has it."""
 
     def messages(self) -> MessageQuerySet:
         return Message.objects.filter(pk__in=self.own | self.copies | self.mentions)
@@ -75,28 +85,74 @@ def find(address: str, progress: Progress) -> Holding:
     """Find the messages that hold the address. It reads all stored bodies, and calls `progress` after each of them."""
     form = canonical(address)
     own = frozenset(messages_to(address).filter(Q(lower_recipient=form)).values_list("pk", flat=True))
-    answered = frozenset(messages_to(address).values_list("pk", flat=True)) - own
-    shared = frozenset(_shared_bodies(form, progress))
-    similar = Message.objects.alias(text=Cast("arguments", TextField())).filter(text__icontains=form)
-    naming = frozenset(pk for pk, arguments in similar.values_list("pk", "arguments") if names(arguments, form))
-    copies = (answered | shared) - own
-    mentions = naming - own - copies
-    return Holding(form, own, copies, mentions, shared)
+    shared, bodies = _of_bodies(form, progress)
+    shared |= _for_others_too(own)
+    several = Message.objects.exclude(answers={}).alias(text=Cast("answers", TextField()))
+    answers = several.filter(text__icontains=_part(form)).values_list("pk", "answers")
+    copies = (frozenset(pk for pk, each in answers if form in map(canonical, each)) | shared) - own
+    return Holding(form, own, copies, (_naming(form) | bodies) - own - copies, shared, bodies)
 
 
 def names(value: object, address: str) -> bool:
-    """Return whether a value of arguments has the address, and not only a longer one with the same end or beginning."""
-    whole = rf"(?<!{LOCAL_PART}){re.escape(address)}(?![\w-]|\.\w)"
-    return re.search(whole, json.dumps(value, ensure_ascii=False), re.IGNORECASE) is not None
+    """Return whether a value of arguments has the address in any spelling, and not only as a part of a longer one."""
+    words = (word for text in _texts(value) for word in WORD.findall(text.replace("%40", "@")))
+    return any(address in (canonical(word), canonical(word.rpartition("=")[2].lstrip(SIGNS))) for word in words)
 
 
-def _shared_bodies(form: str, progress: Progress) -> Iterator[int]:
-    """Yield the messages whose stored body is for this address and others."""
+def _texts(value: object) -> Iterator[str]:
+    match value:
+        case str():
+            yield value
+        case Mapping():
+            yield from _texts([*value, *value.values()])
+        case bytes():
+            yield value.decode(errors="replace")
+        case list() | tuple():
+            for each in value:
+                yield from _texts(each)
+
+
+def _part(form: str) -> str:
+    """Return a part that every spelling has: the domain may be written in Unicode, and quotes are escaped in JSON."""
+    local = form.rpartition("@")[0]
+    return "@" if '"' in local else f"{local}@"
+
+
+def _naming(form: str) -> frozenset[int]:
+    rows = Message.objects.alias(text=Concat(*(Cast(name, TextField()) for name in TEXTS), output_field=TextField()))
+    rows = rows.filter(text__icontains=_part(form)).only(*TEXTS)
+    return frozenset(row.pk for row in rows if any(names(getattr(row, name), form) for name in TEXTS))
+
+
+def _for_others_too(own: frozenset[int]) -> frozenset[int]:
+    """Return those of the messages that are not settled and whose kind has copies. Of Django's own, the body tells."""
+    waiting = Message.objects.filter(pk__in=own, state__in=UNSETTLED, payload=None)
+    return frozenset(message.pk for message in waiting if _has_copies(message))
+
+
+def _has_copies(message: Message) -> bool:
+    try:
+        mail = find_kind(message.kind).load(message.arguments)
+        return bool(mail.cc() or mail.bcc())
+    except Unwanted:  # a row that it needs is gone, so it is sent to nobody
+        return False
+    except Exception:  # the e-mail's own code may raise anything; then a person decides
+        return True
+
+
+def _of_bodies(form: str, progress: Progress) -> tuple[frozenset[int], frozenset[int]]:
+    """Return the messages whose stored body is for this address and others, and those whose body is for it or has it."""
+    shared: set[int] = set()
+    bodies: set[int] = set()
     for body in Payload.objects.iterator(chunk_size=50):
+        texts = serializer.texts(bytes(body.document))
         recipients = [canonical(entry) for entry in serializer.recipients(bytes(body.document))]
-        if form in recipients and len(recipients) > 1:
-            yield from body.messages.values_list("pk", flat=True)
+        if form in recipients or names(texts, form):
+            messages = body.messages.values_list("pk", flat=True)
+            bodies.update(messages)
+            shared.update(messages if form in recipients and len(recipients) > 1 else ())
         progress(1)
+    return frozenset(shared), frozenset(bodies)
 
 
 def erase(holding: Holding, progress: Progress) -> int:
@@ -117,11 +173,17 @@ def _erase_batch(batch: frozenset[int], holding: Holding) -> int:
     rows = holding.erasable().filter(pk__in=batch).order_by("pk").select_for_update(no_key=True)
     locked = frozenset(rows.values_list("pk", flat=True))
     Message.objects.filter(pk__in=locked & holding.own).update(**NOBODY)
-    Message.objects.filter(pk__in=locked & holding.mentions).update(arguments=ERASED, reason=REASON)
-    for message in Message.objects.filter(pk__in=locked & holding.copies):
-        others = {each: answer for each, answer in message.answers.items() if canonical(each) != holding.address}
-        Message.objects.filter(pk=message.pk).update(answers=others, payload=None, reason=REASON)
+    for message in Message.objects.filter(pk__in=locked - holding.own):
+        Message.objects.filter(pk=message.pk).update(**_without(message, holding))
     DeliveryAttempt.objects.filter(message__in=locked).update(response="")
     unused = ~Exists(Message.objects.filter(payload=OuterRef("pk")))
     Payload.objects.only("pk").filter(unused, pk__in=held).delete()
     return len(locked)
+
+
+def _without(message: Message, holding: Holding) -> Mapping[str, object]:
+    """Return the columns of another person's message as they are without the address."""
+    empty = {name: NOBODY[name] for name in TEXTS if names(getattr(message, name), holding.address)}
+    others = {each: answer for each, answer in message.answers.items() if canonical(each) != holding.address}
+    body = {"payload": None} if message.pk in holding.copies | holding.bodies else {}
+    return {**empty, **body, "answers": others, "reason": REASON}

@@ -41,6 +41,9 @@ FOR_PROVIDERS = (
 )
 """Attributes that Anymail's backends read from any message."""
 
+TEXTS = ("subject", "from_email", "reply_to", "extra_headers", "body", "alternatives")
+"""Attributes that hold what people read."""
+
 BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
 
 ACCEPTED_DEFECTS = {
@@ -94,6 +97,12 @@ def recipients(document: bytes) -> list[str]:
     """Return all recipients of a stored message, without loading its parts."""
     stored: dict[str, Any] = json.loads(zlib.decompress(document))
     return [str(entry) for name in ("to", "cc", "bcc") for entry in stored.get(name, ()) if entry]
+
+
+def texts(document: bytes) -> list[Any]:
+    """Return the texts of a stored message in no particular order, without its recipients and attached files."""
+    stored: dict[str, Any] = json.loads(zlib.decompress(document))
+    return [_decode(stored[name]) for name in TEXTS if name in stored]
 
 
 def message_id(headers: Mapping[str, Any]) -> str:

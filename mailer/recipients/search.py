@@ -77,7 +77,8 @@ def _is_to(addresses: Sequence[str]) -> Q:
 
 def _by_number(text: str) -> Found:
     number = text.removeprefix("#")
-    is_number = number.isdecimal() and int(number) <= LARGEST_ID
+    # The length first: Python refuses to read a number of thousands of digits.
+    is_number = number.isdecimal() and len(number) <= len(str(LARGEST_ID)) and int(number) <= LARGEST_ID
     return _only(Message.objects.filter(pk=int(number))) if is_number else Found()
 
 

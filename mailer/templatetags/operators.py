@@ -17,8 +17,10 @@ from mailer.admin.overview import overview
 from mailer.admin.pulse import pulse_of
 from mailer.admin.read_only import DECIDE
 from mailer.delivery.pulse import Action, health
+from mailer.text import hide_codes
 
 register = template.Library()
+register.filter("hide_codes", hide_codes)
 
 
 @register.inclusion_tag("admin/mailer/banner.html", takes_context=True)

@@ -44,6 +44,8 @@ def ready(request: HttpRequest) -> JsonResponse:
 
 def _look() -> Mapping[str, Any]:
     pulse = look()
+    for circuit in pulse.circuits:
+        circuit.reason = ""  # everybody may read this page: not what a server or a person said about the transport
     late = list(Message.objects.late(GRACE).order_by().values_list("pk", flat=True)[:LOOKED_AT])
     return {
         "oldest_due_seconds": Message.objects.age_of_oldest_due(),

@@ -1,10 +1,12 @@
 """The six digits beside a link: typed on the page that the sign-up left open, they verify the address as well."""
 
 from collections import Counter
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
+import redis
 import time_machine
 from django.core import mail
 from django.test import Client
@@ -12,11 +14,12 @@ from django.urls import reverse
 from django.utils import timezone
 from pytest_django import Settings
 
-from accounts import links, throttling
+from accounts import links, throttling, verification
 from accounts.models import EmailVerification, User
 from mailer.models import DeliveryAttempt, Message
 from tests.accounts.steps import ANN, DIGITS, deliver_all, is_in, link_to, log_in, member, sign_up, text_of
 from tests.at_once import at_once
+from tests.servers import Valkey
 
 pytestmark = pytest.mark.django_db
 
@@ -99,6 +102,53 @@ def test_a_second_sign_up_with_the_address_ends_them(client: Client) -> None:
     assert not is_verified()
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        verification.share,  # another browser signs up with the address
+        verification.supersede,
+        lambda user: User.objects.filter(pk=user.pk).update(email="other@example.com"),
+        lambda user: User.objects.filter(pk=user.pk).update(password="!"),
+    ],
+)
+def test_what_changes_while_they_are_read_ends_them(
+    client: Client, monkeypatch: pytest.MonkeyPatch, change: Callable[[User], object]
+) -> None:
+    sign_up(client)
+    digits, user = mailed(), User.objects.get()
+
+    def compare_slowly(*of: Any) -> bool:
+        change(user)
+        return are_digits_of(*of)
+
+    are_digits_of = links.are_digits_of
+    monkeypatch.setattr(links, "are_digits_of", compare_slowly)
+
+    assert "This is not the code" in type_digits(client, digits).content.decode()
+    assert not User.objects.get().has_verified_email
+
+
+def test_they_end_with_the_link(client: Client) -> None:
+    sign_up(client)
+    digits = mailed()
+
+    with time_machine.travel(timezone.now() + timedelta(hours=25)):
+        assert "This is not the code" in type_digits(client, digits).content.decode()
+
+    assert not is_verified()
+
+
+def test_a_session_that_was_planted_in_the_browser_does_not_get_the_sign_up(client: Client) -> None:
+    attacker = Client()
+    sign_up(attacker, "attacker@example.com")
+    client.cookies["sessionid"] = attacker.cookies["sessionid"].value
+
+    sign_up(client)
+    type_digits(attacker, mailed())
+
+    assert not is_verified()
+
+
 def test_a_repeated_mail_has_them_too(client: Client) -> None:
     sign_up(client)
     digits = mailed()
@@ -120,6 +170,18 @@ def test_five_tries_and_no_more(client: Client) -> None:
     assert "Too many codes were tried" in answers[-1].content.decode()
     assert not is_verified()
     assert client.post(link_to(ANN)).context["state"] == "done"
+
+
+def test_a_redis_that_was_emptied_grants_no_more_tries(client: Client, valkey: Valkey) -> None:
+    sign_up(client)
+    digits = mailed()
+    for _ in range(TRIES):
+        type_digits(client, wrong(digits))
+
+    with redis.Redis(unix_socket_path=str(valkey.socket)) as emptied:
+        emptied.flushall()
+
+    assert type_digits(client, digits).status_code == 429
 
 
 @pytest.mark.django_db(transaction=True)
@@ -180,10 +242,10 @@ def test_they_stand_in_no_column_of_a_message(client: Client) -> None:
 
 def test_they_are_accepted_under_a_former_key(client: Client, settings: Settings) -> None:
     sign_up(client)
-    verification, former = EmailVerification.objects.get(), mailed()
+    link, former = EmailVerification.objects.get(), mailed()
 
     settings.SECRET_KEY_FALLBACKS, settings.SECRET_KEY = [settings.SECRET_KEY], "another key" * 10
 
-    assert links.are_digits_of(verification, former)
-    assert links.are_digits_of(verification, links.digits(verification))
-    assert not links.are_digits_of(verification, wrong(former))
+    assert links.are_digits_of(link, former)
+    assert links.are_digits_of(link, links.digits(link))
+    assert not links.are_digits_of(link, wrong(former))

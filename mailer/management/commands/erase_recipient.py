@@ -57,7 +57,7 @@ def _preview(holding: Holding, suppressions: int) -> Iterator[str]:
     waiting = holding.only_theirs().filter(state__in=(*WAITING, State.HELD)).count()
     yield f"{_messages(waiting)} would be cancelled and erased, and {holding.erasable().count()} that are settled erased:"
     yield f"    {len(holding.own)} to this address, {len(holding.copies)} to others and this one (its part and the body),"
-    yield f"    {len(holding.mentions)} to others whose arguments name it (the arguments)."
+    yield f"    {len(holding.mentions)} to others in which it is named (what names it)."
     yield f"{suppressions} suppression{pluralize(suppressions)} would be kept as a hash."
     yield from _left(holding, before_cancelling=True)
 

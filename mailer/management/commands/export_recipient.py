@@ -1,4 +1,5 @@
 import json
+import re
 from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from mailer.management.progress import Progress
 from mailer.mime import serializer
 from mailer.models import Message
 from mailer.recipients import search, suppression
+from mailer.text import ADDRESS
 
 NOTHING = 1
 """The exit code if nothing is stored about the address."""
@@ -49,6 +51,7 @@ class Command(OperatorCommand):
             return
         try:
             output.touch(mode=0o600)
+            output.chmod(0o600)  # the file of an earlier export may be readable for others
             output.write_text(text)
         except OSError as error:
             raise CommandError(f"{error.filename}: {error.strerror}") from None
@@ -67,14 +70,26 @@ def _export(holding: Holding) -> dict[str, Any]:
 
 def _message(message: Message, holding: Holding) -> dict[str, Any]:
     exported = {name: getattr(message, name) for name in MESSAGE_FIELDS} | {"user": message.user_id}
+    exported |= {name: _without_others(exported[name], holding) for name in ("arguments", "reason")}
     if message.pk not in holding.own:  # it is another person's mail
         about = {name: value for name, value in message.arguments.items() if erasure.names(value, holding.address)}
-        exported |= {"recipient": "another address", "user": None, "arguments": about}
-    if message.pk in holding.mentions:
+        exported |= {"recipient": "another address", "user": None, "arguments": _without_others(about, holding)}
+    is_mention = message.pk in holding.mentions
+    if is_mention:
         exported["subject"] = None
     answers = [answer for address, answer in message.answers.items() if canonical(address) == holding.address]
     attempts = message.delivery_attempts.order_by("number").values(*ATTEMPT_FIELDS)
-    return exported | {"answer": next(iter(answers), None), "attempts": list(attempts), "body": _body(message)}
+    body = None if is_mention else _body(message)
+    return exported | {"answer": next(iter(answers), None), "attempts": list(attempts), "body": body}
+
+
+def _without_others(value: Any, holding: Holding) -> Any:
+    """Return the value without addresses of other people, such as the operator who pressed a button."""
+
+    def theirs(found: re.Match[str]) -> str:
+        return found[0] if erasure.names(found[0], holding.address) else "another address"
+
+    return json.loads(ADDRESS.sub(theirs, json.dumps(value, ensure_ascii=False)))
 
 
 def _body(message: Message) -> dict[str, Any] | None:

@@ -147,10 +147,17 @@ def test_a_search_with_several_persons_lists_their_mail_and_links_to_each(operat
         assert f'href="{PERSON}?q={address}%40example.com"' in seen
 
 
-@pytest.mark.parametrize("text", ["9" * 40, "%", "²", " ", "<>", "a" * 5000])
+@pytest.mark.parametrize("text", ["9" * 40, "9" * 5000, "%", "²", " ", "<>", "a" * 5000])
 @pytest.mark.parametrize("url", [LIST, PERSON])
 def test_odd_searches_find_nothing_and_are_no_error(operator: Client, url: str, text: str) -> None:
     assert operator.get(url, {"q": text}).status_code in (200, 302)
+
+
+def test_those_who_may_not_look_are_led_to_no_message(client: Client, user: User) -> None:
+    outbox.enqueue(Plain(user))
+    client.force_login(User.objects.create_user("staff@example.com", is_staff=True))
+
+    assert client.get(LIST, {"q": "ann@example.com"}).status_code == 403
 
 
 def test_the_person_has_account_mail_and_buttons(operator: Client, user: User) -> None:

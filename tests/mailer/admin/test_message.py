@@ -166,6 +166,17 @@ def test_a_paused_transport_is_probed_now(operator: Client) -> None:
     assert list(Circuit.objects.filter(paused_until__lte=Now())) == [paused]
 
 
+def test_those_who_may_only_look_probe_nothing(client: Client) -> None:
+    viewer = User.objects.create_user("viewer@example.com", is_staff=True)
+    viewer.user_permissions.add(Permission.objects.get(codename="view_circuit"))
+    client.force_login(viewer)
+    paused = Circuit.objects.create(transport="transport", paused_until=Now() + timedelta(hours=1))
+
+    client.post(reverse("admin:mailer_circuit_changelist"), {"action": "probe_now", "_selected_action": [paused.pk]})
+
+    assert not Circuit.objects.filter(paused_until__lte=Now()).exists()
+
+
 def test_the_probe_button_returns_to_the_page_where_it_was_pressed_and_is_kept(operator: Client, user: User) -> None:
     message = outbox.enqueue(Plain(user))
     paused = Circuit.objects.create(transport="transport", paused_until=Now() + timedelta(hours=1))
@@ -180,6 +191,16 @@ def test_the_probe_button_returns_to_the_page_where_it_was_pressed_and_is_kept(o
         reverse("admin:mailer_circuit_history", args=[paused.pk]),
     ):
         assert "Probe now" in operator.get(page).content.decode()
+
+
+@pytest.mark.parametrize("page", ["logout", "no such page", "//evil.example", "https:evil.example", "\\\\evil.example"])
+@pytest.mark.parametrize("number", ["", "9" * 5000, "9" * 30, "²"])
+def test_what_nobody_sends_with_a_button_leads_to_the_front_page(operator: Client, page: str, number: str) -> None:
+    paused = Circuit.objects.create(transport="transport", paused_until=Now() + timedelta(hours=1))
+
+    answer = operator.post(reverse("admin:mailer_probe_now", args=[paused.pk]), {"next": page, "message": number})
+
+    assert answer.headers["Location"] == "/admin/"
 
 
 def test_a_probe_of_a_transport_that_works_changes_nothing(operator: Client) -> None:

@@ -1,11 +1,12 @@
 """The page of one message: its answer, its buttons, its timeline and the mail."""
 
 from datetime import timedelta
+from email.message import MIMEPart
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import Permission
-from django.core.mail import send_mail
+from django.core.mail import EmailMessage, send_mail
 from django.db import connection
 from django.db.models.functions import Now
 from django.test import Client
@@ -15,10 +16,11 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from accounts import links, verification
-from accounts.emails import VerifyAddress
-from accounts.models import User
+from accounts.emails import VerifyAddress, VerifyAddressAgain
+from accounts.models import EmailVerification, User
 from mailer import outbox
 from mailer.admin.timeline import timeline
+from mailer.delivery import pipeline
 from mailer.models import Circuit, DeliveryAttempt, Message, Outcome, Queue, State, Worker
 from mailer.recipients.suppression import suppress
 from tests.mailer.kinds import Broken, Plain
@@ -114,9 +116,9 @@ def test_those_who_may_only_look_see_no_buttons(client: Client, message: Message
     move(message, State.FAILED)
 
     assert buttons(client, message) == []
-    press(client, message, "retry")
-    message.refresh_from_db()
-    assert message.state == State.FAILED
+    for action in ("retry", "resend"):
+        press(client, message, action)
+    assert Message.objects.get().state == State.FAILED
 
 
 def test_a_button_acts_and_the_timeline_keeps_who_pressed_it(operator: Client, message: Message) -> None:
@@ -199,6 +201,19 @@ def test_the_mail_is_shown_without_what_makes_its_links_work(operator: Client, u
     assert "Subject: Verify your e-mail address" in page
 
 
+@pytest.mark.parametrize("page", ["change", "html"])
+def test_to_look_at_a_mail_does_not_end_the_link_that_its_owner_has(operator: Client, user: User, page: str) -> None:
+    link = verification.begin(user)
+    EmailVerification.objects.update(expires_at=timezone.now() + timedelta(hours=11))  # the next mail gets a new one
+    message = outbox.enqueue(VerifyAddressAgain(user.email))
+
+    seen = operator.get(reverse(f"admin:mailer_message_{page}", args=[message.pk])).content.decode()
+
+    assert "http://localhost:8000/***" in seen
+    assert [each.is_open for each in EmailVerification.objects.filter(user=user)] == [True]
+    assert EmailVerification.objects.get().pk == link.pk
+
+
 def test_the_html_runs_nothing_and_loads_nothing(operator: Client, message: Message) -> None:
     page = operator.get(url_of(message))
     frame = operator.get(reverse("admin:mailer_message_html", args=[message.pk]))
@@ -213,6 +228,53 @@ def test_the_html_runs_nothing_and_loads_nothing(operator: Client, message: Mess
     assert frame["X-Frame-Options"] == "SAMEORIGIN"
 
 
+def test_the_html_runs_nothing_in_a_project_without_a_content_policy_either(
+    operator: Client, message: Message, settings: Settings
+) -> None:
+    settings.MIDDLEWARE = [name for name in settings.MIDDLEWARE if "ContentSecurityPolicy" not in name]
+
+    frame = operator.get(reverse("admin:mailer_message_html", args=[message.pk]))
+
+    assert frame["Content-Security-Policy"].endswith("; sandbox")
+
+
+def test_a_part_with_a_content_id_that_is_no_image_is_no_error(operator: Client) -> None:
+    part = MIMEPart()
+    part.set_content("text", cid="<part@shop.example>")
+    mail = EmailMessage("With a part", "Text", None, ["ann@example.com"])
+    mail.attach(part)
+    message = outbox.enqueue_built(mail)
+
+    assert operator.get(reverse("admin:mailer_message_html", args=[message.pk])).status_code == 200
+
+
+def test_what_strangers_wrote_is_text_on_every_page(operator: Client, user: User, smtp: Sink) -> None:
+    script = "<script>alert(1)</script>"
+    User.objects.update(name=script)
+    EmailMessage(script, script, None, [user.email], headers={"X-Note": script}).send()
+    message = Message.objects.get()
+    pipeline.deliver(message.pk)
+    DeliveryAttempt.objects.update(response=script, code=script, worker=script)
+    move(message, State.FAILED, reason=script, answers={script: "refused"})
+    suppress(user.email, script, message)
+    Worker.objects.create(host=script, pid=1, release="", doing=script)
+    Circuit.objects.create(transport=script, host=script, reason=script, paused_until=Now() + timedelta(hours=1))
+    pages = [
+        *(reverse(f"admin:{name}") for name in ("index", "mailer_message_changelist", "mailer_worker_changelist")),
+        *(reverse(f"admin:mailer_{name}_changelist") for name in ("circuit", "suppression")),
+        reverse("admin:mailer_message_person") + f"?q={user.email}",
+        reverse("admin:mailer_message_person") + f"?q={script}",
+        url_of(message),
+    ]
+
+    seen = [operator.get(page).content.decode() for page in pages]
+    seen.append(
+        operator.post(url_of(message), {"CHANGE_FORM-action": "retry", "_selected_action": message.pk}).content.decode()
+    )
+
+    assert [page for page in seen if script in page or "&lt;script&gt;" not in page] == []
+
+
 def test_a_mail_of_django_is_shown_as_it_was_handed_in(operator: Client, smtp: Sink) -> None:
     token = "cabc12-d41d8cd98f00b204e9800998ecf8427e"
     send_mail("A receipt", f"Thank you. https://shop.example/reset/MQ/{token}/", None, ["ann@example.com"])
@@ -222,6 +284,21 @@ def test_a_mail_of_django_is_shown_as_it_was_handed_in(operator: Client, smtp: S
     assert "As it was handed in." in page
     assert "https://shop.example/***" in page
     assert token not in page
+
+
+def test_a_code_in_a_subject_is_hidden_on_every_page(operator: Client, smtp: Sink) -> None:
+    send_mail("493021 is your code", "Type it.", None, ["ann@example.com"])
+    message = Message.objects.get()
+    pipeline.deliver(message.pk)
+    person = reverse("admin:mailer_message_person") + "?q=ann@example.com"
+    pages = [url_of(message), person, reverse("admin:mailer_message_changelist")]
+
+    seen = [operator.get(page).content.decode() for page in pages]
+    Message.objects.update(payload=None)  # its retention ended
+    seen.append(page_of(operator, message))
+
+    assert [page.count("493021") for page in seen] == [0, 0, 0, 0]
+    assert all("*** is your code" in page for page in (seen[0], seen[1], seen[3]))
 
 
 def test_a_mail_that_cannot_be_built_says_why(operator: Client, user: User) -> None:

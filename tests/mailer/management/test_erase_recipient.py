@@ -14,14 +14,14 @@ from pytest_django import Settings
 
 from accounts.models import User
 from mailer import outbox
-from mailer.delivery import pipeline
+from mailer.delivery import erasure, pipeline
 from mailer.email import Stream
 from mailer.emails import TestEmail
 from mailer.mime import serializer
 from mailer.models import DeliveryAttempt, Message, Outcome, Payload, State, Suppression
 from mailer.recipients import suppression
 from mailer.recipients.subscriptions import Membership, is_unsubscribed, resubscribe
-from tests.mailer.kinds import Plain
+from tests.mailer.kinds import Plain, Shared
 from tests.smtp_sink import Sink
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -94,6 +94,78 @@ def test_nothing_of_the_person_is_left_but_the_rows_are(user: User) -> None:
     assert User.objects.filter(pk=user.pk).exists()
 
 
+def test_other_peoples_mail_is_kept_without_the_person(user: User) -> None:
+    invitation = outbox.enqueue(TestEmail("carol@example.com", "a colleague"), key="invite:ann@example.com")
+    settle(invitation, subject="ann@example.com invites you", reason="retried by ann@example.com")
+    question = EmailMessage("A question", "She wrote to us", None, ["help@example.com"], reply_to=["Ann@example.com"])
+    settle(outbox.enqueue_built(question), reason="")
+    answered = settle(built("bob@example.com", "Ann@example.com"), reason="", payload=None)
+    Message.objects.filter(pk=answered.pk).update(
+        answers={"Ann@example.com": "accepted", "bob@example.com": "accepted"}
+    )
+    Payload.objects.filter(messages=None).delete()  # its retention ended
+
+    run("erase_recipient", "ann@example.com")
+
+    assert "ann@" not in everything()
+    invitation.refresh_from_db()
+    assert (invitation.recipient, invitation.arguments["sent_by"]) == ("carol@example.com", "a colleague")
+    assert Message.objects.get(pk=answered.pk).answers == {"bob@example.com": "accepted"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Ann@Bücher.example", "Hello\nann@xn--bcher-kva.example", "'ann@bücher.example'", "?to=ann%40bücher.example"],
+)
+def test_every_spelling_in_a_text_is_found(text: str) -> None:
+    settle(outbox.enqueue(TestEmail("carol@example.com", text)))
+
+    run("erase_recipient", "ann@bücher.example")
+
+    assert "cher" not in everything()
+
+
+def test_mail_that_waits_for_a_copy_too_is_not_cancelled(user: User) -> None:
+    message = outbox.enqueue(Shared(user, copies=["bob@example.com"]))
+    alone = outbox.enqueue(Shared(user))
+
+    with pytest.raises(CommandError, match=f"Left: message {message.pk} is queued for other recipients too."):
+        run("erase_recipient", "ann@example.com")
+
+    message.refresh_from_db()
+    alone.refresh_from_db()
+    assert (message.state, alone.state) == (State.QUEUED, State.CANCELLED)
+
+
+def test_a_message_that_is_retried_meanwhile_is_not_erased(user: User) -> None:
+    message = settle(outbox.enqueue(Plain(user)), state=State.FAILED)
+    holding = erasure.find("ann@example.com", lambda _: None)
+    outbox.retry(Message.objects.all(), reason="again")
+
+    erasure._erase_batch(frozenset([message.pk]), holding)
+
+    assert Message.objects.get().recipient == "ann@example.com"
+
+
+def test_a_message_whose_receivers_were_not_called_is_left_and_named(user: User) -> None:
+    message = settle(outbox.enqueue(Plain(user)), notify_at=Now())
+
+    with pytest.raises(CommandError, match=f"Left: message {message.pk} is settled, and receivers"):
+        run("erase_recipient", "ann@example.com")
+
+    assert Message.objects.get().recipient == "ann@example.com"
+
+
+def test_a_body_that_another_message_still_needs_is_kept() -> None:
+    sent = settle(built("bob@example.com", "ann@example.com"))
+    outbox.resend(sent)
+
+    with pytest.raises(CommandError, match="queued for other recipients too"):
+        run("erase_recipient", "ann@example.com")
+
+    assert Message.objects.get(resent_from=sent).payload == Payload.objects.get()
+
+
 def test_an_erased_address_that_was_suppressed_is_not_written_to_again(user: User, smtp: Sink) -> None:
     suppression.suppress("ann@example.com", "550 unknown")
     run("erase_recipient", "ann@example.com")
@@ -162,7 +234,7 @@ def test_the_export_has_messages_attempts_bodies_suppressions_and_accounts(user:
     text = run("export_recipient", "Ann@EXAMPLE.com")
     export = json.loads(text)
 
-    own, copy = sorted(export["messages"], key=lambda message: message["id"])
+    own, copy, mention = sorted(export["messages"], key=lambda message: message["id"])
     assert (export["address"], export["accounts"]) == ("ann@example.com", [{"model": "accounts.User", "id": user.pk}])
     assert export["suppressions"][0]["reason"] == "550 unknown"
     assert (own["recipient"], own["attempts"][0]["code"]) == ("ann@example.com", "250")
@@ -171,12 +243,29 @@ def test_the_export_has_messages_attempts_bodies_suppressions_and_accounts(user:
         "Dear ann@example.com",
         1,
     )
+    assert (mention["recipient"], mention["body"]) == ("another address", None)
     assert "bob@" not in text
     assert "eve@" not in text
 
+    (tmp_path / "ann.json").touch(mode=0o644)
     run("export_recipient", "ann@example.com", "--output", str(tmp_path / "ann.json"))
     assert json.loads((tmp_path / "ann.json").read_text())["messages"] == export["messages"]
     assert (tmp_path / "ann.json").stat().st_mode & 0o077 == 0
+
+
+def test_the_export_has_no_address_of_other_people(user: User) -> None:
+    settle(outbox.enqueue(Plain(user)), reason="retried by operator@example.com")
+    carol = User.objects.create_user("carol@example.com")
+    settle(outbox.enqueue(Shared(carol, copies=["ann@example.com", "bob@example.com"])))
+
+    text = run("export_recipient", "ann@example.com")
+
+    assert [message["arguments"].get("copies") for message in json.loads(text)["messages"]] == [
+        ["ann@example.com", "another address"],
+        None,
+    ]
+    for other in ("operator@", "carol@", "bob@"):
+        assert other not in text
 
 
 @pytest.mark.parametrize("command", ["erase_recipient", "export_recipient"])

@@ -9,7 +9,7 @@ from django.test.utils import CaptureQueriesContext
 
 from accounts.models import User
 from mailer import outbox
-from mailer.models import Message, Role, Worker
+from mailer.models import OPEN_END, Circuit, Message, Role, Worker
 from tests.mailer.kinds import Plain
 from tests.servers import Valkey
 
@@ -71,6 +71,24 @@ def test_ready_says_what_waits_for_a_person(client: Client, user: User, worker: 
     response = client.get("/readyz")
     assert (response.status_code, response.json()["workers"]) == (200, 0)
     assert sorted(response.json()["waiting"].values()) == [1, 1, 3]  # three messages wait for a worker
+
+
+@pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize("pause", [{"needs_person": True}, {"by_person": True, "paused_until": OPEN_END}])
+def test_strangers_do_not_read_what_a_server_or_a_person_said(
+    client: Client, user: User, pause: dict[str, Any]
+) -> None:
+    outbox.enqueue(Plain(user))
+    Message.objects.update(due_at=Now() - timedelta(minutes=5))
+    until = {"paused_until": Now() + timedelta(hours=1)}
+    said = "10.0.0.7:587: 535 5.7.8 mailuser: authentication failed"
+    Circuit.objects.create(transport="transport", paused_since=Now(), reason=said, **until | pause)
+
+    [(sentence, number)] = client.get("/readyz").json()["waiting"].items()
+
+    assert ("The transport 'transport' " in sentence, number) == (True, 1)
+    assert "mailuser" not in sentence
+    assert "10.0.0.7" not in sentence
 
 
 def test_ready_reports_the_pulse(client: Client, worker: Worker) -> None:
