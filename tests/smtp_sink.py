@@ -119,7 +119,9 @@ class Sink:
     def __init__(
         self, *, user: str = "", password: str = "", without: Collection[str] = (), most_open: float = math.inf
     ) -> None:
-        """`without` names extensions that it does not announce: `8BITMIME`, `SMTPUTF8`. `most_open` limits its connections."""
+        """`without` names extensions that it does not announce: `8BITMIME`, `SMTPUTF8`, `PIPELINING`. `most_open` limits its
+        connections.
+        """
         self.without = without
         self.received: list[Received] = []
         self.script = Script()
@@ -207,7 +209,7 @@ class Sink:
     ) -> list[str]:
         session.host_name = hostname
         reply = await self.scripted("EHLO")
-        announced = [line for line in responses if line[4:] not in self.without]
+        announced = [line for line in [responses[0], "250-PIPELINING", *responses[1:]] if line[4:] not in self.without]
         return announced if reply is None else [await self.answer(server, reply)]
 
     async def handle_MAIL(  # noqa: N802

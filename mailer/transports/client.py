@@ -4,13 +4,14 @@ smtplib bounds single system calls only. A server that sends one octet a second,
 """
 
 import fcntl
-import io
+import itertools
 import select
 import smtplib
 import socket
 import sys
 import termios
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -26,30 +27,45 @@ LONGEST_CHECK = 5.0
 """Seconds for the reply to NOOP or RSET on a connection that can simply be replaced."""
 LONGEST_GOODBYE = 1.0
 """Seconds for the reply to QUIT."""
+MOST_REFUSALS = 5
+"""In one session. Servers slow down after ten (Postfix' soft limit), and hang up on an innocent message after twenty."""
 SLOWEST_RATE = 4_000
 """Octets per second for a message as a whole: half of an ISDN line. 10 MB may take 40 minutes, and no server may make it last
 for ever by reading one octet at a time."""
 LONGEST_REPLY = 65_536
 """Octets. A server may answer in any number of lines."""
 PIECE = 16_384
-"""Octets for each write: one TLS record. A timeout in Python is for the whole call, so a large one would bound the message."""
+"""Octets for each read and write: one TLS record. A timeout in Python is for the whole call, so a large one would bound the
+message."""
+TOGETHER = 4_096
+"""Octets of the commands that are written before their replies are read: a hundred recipients. The buffers on both sides hold
+so few, so a server that waits until we read its replies cannot make us wait until it reads (RFC 2920, 3.1)."""
 UNSEEN = 131_072
 """Octets of the system's send buffer. Linux lets it grow to megabytes, which a slow line needs minutes for; meanwhile nothing
 could be written, and the wait for the reply would begin long before the server has the message."""
 
 
-class _Replies(io.RawIOBase):
-    """The octets of a reply, read within the client's bounds."""
+class _Replies:
+    """The lines of replies, read within the client's bounds."""
 
     def __init__(self, client: "SMTP") -> None:
         self.client = client
+        self.waiting = b""
+        """What was read with an earlier line. Several replies can come together."""
 
-    def readable(self) -> bool:
-        return True
+    def readline(self, limit: int) -> bytes:
+        """Return the next line, cut at `limit` octets; the rest before the end. Called by smtplib. Raises OSError."""
+        while (end := self.waiting.find(b"\n", 0, limit) + 1) == 0 and len(self.waiting) < limit:
+            received = self.client.read_some()
+            if not received:
+                break
+            self.waiting += received
+        end = end or limit
+        line, self.waiting = self.waiting[:end], self.waiting[end:]
+        return line
 
-    def readinto(self, buffer: Any) -> int:
-        """Called by Python's buffered reader. Raises OSError."""
-        return self.client.read_some(buffer)
+    def close(self) -> None:
+        """Called by smtplib."""
 
 
 class SMTP(smtplib.SMTP):
@@ -62,11 +78,11 @@ class SMTP(smtplib.SMTP):
     needs_reset = False
     """A transaction began and did not end."""
     refusals = 0
-    """The number of 4xx and 5xx replies. Servers slow down after some, and hang up after more."""
+    """The number of 4xx and 5xx replies: see MOST_REFUSALS."""
     last_words: tuple[int, bytes] | None = None
     """The reply that was waiting when a write failed: why the server hung up."""
     sock: socket.socket | None
-    file: Any
+    file: _Replies | None
     _reply_ends = 0.0
     _longest_silence = 0.0
     _reply_octets = 0
@@ -96,7 +112,7 @@ class SMTP(smtplib.SMTP):
         self._reply_ends = time.monotonic() + (within or TIMES_SILENCE * self.timeout)
         self._reply_octets = 0
         if self.file is None and self.sock is not None:
-            self.file = io.BufferedReader(_Replies(self))
+            self.file = _Replies(self)
         try:
             reply = super().getreply()
         except smtplib.SMTPResponseException as error:  # smtplib's own, with an invented code of 500
@@ -106,16 +122,16 @@ class SMTP(smtplib.SMTP):
         self.refusals += reply[0] >= 400
         return reply
 
-    def read_some(self, buffer: Any) -> int:
-        """Read what there is, 0 octets at the end. Raises OSError when a bound is passed."""
+    def read_some(self) -> bytes:
+        """Return what there is, nothing at the end. Raises OSError when a bound is passed."""
         left = self._reply_ends - time.monotonic()
         if left <= 0:
             raise TimeoutError("the reply took too long")
         if self.sock is None:
-            return 0
+            return b""
         self.sock.settimeout(min(left, self._longest_silence))
-        received = self.sock.recv_into(buffer)
-        self._reply_octets += received
+        received = self.sock.recv(PIECE)
+        self._reply_octets += len(received)
         if self._reply_octets > LONGEST_REPLY:
             raise OSError("the reply is too long")
         return received
@@ -141,6 +157,20 @@ class SMTP(smtplib.SMTP):
             self.close()
             raise smtplib.SMTPServerDisconnected(f"Connection unexpectedly closed: {error}") from error
 
+    def write_together(self, commands: Sequence[bytes]) -> int:
+        """Write the first of these commands, with those after it that need not wait for its reply. Return their number.
+
+        Raises SMTPServerDisconnected.
+        """
+        ends = itertools.accumulate(map(len, commands))
+        number = max(1, sum(end <= TOGETHER for end in ends)) if self.has_extn("pipelining") else 1
+        self.send(b"".join(commands[:number]))
+        if number > 1 and self.sock is not None and hasattr(socket, "TCP_QUICKACK"):
+            # Or a server that writes each reply by itself waits 40 ms until we acknowledge the one before it.
+            with suppress(OSError):
+                self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        return number
+
     def drain(self) -> None:
         """Wait until the server's system has everything that was written. Raises TimeoutError.
 
@@ -153,7 +183,7 @@ class SMTP(smtplib.SMTP):
 
     def is_readable(self, seconds: float = 0.0) -> bool:
         """Return whether the server said something within this time, or hung up."""
-        if self.sock is None:
+        if self.sock is None or (self.file is not None and self.file.waiting):
             return True
         poll = select.poll()  # select() takes no descriptor above 1023
         poll.register(self.sock, select.POLLIN)

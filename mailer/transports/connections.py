@@ -24,6 +24,7 @@ from django.core.mail.backends.base import BaseEmailBackend
 from mailer.conf import options
 from mailer.outcomes import Busy, Phase, TransportDown
 from mailer.transports import anymail, smtp
+from mailer.transports.client import MOST_REFUSALS
 
 log = structlog.get_logger(__name__)
 
@@ -35,8 +36,6 @@ LATELY = 60.0
 """Seconds in which a server that accepted mail is not believed to be down, only because it allows no new connection."""
 LONGEST_IDLE = 30.0
 """Seconds until an unused connection is closed. Another process may need it, and a router may have forgotten it."""
-MOST_REFUSALS = 5
-"""In one session. Servers slow down after ten (Postfix' soft limit), and hang up on an innocent message after twenty."""
 CONNECTIONS = r"connection|concurren|session|simultan"
 LIMITS = re.compile(rf"{CONNECTIONS}|too many|too much|limit|busy", re.IGNORECASE)
 """In a 4.3.x greeting: more connections than are allowed. Sendmail says so as 4.3.2, as others say that they are closed."""

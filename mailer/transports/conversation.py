@@ -1,10 +1,15 @@
 """One message over an open SMTP connection: MAIL, RCPT, DATA, the body, the dot. Every reply becomes an outcome.
 
 smtplib's sendmail() does the same, but does not tell which command was answered, nor whether the dot was sent.
+
+Where the server announces PIPELINING (RFC 2920), MAIL, RCPT and DATA are written together, and the replies are read one by
+one, as if each command had been written after the reply to the one before it.
 """
 
 import re
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from mailer.addresses import as_transmitted
@@ -39,6 +44,7 @@ class Envelope:
     """What is transmitted, encoded for one server."""
 
     sender: str
+    """An address without a name, as all of them."""
     recipients: list[str]
     octets: bytes
     """The message, with lines that end with CRLF."""
@@ -59,11 +65,18 @@ class Transaction:
     accepted: list[str] = field(default_factory=list)
     refused: dict[str, Refused] = field(default_factory=dict)
     dot_sent: bool = False
+    commands: list[bytes] = field(default_factory=list)
+    """Those that are not written yet."""
+    unanswered: int = 0
+    """How many were written, and their replies not read yet."""
 
     def run(self) -> Outcome:
         """Raises ValueError for what cannot be written, and what the guard raises besides Stop."""
         try:
             outcome = self._mail() or self._rcpt() or self._data() or self._body() or self._dot()
+            is_over = outcome.code == "421" or isinstance(outcome, TransportDown | OutcomeUnknown)
+            if is_over or not self._is_in_step():
+                self.server.close()
         except Stop as reason:
             self.server.close()
             return Interrupted(str(reason), refused=self._for_good())
@@ -73,47 +86,70 @@ class Transaction:
         except BaseException:
             self.server.close()  # a reply may be on its way, which would answer the next command
             raise
-        if outcome.code == "421" or isinstance(outcome, TransportDown | OutcomeUnknown):
-            self.server.close()
         return outcome
 
     def _mail(self) -> Outcome | None:
-        server, envelope = self.server, self.envelope
-        size = [f"SIZE={len(envelope.octets)}"] * server.has_extn("size")
+        self.commands = _commands(self.envelope, with_size=self.server.has_extn("size"))
         self.guard()
-        server.needs_reset = True
-        return self._refusal(*server.mail(envelope.sender, [*size, *envelope.mail_options]))
+        self.server.needs_reset = True
+        return self._refusal(*self._reply())
 
     def _rcpt(self) -> Outcome | None:
         """Name the recipients, until the server takes no more: the others need another transaction."""
         self.phase = Phase.RCPT
         waiting = list(self.envelope.recipients)
+        no_more: TransientRefusal | None = None
         while waiting:
+            if no_more and not self.unanswered:
+                self.refused |= dict.fromkeys(waiting, no_more)
+                del self.commands[:-1]  # all but DATA
+                break
             recipient = waiting.pop(0)
-            code, raw = self.server.rcpt(recipient)
-            refusal = self._refusal(code, raw, recipient)
+            refusal = self._refusal(*self._reply(), recipient)
             if refusal is None:
                 self.accepted.append(recipient)
                 continue
             if not isinstance(refusal, TransientRefusal | PermanentRefusal):
                 return refusal
-            if code == 421:  # the server closes the connection, and no recipient gets the message
+            if refusal.code == "421":  # the server closes the connection, and no recipient gets the message
                 return self._with_refused(refusal)
             if self.accepted and means_no_more(refusal):
-                later = TransientRefusal(refusal.code, refusal.text, Phase.RCPT)
-                self.refused |= dict.fromkeys([recipient, *waiting], later)
-                return None
+                refusal = no_more = TransientRefusal(refusal.code, refusal.text, Phase.RCPT)
             self.refused[recipient] = refusal
         return None if self.accepted else self._all_refused()
 
     def _data(self) -> Outcome | None:
         self.phase = Phase.DATA
-        code, raw = self.server.docmd("data")
+        code, raw = self._reply()
         return None if code == 354 else self._refusal(code, raw) or self._not_understood(code, raw)
+
+    def _reply(self) -> tuple[int, bytes]:
+        """Return the reply to the next command. Write it first, and those that may be written with it."""
+        if not self.unanswered:
+            self.unanswered = self.server.write_together(self.commands)
+            del self.commands[: self.unanswered]
+        self.unanswered -= 1
+        return self.server.getreply()
+
+    def _is_in_step(self) -> bool:
+        """Read the replies to what was written after the command that was refused. Return whether all are refusals, too.
+
+        A session with too many of them ends at once: the server would make us wait for each of the others. A server that
+        answers DATA with 354 now waits for a message, and gets none. (RFC 2920, 3.1: it should get one without a line. Then
+        nobody would get that only because the server says so.)
+        """
+        ends = time.monotonic() + client.LONGEST_CHECK
+        with suppress(OSError):
+            while self.unanswered and self.server.refusals < client.MOST_REFUSALS and time.monotonic() < ends:
+                code, _ = self.server.getreply(client.LONGEST_CHECK)
+                if code < 400 or code == 421:
+                    break
+                self.unanswered -= 1
+        return not self.unanswered
 
     def _body(self) -> Outcome | None:
         """Write everything but the end, without which no server can take it as a message."""
-        body = re.sub(rb"(?m)^\.", b"..", self.envelope.octets)  # RFC 5321, 4.5.2
+        body = (b"\n" + self.envelope.octets).replace(b"\n.", b"\n..")[1:]  # RFC 5321, 4.5.2
         self.server.send(body.removesuffix(b"\r\n"))
         if len(body) > client.PIECE:
             self.server.drain()
@@ -176,6 +212,20 @@ class Transaction:
         if len(self.envelope.recipients) == 1:
             return {}
         return {a: refusal for a, refusal in self.refused.items() if isinstance(refusal, PermanentRefusal)}
+
+
+def _commands(envelope: Envelope, *, with_size: bool) -> list[bytes]:
+    """Return MAIL, each RCPT, and DATA. Raises ValueError for an address that cannot be written."""
+    options = [f"SIZE={len(envelope.octets)}"] * with_size + envelope.mail_options
+    commands = [
+        " ".join([f"MAIL FROM:<{envelope.sender}>", *options]),
+        *(f"RCPT TO:<{recipient}>" for recipient in envelope.recipients),
+        "DATA",
+    ]
+    if any("\r" in command or "\n" in command for command in commands):
+        raise ValueError("an address with a line break")
+    encoding = "utf-8" if "SMTPUTF8" in options else "ascii"
+    return [f"{command}\r\n".encode(encoding) for command in commands]
 
 
 def means_no_more(refusal: Refused) -> bool:

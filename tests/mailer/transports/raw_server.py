@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from threading import Thread
 
-REPLIES = {b"EHLO": b"250-x\r\n250 8BITMIME\r\n", b"QUIT": b"221 x\r\n"}
+REPLIES = {b"EHLO": b"250-x\r\n250-PIPELINING\r\n250 8BITMIME\r\n", b"QUIT": b"221 x\r\n"}
 
 
 class Peer:

@@ -5,7 +5,7 @@ import os
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -273,8 +273,7 @@ def test_a_kept_connection_without_a_successor_interrupts(smtp: Sink) -> None:
 
 def test_a_refusal_about_the_message_needs_no_new_connection(smtp: Sink) -> None:
     send(mail())
-    smtp.script.once["MAIL"] = deque(["451 4.7.1 not now"])
-    smtp.script.once["RCPT"] = deque(["550 5.1.1 no such user"])
+    smtp.script.once["RCPT"] = deque(["451 4.7.1 not now", "550 5.1.1 no such user"])
 
     outcomes = [type(send(mail())) for _ in range(3)]
 
@@ -282,13 +281,19 @@ def test_a_refusal_about_the_message_needs_no_new_connection(smtp: Sink) -> None
     assert smtp.connections == 1
 
 
-def test_a_session_ends_before_the_server_counts_too_many_errors(smtp: Sink) -> None:
-    smtp.script.always["RCPT"] = "550 5.1.1 no such user"
+@pytest.mark.parametrize(("without", "expected"), [({"PIPELINING"}, 2), ((), 4)])
+def test_a_session_ends_before_the_server_counts_too_many_errors(
+    through: Callable[[str], None], without: Collection[str], expected: int
+) -> None:
+    """With PIPELINING each refused recipient is two errors: RCPT, and DATA without a recipient."""
+    with Sink(without=without) as sink:
+        through(sink.url)
+        sink.script.always["RCPT"] = "550 5.1.1 no such user"
+        for _ in range(2 * client.MOST_REFUSALS):
+            send(mail())
+        connections.close_all()
 
-    for _ in range(2 * connections.MOST_REFUSALS):
-        send(mail())
-
-    assert smtp.connections == 2
+    assert sink.connections == expected
 
 
 def test_threads_share_the_few_connections_that_a_server_allows(through: Callable[[str], None]) -> None:
