@@ -46,8 +46,12 @@ faults: setup ## Sign up hundreds of users under each fault (about a minute a ro
 sequences: setup ## Take 2,000 steps in the machines of accounts and delivery (minutes); EXAMPLES, STEPS and ARGS change it.
 	@EXAMPLES=$${EXAMPLES:-80} STEPS=$${STEPS:-25} $(PYTHON_IN_VENV) -m pytest $(SEQUENCES) $(ARGS)
 
-bench: setup ## Measure speed with a million rows (minutes).
-	@ROWS=1000000 BUILDS=400 $(PYTHON_IN_VENV) -m pytest -s -p no:randomly -m bench $(ARGS)
+bench: setup ## Measure ours beside what people use today (minutes): make bench ARGS=--quick, ARGS=--help.
+	@cmp -s tests/bench/peers/requirements.txt .local/bench/requirements.txt || { \
+		$(PYTHON_IN_VENV) -m venv --clear .local/bench && \
+		.local/bench/bin/python -m pip install --quiet --require-hashes -r tests/bench/peers/requirements.txt && \
+		cp tests/bench/peers/requirements.txt .local/bench/; }
+	@$(PYTHON_IN_VENV) -m tests.bench $(ARGS)
 
 lint: setup ## Run ruff, mypy and import-linter (a minute).
 	@$(PYTHON_IN_VENV) -m ruff check
@@ -58,8 +62,10 @@ lint: setup ## Run ruff, mypy and import-linter (a minute).
 docs: setup ## Write docs/reference.md from the docstrings.
 	@$(PYTHON_IN_VENV) -m docs.make_reference
 
-lock: ## Lock requirements.in and requirements-dev.in with hashes; needs uv.
+lock: ## Lock requirements.in, requirements-dev.in and those of the bench with hashes; needs uv.
 	uv pip compile --quiet --universal --generate-hashes --python-version 3.12 --custom-compile-command 'make lock' \
 		requirements.in --output-file requirements.txt
 	uv pip compile --quiet --universal --generate-hashes --python-version 3.12 --custom-compile-command 'make lock' \
 		requirements-dev.in --output-file requirements-dev.txt
+	uv pip compile --quiet --universal --generate-hashes --python-version 3.12 --custom-compile-command 'make lock' \
+		tests/bench/peers/requirements.in --output-file tests/bench/peers/requirements.txt

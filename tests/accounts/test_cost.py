@@ -1,6 +1,5 @@
 """The cost of a page: queries, and milliseconds compared with an empty Django view."""
 
-import os
 import statistics
 import time
 
@@ -55,7 +54,6 @@ def queries_of(client: Client, page: str) -> int:
     return len(captured)
 
 
-@pytest.mark.bench
 def test_a_page_takes_under_ten_milliseconds(client: Client, settings: Settings) -> None:
     settings.ROOT_URLCONF = __name__
     settings.DEBUG = False
@@ -74,5 +72,4 @@ def test_a_page_takes_under_ten_milliseconds(client: Client, settings: Settings)
     for page, median in medians.items():
         name = "/".join(part[:20] for part in page.split("/")[:4])
         print(f"\n{name:<40}{median:>7.2f} ms{median - medians['/bare/']:>+7.2f}", end="")
-    slack = 1 if "ROWS" in os.environ else 2  # in `make bench`, or together with other tests
-    assert max(medians.values()) < 10 * slack
+    assert max(medians.values()) < 20  # twice the target: other tests run at the same time

@@ -112,7 +112,6 @@ def real_hasher(settings: Settings) -> None:
     settings.PASSWORD_HASHERS = project.PASSWORD_HASHERS
 
 
-@pytest.mark.bench
 @pytest.mark.long  # needs a quiet machine; the test above compares the statements
 @pytest.mark.timeout(240)
 @pytest.mark.django_db(transaction=True)

@@ -1,12 +1,10 @@
 """A growing table slows nothing down: no statement of a delivery reads the whole table.
 
-make bench ARGS=tests/mailer/delivery/test_many_rows.py          # with a million rows, and how long a sweep takes
+ROWS=1000000 make test ARGS=tests/mailer/delivery/test_many_rows.py          # with a million rows
 """
 
 import json
 import os
-import statistics
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,7 +26,7 @@ from tests.mailer.kinds import Plain
 from tests.mailer.worker import claim_row, die
 from tests.smtp_sink import Sink
 
-pytestmark = [pytest.mark.bench, pytest.mark.django_db(transaction=True), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(600)]
 
 ROWS = int(os.environ.get("ROWS", "20000"))
 
@@ -116,23 +114,6 @@ def test_a_scrape_reads_the_backlog_and_the_last_hour_only(many_settled: None) -
     assert len(seen) >= 6
     for sql, plan, read_whole in seen:
         assert "mailer_message" not in read_whole, f"{sql}\n{plan}"
-
-
-@pytest.mark.long  # a figure for a quiet machine; what it must not do is held by the plans above
-def test_a_sweep_is_quick_in_a_large_table(many_settled: None) -> None:
-    heartbeat.beat()
-    heartbeat._first -= 60
-    took = []
-    for _ in range(9):
-        began = time.perf_counter()
-        sweep.sweep()
-        took.append((time.perf_counter() - began) * 1000)
-
-    median = statistics.median(took)
-    print(
-        f"\n{ROWS} settled rows, 1000 due: a sweep takes {median:.1f} ms (median of 9; {min(took):.1f}-{max(took):.1f})"
-    )
-    assert median < 250  # five times the target, for busy machines; the printed figure is the point
 
 
 def test_the_sentences_of_many_rows_cost_few_statements(many_settled: None) -> None:
