@@ -6,8 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
-from itertools import batched, groupby
-from operator import attrgetter
+from itertools import batched
 from typing import Any
 
 import structlog
@@ -54,8 +53,8 @@ FOR KEY SHARE
 """  # noqa: S608 - the name is our own model's
 
 
-MOVED_AT_ONCE = 500
-"""The number of messages that one transaction moves."""
+MOVED_AT_ONCE = 2_000
+"""The number of messages that one transaction moves. It holds the locks of their rows, for a fraction of a second."""
 NEW_ROUND: dict[str, Any] = {
     "first_due_at": Now(),
     "due_at": Now(),
@@ -279,12 +278,14 @@ def mark_as_delivered(messages: MessageQuerySet, *, reason: str) -> int:
 
 
 def _move_each(messages: MessageQuerySet, to: State, *, reason: str, progress: Progress = _silent) -> int:
-    """Move messages in batches, with a log line each: a person or the application decided on each of them.
+    """Move messages in batches.
 
-    Most of a batch moves in one transaction. What needs more care, or is in use by another transaction, moves one by one.
+    Most of a batch moves in one transaction, with one line in the log. What needs more care, or is in use by another
+    transaction, moves one by one.
     """
     moved = 0
-    for batch in batched(messages.filter(state__in=SOURCES[to]).iterator(), MOVED_AT_ONCE):
+    found = messages.filter(state__in=SOURCES[to]).select_related(None).only("kind", "queue", "key", "payload")
+    for batch in batched(found.iterator(), MOVED_AT_ONCE):
         together = _move_together(batch, to, reason) if len(batch) > 1 else set()
         alone = [message for message in batch if message.pk not in together]
         moved += len(together) + sum(_move_one(message, to, reason) for message in alone)
@@ -297,10 +298,13 @@ def _move_together(batch: Sequence[Message], to: State, reason: str) -> Collecti
     try:
         with _limited_waiting(""):
             free = _lock_free(batch, to)
-            for kind, of_kind in groupby(sorted(free, key=attrgetter("kind")), key=attrgetter("kind")):
-                changes = NEW_ROUND if to is State.QUEUED else signals.to_notify(kind)
-                Message.objects.filter(pk__in=[each.pk for each in of_kind]).move(to, reason=reason, **changes)
-            _follow_up(free, to, reason)
+            rows = Message.objects.filter(pk__in=[message.pk for message in free])
+            if to is State.QUEUED:
+                rows.move(to, reason=reason, **NEW_ROUND)
+            else:
+                for kind in {message.kind for message in free}:
+                    rows.filter(kind=kind).move(to, reason=reason, **signals.to_notify(kind))
+            _follow_up_together(free, to, reason)
     except (IntegrityError, KeyBusy):  # another transaction took one of the keys, or a row, at this moment
         return set()
     return {message.pk for message in free}
@@ -332,17 +336,31 @@ def _move_one(message: Message, to: State, reason: str) -> bool:
             row, notify = Message.objects.filter(pk=message.pk), signals.to_notify(message.kind)
             has_moved = row.move(to, reason=reason, **notify) == 1
         if has_moved:
-            _follow_up([message], to, reason)
+            _follow_up(message, to, reason)
     return has_moved
 
 
-def _follow_up(moved: Iterable[Message], to: State, reason: str) -> None:
-    """Once the move is committed: write a line for each message, and hand it over or call its receivers."""
-    for message in moved:
-        transaction.on_commit(partial(log.info, f"moved to {to}", **message.log_fields(), reason=reason), robust=True)
-        if to is State.QUEUED:
-            publish_on_commit(message, NOW)
-        else:
+def _follow_up(message: Message, to: State, reason: str) -> None:
+    """Once the move is committed: write it to the log, and hand the message over or call its receivers."""
+    transaction.on_commit(partial(log.info, f"moved to {to}", **message.log_fields(), reason=reason), robust=True)
+    if to is State.QUEUED:
+        publish_on_commit(message, NOW)
+    else:
+        signals.call_receivers_on_commit(message)
+
+
+def _follow_up_together(moved: Sequence[Message], to: State, reason: str) -> None:
+    """Do the same for many, with one line for all of them, and one task for each queue."""
+    if not moved:
+        return
+    numbers = [message.pk for message in moved]
+    fields = {"messages": len(moved), "first_id": min(numbers), "last_id": max(numbers), "reason": reason}
+    transaction.on_commit(partial(log.info, f"moved to {to}", **fields), robust=True)
+    if to is State.QUEUED:
+        for queue in {message.queue for message in moved}:
+            transaction.on_commit(partial(kick, queue), robust=True)
+    else:
+        for message in moved:
             signals.call_receivers_on_commit(message)
 
 

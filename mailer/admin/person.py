@@ -61,6 +61,7 @@ def person_page(request: HttpRequest, messages_admin: Any) -> HttpResponse:
         "mails": _mails(request, found, may_decide=messages_admin.has_decide_permission(request)),
         "all_url": f"{reverse('admin:mailer_message_changelist')}",
         "shown": SHOWN,
+        "searched": f"{search.LONG_AGO:,}",
     }
     return render(request, "admin/mailer/message/person.html", context)
 

@@ -21,7 +21,7 @@ MOST = 50
 """The largest number of addresses, and of accounts, that one search finds."""
 ROWS = 2_000
 """The largest number of messages that are read to find these addresses."""
-LATELY, LONG_AGO = 250_000, 1_000_000
+LATELY, LONG_AGO = 250_000, 500_000
 """The newest messages in which a part of an address is looked for; the larger number if nothing else was found."""
 SUBJECTS = 100_000
 """The newest messages in which a part of a subject is looked for."""
@@ -118,7 +118,8 @@ def _by_part_of_account(text: str) -> Found:
 
 def _by_part_long_ago(text: str) -> Found:
     part = _part(text)
-    return _of_some(_addresses(_newest(LONG_AGO).filter(Q(lower_recipient__contains=part)))) if part else Found()
+    older = _newest(LONG_AGO, but=LATELY).filter(Q(lower_recipient__contains=part))
+    return _of_some(_addresses(older)) if part else Found()
 
 
 def _part(text: str) -> str:
@@ -153,9 +154,10 @@ def _messages() -> MessageQuerySet:
     return Message.objects.alias(lower_recipient=LOWER_RECIPIENT)
 
 
-def _newest(number: int) -> MessageQuerySet:
+def _newest(number: int, *, but: int = 0) -> MessageQuerySet:
+    """Return the newest messages, without the very newest that were looked at already."""
     last = Message.objects.order_by("-pk").values_list("pk", flat=True).first() or 0
-    return _messages().filter(pk__gt=last - number)
+    return _messages().filter(pk__gt=last - number, pk__lte=last - but)
 
 
 def _addresses(messages: MessageQuerySet) -> Iterable[str]:

@@ -12,7 +12,7 @@ from accounts.models import User
 from mailer import outbox
 from mailer.models import Message, Payload, State
 from mailer.signals import message_settled
-from tests.mailer.kinds import Plain
+from tests.mailer.kinds import Bulletin, Plain
 from tests.mailer.test_keys import Elsewhere
 from tests.servers import wait_until
 
@@ -29,7 +29,9 @@ def queued() -> set[int]:
     return set(Message.objects.filter(state=State.QUEUED, reason="again").values_list("pk", flat=True))
 
 
-def test_the_number_of_statements_and_tasks_does_not_grow_with_the_messages(user: User, broker: redis.Redis) -> None:
+def test_the_number_of_statements_tasks_and_log_lines_does_not_grow_with_the_messages(
+    user: User, broker: redis.Redis
+) -> None:
     costs = []
     for number in (10, 100):
         Message.objects.all().delete()
@@ -44,10 +46,22 @@ def test_the_number_of_statements_and_tasks_does_not_grow_with_the_messages(user
         ):
             assert outbox.retry(Message.objects.all(), reason="again") == number
         costs.append((len(queries), broker.llen("default")))
-        assert sum(line["event"] == "moved to queued" for line in lines) == number
+        [line] = [line for line in lines if line["event"] == "moved to queued"]
+        numbers = list(Message.objects.order_by("pk").values_list("pk", flat=True))
+        assert (line["messages"], line["first_id"], line["last_id"]) == (number, numbers[0], numbers[-1])
 
     assert costs[0] == costs[1]
-    assert costs[1][1] == 2
+    assert costs[1][1] == 1
+
+
+def test_each_queue_of_a_batch_gets_a_task(user: User, broker: redis.Redis) -> None:
+    for kind in (Plain, Bulletin):
+        failed(outbox.enqueue(kind(user)))
+        failed(outbox.enqueue(kind(user)))
+    broker.flushall()
+
+    assert outbox.retry(Message.objects.all(), reason="again") == 4
+    assert [broker.llen(queue) for queue in ("default", "bulk")] == [1, 1]
 
 
 def test_each_of_a_batch_is_decided_by_its_own_key_body_and_answers(user: User) -> None:

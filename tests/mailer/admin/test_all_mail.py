@@ -212,3 +212,8 @@ def test_a_part_that_several_addresses_have_names_each(operator: Client) -> None
 
     assert "Several addresses match:" in seen
     assert 'href="?q=anna%40example.com"' in seen
+
+
+def test_the_page_of_a_person_says_how_far_back_a_part_is_looked_for(operator: Client) -> None:
+    assert "only in the newest 500,000" in page(operator, PERSON, q="zzqq")
+    assert "only in the newest" not in page(operator, PERSON, q="gone@example.com")
