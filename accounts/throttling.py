@@ -103,6 +103,8 @@ class Counter:
 
     def __init__(self) -> None:
         self._try_redis_at = 0.0
+        self.place = ""
+        """Where the last event was counted."""
 
     def hit(self, limit: RateLimitItem, *identity: str) -> bool:
         """Count one event. Return False, without counting it, if the limit is reached."""
@@ -115,10 +117,13 @@ class Counter:
     def _ask(self, question: Callable[[MovingWindowRateLimiter | TableLimiter], bool]) -> bool:
         if time.monotonic() >= self._try_redis_at:
             try:
-                return question(_redis())
+                answer = question(_redis())
+                self.place = "Redis"
+                return answer
             except StorageError as error:
                 self._try_redis_at = time.monotonic() + BREAK
                 log.warning("Redis away; limits are counted in the database", error=type(error.storage_error).__name__)
+        self.place = "table"
         return question(TableLimiter())
 
 
@@ -136,7 +141,7 @@ def may_mail(purpose: Purpose, box: str, *, about: str, request: str) -> bool:
     `about` names what it is about: the same is mailed once a minute.
 
     The mail is marked before it is counted: of two workers with one message, the second must not be refused because of the
-    first, since its refusal cancels the message. It is marked again afterwards, in case Redis went away in between.
+    first, since its refusal cancels the message. It is marked again if Redis went away, or came back, in between.
     """
     counts = [
         *_for([PAUSE], "mail about", about),
@@ -146,9 +151,11 @@ def may_mail(purpose: Purpose, box: str, *, about: str, request: str) -> bool:
     this_mail = _for([ONE_MAIL], "one mail", request)
     if not _hit_all(this_mail):
         return True  # an attempt after the first
+    place = counter.place
     if not _hit_all(counts):
         return False
-    _hit_all(this_mail)
+    if counter.place != place:
+        _hit_all(this_mail)
     return True
 
 
@@ -192,7 +199,8 @@ def allows(counts: Iterable[Count]) -> bool:
 
 def _hit_all(counts: list[Count]) -> bool:
     """Count for each identity, or for none if one has reached its limit."""
-    return allows(counts) and all(counter.hit(limit, *identity) for limit, identity in counts)
+    # `hit` itself does not count above the limit, so the first one needs no other question.
+    return allows(counts[1:]) and all(counter.hit(limit, *identity) for limit, identity in counts)
 
 
 def _for(limits: Iterable[RateLimitItem], *identity: str) -> list[Count]:

@@ -191,6 +191,8 @@ DATABASES["default"]["OPTIONS"] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
     "options": limits,
+    # Statements that every mail needs are prepared after some uses. Not behind a pooler that lends connections by transaction.
+    "prepare_threshold": None if database.get("DISABLE_SERVER_SIDE_CURSORS") else 5,
 } | database.get("OPTIONS", {})
 
 MAILERS: dict[str, dict[str, Any]] = {"default": {"BACKEND": "mailer.backend.OutboxBackend"}, "transport": transport}
@@ -206,7 +208,6 @@ CELERY_BROKER_URL = broker.url
 CELERY_BROKER_TRANSPORT_OPTIONS = broker.transport_options  # mailer.celery.configure() adds more
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TIMEZONE = TIME_ZONE
-CELERY_WORKER_SEND_TASK_EVENTS = True  # for Flower
 CELERY_BEAT_SCHEDULE = {
     "purge-accounts": {
         "task": "accounts.tasks.purge",

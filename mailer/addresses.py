@@ -21,6 +21,11 @@ LONGEST_ENTRY, DEEPEST_COMMENT = 998, 20
 """Characters and brackets; with many more, Python's parser takes seconds or overflows the stack."""
 PLAIN = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+@[A-Za-z0-9._-]+")
 """A bare ASCII address without quotes, which needs no parser."""
+PLAIN_MAILBOX = re.compile(
+    r"([A-Za-z0-9_-]+(?: [A-Za-z0-9_-]+)* <)?"
+    r"(?P<address>[A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*)(?(1)>)"
+)
+"""`ann@example.com` or `Ann Example <ann@example.com>`, which needs no parser: each would read it in one way."""
 DOTS = ".\u3002\uff0e\uff61"
 """The dot, and the characters that stand for it in a domain (UTS 46, 2.3)."""
 PARSING_FAILED = (MessageError, ValueError, IndexError, AttributeError)
@@ -76,7 +81,9 @@ def as_transmitted(entry: str) -> str:
 
 def for_envelope(entry: str) -> str:
     """Return the same as `as_transmitted`. Raises InvalidAddress for an address that cannot be transmitted."""
-    local, domain = entry.rsplit("@", 1) if PLAIN.fullmatch(entry) else _split(entry)
+    if plain := PLAIN_MAILBOX.fullmatch(entry):
+        entry = plain["address"]
+    local, domain = entry.rsplit("@", 1) if plain or PLAIN.fullmatch(entry) else _split(entry)
     address = f"{local}@{domain_in_ascii(domain)}" if domain else local
     if len(address) > LONGEST:
         raise InvalidAddress(f"it has more than {LONGEST} characters (RFC 5321, 4.5.3.1.3)")

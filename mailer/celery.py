@@ -5,6 +5,7 @@ configure(app)
 """
 
 import sys
+import threading
 import time
 from typing import Any
 
@@ -20,7 +21,7 @@ from celery.signals import (
     worker_shutdown,
 )
 from django.conf import settings
-from django.db import close_old_connections
+from django.db import close_old_connections, connections
 
 from mailer import malformed
 
@@ -45,6 +46,8 @@ DEFAULTS = {
     "CELERY_DB_REUSE_MAX": sys.maxsize,  # Celery would open a connection for each task; see configure()
 }
 
+CHECK_EVERY = 2.0
+"""Seconds between two checks of a database connection that tasks use."""
 PAUSE = 15.0
 """Seconds without Celery's heartbeats after one that the broker did not take at once."""
 
@@ -58,8 +61,8 @@ def configure(app: Celery) -> None:
     malformed.install()
     app.add_defaults(_configuration)
     app.autodiscover_tasks()
-    for signal in task_prerun, task_postrun:  # as Django does around a request: drop failed and old connections only
-        signal.connect(close_old_connections)
+    for signal in task_prerun, task_postrun:
+        signal.connect(_drop_failed_connections)
     for signal in beat_init, beat_embedded_init:
         signal.connect(_start_heartbeat_of_beat)
     worker_init.connect(_check_settings)
@@ -78,6 +81,18 @@ class _PoolStarted(bootsteps.StartStopStep):
     def start(self, parent: Any) -> None:
         if "prefork" not in type(parent.pool).__module__:
             _start_housekeeping()
+
+
+def _drop_failed_connections(**_: Any) -> None:
+    """Do what Django does around a request. But a connection that was checked a moment ago is not asked again."""
+    began = time.monotonic()
+    has_failed = any(each.errors_occurred for each in connections.all(initialized_only=True))
+    if has_failed or began - getattr(_checks, "last", -CHECK_EVERY) >= CHECK_EVERY:
+        close_old_connections()
+        _checks.last = began
+
+
+_checks = threading.local()
 
 
 def _start_housekeeping(**_: Any) -> None:

@@ -152,6 +152,7 @@ def _check_together(options: Options) -> None:
     for extra, module, used in (
         ("premailer", "premailer", options.inliner == "premailer" and "POSTCOMMIT_INLINER is premailer"),
         ("dkim", "dkim", options.dkim_keys and "POSTCOMMIT_DKIM_KEYS needs dkimpy"),
+        ("dkim", "cryptography", options.dkim_keys and "POSTCOMMIT_DKIM_KEYS needs cryptography"),
         ("metrics", "prometheus_client", options.metrics_token and "POSTCOMMIT_METRICS_TOKEN needs prometheus-client"),
     ):
         if used and not find_spec(module):

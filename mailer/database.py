@@ -1,8 +1,13 @@
 """The clock of the database, and the errors that say that it is away, as opposed to a statement that is wrong."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
+from typing import Any
 
+import psycopg
 from django.db import Error, InterfaceError, OperationalError, connection
+from django.db.backends.utils import CursorWrapper
 
 AWAY = {
     "08": "connection lost or refused",
@@ -43,3 +48,16 @@ def answers() -> bool:
     except Error:
         return False
     return True
+
+
+@contextmanager
+def hot_cursor() -> Iterator[CursorWrapper]:
+    """Open a cursor for a statement that every mail needs: the server parses and plans it once for each connection.
+
+    Its parameters are sent beside the statement, not in it. It is prepared if `prepare_threshold` is in the OPTIONS of the
+    database; with pgbouncer in front, which lends connections by transaction, leave that out.
+    """
+    connection.ensure_connection()
+    cursor: Any
+    with connection.wrap_database_errors, psycopg.Cursor(connection.connection) as cursor:
+        yield connection.make_debug_cursor(cursor) if connection.queries_logged else connection.make_cursor(cursor)

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import cache
 from typing import Any, ClassVar, Self, dataclass_transform, get_args, get_type_hints
 
 from django.conf import settings
@@ -79,6 +80,9 @@ class Stream:
 
 
 STREAM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,49}")
+
+Rows = dict[tuple[type[Model], str], Model]
+"""Rows that were loaded for several e-mails, by their model and their primary key as text."""
 
 KINDS: dict[str, type["Email"]] = {}
 """Every kind by its stored name and by its former names."""
@@ -209,8 +213,8 @@ class Email:
         return value
 
     @classmethod
-    def load(cls, arguments: Mapping[str, Any]) -> Self:
-        """Create the instance from its `arguments()`, with rows loaded from the database.
+    def load(cls, arguments: Mapping[str, Any], rows: Rows | None = None) -> Self:
+        """Create the instance from its `arguments()`, with rows taken from `rows`, or else loaded from the database.
 
         Raises ReferenceGone for a deleted row or erased arguments, and UnknownKind for a field that only newer code knows.
         """
@@ -218,13 +222,15 @@ class Email:
             raise ReferenceGone("its recipient was erased")
         if unknown := arguments.keys() - {field.name for field in dataclasses.fields(cls)}:  # type: ignore[arg-type]
             raise UnknownKind(f"{cls.kind} has no field {min(unknown)!r} in this release")
-        return cls(**{name: cls._load_field(name, value) for name, value in arguments.items()})
+        return cls(**{name: cls._load_field(name, value, rows or {}) for name, value in arguments.items()})
 
     @classmethod
-    def _load_field(cls, name: str, value: Any) -> Any:
-        model = _models_of(cls).get(name)
+    def _load_field(cls, name: str, value: Any, rows: Rows) -> Any:
+        model = models_of(cls).get(name)  # type: ignore[arg-type]
         if model is None or value is None:
             return value
+        if row := rows.pop((model, str(value)), None):  # for one e-mail only: its code may change the instance
+            return row
         try:
             return model._default_manager.get(pk=value)
         except (ObjectDoesNotExist, ValidationError):
@@ -235,7 +241,8 @@ RESERVED = frozenset({*vars(Email), *inspect.get_annotations(Email)})
 """Names that a field would hide."""
 
 
-def _models_of(kind: type[Email]) -> dict[str, type[Model]]:
+@cache
+def models_of(kind: type[Email]) -> Mapping[str, type[Model]]:
     """Return the models of those fields of a kind that hold model instances."""
     return {
         name: model

@@ -262,6 +262,7 @@ class Message(models.Model):
         null=True,
         blank=True,
         on_delete=models.SET_NULL,
+        db_index=False,
         related_name="resent_as",
         help_text="The message that a person resent as this one.",
     )
@@ -293,6 +294,7 @@ class Message(models.Model):
             models.Index(fields=["id"], include=["recipient"], name="message_newest"),
             models.Index("id", name="message_several", condition=~Q(answers={})),
             models.Index("payload", name="message_payload", condition=Q(payload__isnull=False)),
+            models.Index("resent_from", name="message_resent_from", condition=Q(resent_from__isnull=False)),
             # For the admin's list of messages, which has the newest first
             models.Index("id", name="message_not_sent", condition=Q(state__in=NOT_SENT)),
             models.Index("kind", "id", name="message_kind"),
@@ -319,6 +321,15 @@ class Outcome(models.TextChoices):
     INTERRUPTED = "interrupted", "stopped before anything was sent"
 
 
+class Taken(models.TextChoices):
+    """How a message came to the worker that tried to deliver it."""
+
+    TASK = "task", "handed over with a task of its own"
+    KICK = "kick", "handed over with a task for its queue"
+    FOUND = "found", "not handed over: the worker found it without the broker"
+    COMMAND = "command", "delivered by a person's command"
+
+
 TOOK = (Outcome.ACCEPTED, Outcome.PARTLY_ACCEPTED)
 """The server took the message, for some recipients at least."""
 
@@ -340,6 +351,14 @@ class DeliveryAttempt(models.Model):
     number = models.PositiveIntegerField()
     transport = models.CharField(max_length=50)
     worker = models.CharField(max_length=200, blank=True, help_text="The host of the worker.")
+    taken = models.CharField(
+        max_length=10,
+        choices=Taken,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="How the message came to the worker.",
+    )
     started_at = models.DateTimeField(db_default=Now())
     finished_at = models.DateTimeField(null=True, blank=True)
     outcome = models.CharField(max_length=20, choices=Outcome, default=Outcome.PENDING)

@@ -1,10 +1,11 @@
 """The public API: enqueue an e-mail in the current transaction; it is sent if, and only if, that commits."""
 
+import json
 import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from itertools import batched
 from typing import Any
@@ -19,6 +20,7 @@ from mailer import routes, signals, tracing
 from mailer.addresses import for_envelope
 from mailer.composing.built_by_django import DjangoMail
 from mailer.conf import sender_domain
+from mailer.database import now
 from mailer.delivery.broker import kick, publish_on_commit
 from mailer.delivery.slowness import slowness
 from mailer.delivery.steps import EXPIRED
@@ -117,10 +119,9 @@ def enqueue_many(
     enqueued: Counter[str] = Counter()
     with transaction.atomic():
         for batch in batched(emails, BATCH):
-            rows = [_new_message(email, delay=delay, using=using) for email in batch]
-            Message.objects.bulk_create(rows)
-            enqueued.update(row.queue for row in rows)
-            progress(len(rows))
+            _copy([_columns(email, using) for email in batch], due_at=now() + delay)
+            enqueued.update(email.queue for email in batch)
+            progress(len(batch))
         transaction.on_commit(lambda: log.info("enqueued many", messages=enqueued.total()), robust=True)
         for queue in enqueued:
             transaction.on_commit(partial(kick, queue, delay), robust=True)
@@ -155,24 +156,40 @@ def resend(message: Message) -> Message:
 
 
 def _new_message(email: Email, *, delay: timedelta = NOW, key: str = "", using: str = "") -> Message:
+    due_at = Now() + delay
+    return Message(**_columns(email, using), key=key, first_due_at=due_at, due_at=due_at)
+
+
+def _columns(email: Email, using: str) -> dict[str, Any]:
+    """Return the columns of a new message. Those of all messages have the same order."""
     if using not in routes.names():
         raise ValueError(f"MAILERS has no transport {using!r}; it has {', '.join(routes.names()[1:]) or 'none'}")
-    due_at = Now() + delay
-    return Message(
-        kind=email.kind,
-        arguments=email.arguments(),
-        payload=email.payload if isinstance(email, DjangoMail) else None,
-        user=email.user(),
-        recipient=for_envelope(email.recipient().address),
-        message_id_header=f"<{uuid.uuid4().hex}@{sender_domain()}>",  # every attempt uses it
-        queue=email.queue,
-        transport=using,
-        key=key,
-        first_due_at=due_at,
-        due_at=due_at,
-        expires_at=email.expires_at(),
-        traceparent=tracing.current(),
-    )
+    user = email.user()
+    return {
+        "kind": email.kind,
+        "arguments": email.arguments(),
+        "payload_id": email.payload.pk if isinstance(email, DjangoMail) else None,
+        "user_id": user.pk if user else None,
+        "recipient": for_envelope(email.recipient().address),
+        "message_id_header": f"<{uuid.uuid4().hex}@{sender_domain()}>",  # every attempt uses it
+        "queue": str(email.queue),
+        "transport": using,
+        "expires_at": email.expires_at(),
+        "traceparent": tracing.current(),
+    }
+
+
+def _copy(rows: Sequence[dict[str, Any]], *, due_at: datetime) -> None:
+    """Insert many rows by COPY, which costs a fifth of an INSERT for each row."""
+    same = {field.attname: field.get_default() for field in Message._meta.concrete_fields if not field.has_db_default()}
+    same |= {"first_due_at": due_at, "due_at": due_at}
+    del same[Message._meta.pk.attname]
+    for name in rows[0]:
+        same.pop(name, None)
+    statement = f"COPY {Message._meta.db_table} ({', '.join([*same, *rows[0]])}) FROM STDIN"
+    with connection.wrap_database_errors, connection.cursor() as cursor, cursor.copy(statement) as copy:
+        for row in rows:
+            copy.write_row([*same.values(), *(row | {"arguments": json.dumps(row["arguments"])}).values()])
 
 
 def _enqueue(message: Message, delay: timedelta) -> Message:

@@ -38,12 +38,17 @@ BATCH = 100
 
 def to_notify(kind: str) -> dict[str, Any]:
     """Return the column to set in the UPDATE that settles a message of this kind, if it has receivers."""
-    return {"notify_at": Now() + PAUSE} if message_settled.has_listeners(email.KINDS.get(kind)) else {}
+    return {"notify_at": Now() + PAUSE} if has_receivers(kind) else {}
+
+
+def has_receivers(kind: str) -> bool:
+    """Return whether messages of this kind have receivers."""
+    return message_settled.has_listeners(email.KINDS.get(kind))
 
 
 def call_receivers_on_commit(message: Message) -> None:
     """Call the receivers after the transaction that settles the message. A failure is logged, and they are called again."""
-    if message_settled.has_listeners(email.KINDS.get(message.kind)):
+    if has_receivers(message.kind):
         transaction.on_commit(lambda: call_receivers(message.pk), robust=True)
 
 

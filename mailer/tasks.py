@@ -29,7 +29,7 @@ def deliver_message(self: "Task[Any, Any]", message_id: int) -> str:
     if the broker loses the task, a worker finds the row by itself.
     """
     try:
-        return pipeline.deliver(message_id)
+        return pipeline.deliver(message_id, on_late=_deliver_due)
     except Error as error:
         if not is_away(error):
             raise
@@ -46,7 +46,7 @@ def deliver_due(queue: str) -> str:
     A worker repeats it by itself if the database is away.
     """
     try:
-        tried = pipeline.deliver_due(heartbeat.queues or [queue], on_more=lambda: broker.kick_if_idle(queue))
+        tried = _deliver_due(queue)
     except Error as error:
         if not is_away(error):
             raise
@@ -54,6 +54,10 @@ def deliver_due(queue: str) -> str:
         log.warning("database away", error=type(error).__name__)
         return "database away"
     return f"{tried} messages tried" if tried else circuit.describe(circuit.paused()) or "nothing is due"
+
+
+def _deliver_due(queue: str) -> int:
+    return pipeline.deliver_due(heartbeat.queues or [queue], on_more=lambda: broker.kick_if_idle(queue))
 
 
 @shared_task(name=broker.RECEIVERS_TASK, max_retries=0)

@@ -58,7 +58,8 @@ def _moments(message: Message, attempts: Sequence[DeliveryAttempt]) -> Iterator[
 
 
 def _of_attempt(attempt: DeliveryAttempt) -> Moment:
-    details = [f"through {server(attempt.transport)}", f"from {attempt.worker}" if attempt.worker else ""]
+    details = [attempt.get_taken_display(), f"through {server(attempt.transport)}"]
+    details += [f"from {attempt.worker}" if attempt.worker else ""]
     if attempt.finished_at:
         took = (attempt.finished_at - attempt.started_at).total_seconds()
         details += [f"{took * 1000:.0f} ms", f"step: {attempt.phase}" if attempt.phase else ""]

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 
 from django.core.mail import EmailMessage, EmailMultiAlternatives
 
-from mailer.email import Email, Recipient, ReferenceGone
+from mailer.email import Email, Recipient, ReferenceGone, Rows
 from mailer.mime import serializer
 from mailer.models import Payload
 
@@ -29,9 +29,9 @@ class DjangoMail(Email):
         return Recipient(parseaddr(self.built.recipients()[0])[1])
 
     @classmethod
-    def load(cls, arguments: Mapping[str, Any]) -> Self:
+    def load(cls, arguments: Mapping[str, Any], rows: Rows | None = None) -> Self:
         try:
-            return super().load(arguments)
+            return super().load(arguments, rows)
         except ReferenceGone:
             raise ReferenceGone("its body was erased POSTCOMMIT_BODY_RETENTION_DAYS after it was settled") from None
 

@@ -19,9 +19,9 @@ def inline_css(html: str) -> str:
 
     A `<style data-inline="no">` stays unchanged; the engines would drop selectors that match nothing.
     """
-    kept = KEPT_STYLE.findall(html)
-    inlined = ENGINES[options().inliner](KEPT_STYLE.sub(PLACEHOLDER, html))
-    for css in kept:
+    pieces = KEPT_STYLE.split(html)  # what stands between the kept styles, and their CSS, in turn
+    inlined = ENGINES[options().inliner](PLACEHOLDER.join(pieces[::2]))
+    for css in pieces[1::2]:
         inlined = inlined.replace(PLACEHOLDER, f"<style>{css}</style>", 1)
     # Both engines add a missing <html> and <body>, but no doctype; without it, clients use quirks mode.
     return inlined if inlined[:9].lower() == "<!doctype" else f"<!DOCTYPE html>\n{inlined}"

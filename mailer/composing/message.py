@@ -9,6 +9,7 @@ from hashlib import blake2b
 
 from django.core.mail import EmailMessage, EmailMultiAlternatives
 
+from mailer.addresses import PLAIN_MAILBOX
 from mailer.attachments import attach
 from mailer.composing.built_by_django import DjangoMail
 from mailer.composing.templates import Content, one_line, render
@@ -146,6 +147,8 @@ def _unsubscribe_url(mail: Email, recipient: Recipient) -> str:
 def _mailbox(recipient: Recipient) -> str:
     """Format the recipient as `Name <address>`, or as the bare address if the name is not valid."""
     name = one_line(recipient.name)[:LONGEST_NAME]
+    if PLAIN_MAILBOX.fullmatch(plain := f"{name} <{recipient.address}>"):
+        return plain
     try:
         mailbox = str(Address(name, addr_spec=recipient.address))
     except NonASCIILocalPartDefect:  # Python rejects it, but some servers accept it (RFC 6531)

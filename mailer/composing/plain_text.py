@@ -266,6 +266,8 @@ def _wrap(line: str, width: int) -> Iterator[str]:
 
 def _columns(text: str) -> int:
     """Return the width in a terminal: combining marks have no column, wide East Asian characters two."""
+    if text.isascii():  # most words, and this counts each word of a text
+        return len(text)
     visible = [character for character in text if unicodedata.category(character) not in ("Mn", "Me", "Cf")]
     return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in visible)
 

@@ -6,6 +6,7 @@ import unicodedata
 import zoneinfo
 from dataclasses import dataclass
 from email.utils import parseaddr
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,6 +22,7 @@ from mailer.email import Email, Recipient
 
 UNSENDABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 """Control characters and code points that UTF-8 cannot encode. RFC 5321 forbids NUL; HTML parsers fail on all of them."""
+UNSENDABLE_ASCII = bytes(code for code in range(128) if UNSENDABLE.match(chr(code)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,12 @@ def render(email: Email, recipient: Recipient, *, unsubscribe_url: str = "") -> 
 
 def site_name() -> str:
     """Return the site's name for mails: the name in DEFAULT_FROM_EMAIL, or else the host of SITE_URL."""
-    return parseaddr(settings.DEFAULT_FROM_EMAIL)[0] or urlsplit(settings.SITE_URL).hostname or settings.SITE_URL
+    return _name_in(settings.DEFAULT_FROM_EMAIL) or urlsplit(settings.SITE_URL).hostname or settings.SITE_URL
+
+
+@lru_cache(maxsize=8)
+def _name_in(mailbox: str) -> str:
+    return parseaddr(mailbox)[0]
 
 
 def _render(template: str, data: dict[str, Any], *, escape: bool) -> str:
@@ -74,7 +81,13 @@ def _render(template: str, data: dict[str, Any], *, escape: bool) -> str:
     except Exception as error:
         error.add_note(template)  # the error may come from an included file or from a field
         raise
-    return UNSENDABLE.sub("", rendered.replace("\r\n", "\n").replace("\r", "\n"))
+    return _sendable(rendered.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def _sendable(text: str) -> str:
+    if text.isascii():  # a fifth of the time of the regular expression
+        return text.encode().translate(None, UNSENDABLE_ASCII).decode()
+    return UNSENDABLE.sub("", text)
 
 
 def one_line(text: str) -> str:

@@ -198,7 +198,7 @@ def _publish(task: str, argument: Any, to: str, delay: timedelta, shown: str, **
     if not _ask(send):
         return False
     ms = round((time.monotonic() - started) * 1000)
-    log.info("published", **fields, countdown=round(delay.total_seconds(), 1), ms=ms)
+    log.debug("published", **fields, countdown=round(delay.total_seconds(), 1), ms=ms)
     return True
 
 

@@ -1,17 +1,17 @@
 """Claim a message: of all workers that have it in hand, one may transmit it."""
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import structlog
-from django.db import connection
 
 from mailer import routes
 from mailer.addresses import as_transmitted
+from mailer.database import hot_cursor
 from mailer.delivery.circuit import Transport
 from mailer.delivery.heartbeat import heartbeat
 from mailer.delivery.steps import Postponed, Ready, Unsent
-from mailer.models import SILENCE, SOURCES, DeliveryAttempt, Message, Outcome, State, Suppression, Worker
+from mailer.models import SILENCE, SOURCES, DeliveryAttempt, Message, Outcome, State, Suppression, Taken, Worker
 from mailer.recipients import suppression
 from mailer.text import replace_unstorable
 
@@ -42,18 +42,18 @@ WITH claimed AS (
     RETURNING id, attempts
 )
 INSERT INTO {DeliveryAttempt._meta.db_table}
-    (message_id, number, transport, worker, started_at, outcome, phase, code, response)
-SELECT id, attempts, %(transport)s, %(host)s, statement_timestamp(), %(pending)s, '', '', '' FROM claimed
+    (message_id, number, transport, worker, taken, started_at, outcome, phase, code, response)
+SELECT id, attempts, %(transport)s, %(host)s, %(taken)s, statement_timestamp(), %(pending)s, '', '', '' FROM claimed
 """  # noqa: S608 - the names are our own models'
 
 
-def claim(message: Message, ready: Ready, transport: Transport) -> Ready | Postponed | Unsent | None:
+def claim(message: Message, ready: Ready, transport: Transport, taken: Taken) -> Ready | Postponed | Unsent | None:
     """Claim the message.
 
     Unsent if the recipient was suppressed after the mail was composed, Postponed if that was one of several, None if another
     worker has the message, or if its deadline has passed.
     """
-    if claim_row(message, ready, transport.alias):
+    if claim_row(message, ready, transport.alias, taken):
         return ready
     reason = suppression.reason_for(ready.recipient, ready.stream)
     if reason is None:
@@ -63,7 +63,7 @@ def claim(message: Message, ready: Ready, transport: Transport) -> Ready | Postp
     return Unsent(State.SUPPRESSED, f"the address is suppressed: {reason}")
 
 
-def claim_row(message: Message, ready: Ready, alias: str = routes.PRIMARY) -> bool:
+def claim_row(message: Message, ready: Ready, alias: str = routes.PRIMARY, taken: Taken | Literal[""] = "") -> bool:
     """Claim the message for this worker, and open a delivery attempt.
 
     False if this worker has not (or no longer) reserved it or was silent, if its deadline has passed, or if its recipient is
@@ -84,13 +84,14 @@ def claim_row(message: Message, ready: Ready, alias: str = routes.PRIMARY) -> bo
         "stream": ready.stream,
         "transport": alias,
         "host": heartbeat.host,
+        "taken": taken,
         "pending": Outcome.PENDING,
     }
-    with connection.cursor() as cursor:
+    with hot_cursor() as cursor:
         cursor.execute(CLAIM, values)
         if cursor.rowcount != 1:
             return False
     message.attempts += 1
     message.recipient = ready.recipient
-    log.info("attempt started", **message.log_fields(), attempt=message.attempts)
+    log.debug("attempt started", **message.log_fields(), attempt=message.attempts)
     return True

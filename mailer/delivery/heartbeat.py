@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from hashlib import blake2b
@@ -42,7 +42,8 @@ class Heartbeat:
     """The identity of this process as a worker, and the messages that it has in hand. Threads share it.
 
     `broker_answers` says whether the broker did when it was last asked. `finished` counts the messages that it had in hand.
-    `has_dropped` says that after an error rows may name this worker that it has not in hand.
+    `has_dropped` says that after an error rows may name this worker that it has not in hand. A thread has the lock `reserving`
+    while it reserves messages: other threads must not take for dropped what it has not in hand yet.
     """
 
     def __init__(self, role: Role = Role.WORKER) -> None:
@@ -57,8 +58,9 @@ class Heartbeat:
         self.queues: Sequence[str] = ()
         self.broker_answers = False
         self.finished = 0
-        self._in_hand: set[int] = set()
+        self._in_hand: dict[int, float | None] = {}
         self.has_dropped = False
+        self.reserving = threading.RLock()
         self._lock = threading.Lock()
         self._last = self._first = -float("inf")
         self._was_silent = False
@@ -115,11 +117,15 @@ class Heartbeat:
         with self._lock:
             return sorted(self._in_hand)
 
-    @contextmanager
-    def holding(self, message_id: int) -> Iterator[None]:
-        """Have a message in hand."""
+    def take(self, message_ids: Iterable[int]) -> None:
+        """Take messages in hand, until each has had its turn, or was let go."""
         with self._lock:
-            self._in_hand.add(message_id)
+            self._in_hand |= dict.fromkeys(message_ids, time.monotonic())
+
+    @contextmanager
+    def holding(self, *message_ids: int) -> Iterator[None]:
+        """Have messages in hand."""
+        self.take(message_ids)
         try:
             yield
         except BaseException:
@@ -127,8 +133,34 @@ class Heartbeat:
             raise
         finally:
             with self._lock:
-                self._in_hand.discard(message_id)
-                self.finished += 1
+                for message_id in message_ids:
+                    self._in_hand.pop(message_id, None)
+
+    @contextmanager
+    def turn_of(self, message_id: int) -> Iterator[bool]:
+        """Have the turn of a message in hand. Yield False if it waited for so long that it was let go."""
+        with self._lock:
+            if is_mine := message_id in self._in_hand:
+                self._in_hand[message_id] = None
+        try:
+            yield is_mine
+        except BaseException:
+            self.has_dropped = True
+            raise
+        finally:
+            with self._lock:
+                if is_mine:
+                    self._in_hand.pop(message_id, None)
+                    self.finished += 1
+
+    def let_go(self, after: float) -> None:
+        """Let go what has waited for its turn for so many seconds: the message before it may take minutes."""
+        with self._lock:
+            old = time.monotonic() - after
+            stuck = [each for each, since in self._in_hand.items() if since is not None and since < old]
+            for message_id in stuck:
+                del self._in_hand[message_id]
+            self.has_dropped |= bool(stuck)
 
     def end(self) -> None:
         """Delete the heartbeat: what this worker has not finished is free at once."""

@@ -19,7 +19,7 @@ from mailer.database import is_away
 from mailer.delivery import broker, circuit, ping, pipeline, sweep
 from mailer.delivery.heartbeat import EVERY, heartbeat
 from mailer.delivery.reserve import give_back_dropped, has_due
-from mailer.models import Role
+from mailer.models import Role, Taken
 from mailer.transports import connections
 
 log = structlog.get_logger(__name__)
@@ -92,7 +92,8 @@ class Housekeeping:
             ping.begin()
         if must_deliver:
             log.info("mail is due and no task came; delivering it without the broker")
-            deliver = partial(pipeline.deliver_due, heartbeat.queues, must_stop=self._finishing.is_set)
+            queues, must_stop = heartbeat.queues, self._finishing.is_set
+            deliver = partial(pipeline.deliver_due, queues, taken=Taken.FOUND, must_stop=must_stop)
             self._begin("delivering", deliver)
 
     def _must_deliver(self) -> bool:

@@ -15,7 +15,7 @@ import structlog
 from mailer import email, tracing
 from mailer.conf import options
 from mailer.database import is_away
-from mailer.delivery import circuit, rate, retry
+from mailer.delivery import circuit, rate, references, retry
 from mailer.delivery.attribution import Fault
 from mailer.delivery.circuit import Transport
 from mailer.delivery.claim import LEASE, claim
@@ -25,7 +25,7 @@ from mailer.delivery.prepare import BUILDING, prepare, prepare_again
 from mailer.delivery.reserve import QUARANTINE, Reserved, has_due, release, reserve, reserve_next
 from mailer.delivery.settle import settle_persistently, settle_unsent
 from mailer.delivery.steps import EXPIRED, Postponed, Ready, Trouble, Unsent
-from mailer.models import Message, State
+from mailer.models import Message, State, Taken
 from mailer.outcomes import Busy, Stop, TransportDown
 from mailer.text import mask
 from mailer.transports.client import LONGEST_ANSWER_TO_DOT
@@ -34,6 +34,12 @@ from mailer.transports.transmit import transmit
 
 log = structlog.get_logger(__name__)
 
+MOST = 32
+"""Messages that a worker reserves at once."""
+TURN = 0.1
+"""Seconds until a worker puts the rest of them back, and looks for more urgent ones."""
+LATE = timedelta(seconds=0.5)
+"""From then on a worker is behind with its tasks."""
 BUDGET = 5.0
 """Seconds that one task delivers due messages, before it lets other tasks of the worker run."""
 PAUSE = 1.0
@@ -44,13 +50,19 @@ RELEASE = timedelta(minutes=5)
 """The longest pause of a message that waits for a release that can prepare it."""
 
 
-def deliver(message_id: int) -> str:
+def deliver(message_id: int, *, on_late: Callable[[str], object] = lambda _: None) -> str:
     """Deliver one message if it is due and free, and record the result in its row. Return a sentence about it.
 
+    Calls `on_late` with the queue if the message was late: more is probably due, and a batch costs less than a task for each.
     Raises the database's errors.
     """
     reserved = reserve(message_id)
-    return _deliver(reserved).said if reserved else "nothing to do: it is not due, or another worker has it"
+    if reserved is None:
+        return "nothing to do: it is not due, or another worker has it"
+    results = _deliver_batch([reserved])
+    if reserved.late > LATE:
+        on_late(reserved.message.queue)
+    return results[0].said if results else "put back: this worker stood still"
 
 
 def deliver_due(
@@ -58,6 +70,7 @@ def deliver_due(
     *,
     seconds: float = BUDGET,
     longest_wait: timedelta | None = None,
+    taken: Taken = Taken.KICK,
     on_more: Callable[[], object] = lambda: None,
     must_stop: Callable[[], bool] = lambda: False,
     on_result: Callable[[str], object] = lambda _: None,
@@ -68,25 +81,27 @@ def deliver_due(
     about each message. Raises the database's errors.
     """
     ends = time.monotonic() + seconds
-    tried = 0
+    tried, size = 0, 1  # it grows while a batch is done in its turn: a server may take a second for each message
     routes = circuit.open_routes()
     waits_until: dict[str, float] = {}
     while time.monotonic() < ends and not must_stop():
         ready = [route for route in routes if waits_until.get(route, 0.0) <= time.monotonic()]
-        reserved = reserve_next(queues, ready)
-        if reserved is None:
+        batch = reserve_next(queues, ready, size, taken)
+        if not batch:
             if ready == routes:
                 return tried
             time.sleep(min(PAUSE, max(ends - time.monotonic(), 0.0)))
             continue
-        tried += 1
-        if tried == 1 and has_due(queues, routes):
+        if not tried and has_due(queues, routes):
             on_more()
-        result = _deliver(reserved, longest_wait)
-        on_result(result.said)
-        if result.must_wait:
-            waits_until[reserved.message.transport] = time.monotonic() + PAUSE  # mail of other routes goes on
-        if reserved.is_any_limited:
+        results = _deliver_batch(batch, must_stop, longest_wait)
+        for result in results:
+            on_result(result.said)
+        tried += len(results)
+        size = min(MOST, 2 * len(results)) if len(results) == len(batch) else max(1, len(results))
+        if results and results[-1].must_wait:
+            waits_until[batch[0].message.transport] = time.monotonic() + PAUSE  # mail of other routes goes on
+        if batch[0].is_any_limited:
             routes = circuit.open_routes()
     if has_due(queues, routes):
         on_more()
@@ -102,42 +117,70 @@ class Result:
     """Whether its transport takes no more messages at this moment."""
 
 
-def _deliver(reserved: Reserved, longest_wait: timedelta | None = None) -> Result:
+def _deliver_batch(
+    batch: Sequence[Reserved], must_stop: Callable[[], bool] = lambda: False, longest_wait: timedelta | None = None
+) -> Sequence[Result]:
+    """Deliver messages of one queue and route, for about TURN seconds, and put the others back. Return what became of them."""
+    ends = time.monotonic() + TURN
+    results: list[Result] = []
+    with heartbeat.holding(*(reserved.message.pk for reserved in batch)):
+        rows = references.load(reserved.message for reserved in batch)
+        for reserved in batch:
+            if results and (results[-1].must_wait or time.monotonic() > ends or must_stop()):
+                break
+            result = _deliver(reserved, rows, longest_wait)
+            if result is None:
+                break
+            results.append(result)
+        mine = heartbeat.in_hand()
+        if rest := [reserved.message for reserved in batch[len(results) :] if reserved.message.pk in mine]:
+            release(*rest)
+    return results
+
+
+def _deliver(reserved: Reserved, rows: email.Rows, longest_wait: timedelta | None) -> Result | None:
+    """Deliver a message in hand. None if it waited for so long, behind another one, that it was put back meanwhile."""
     message = reserved.message
-    with tracing.span("deliver", message.traceparent, **message.log_fields()) as note:
-        result = _deliver_in_hand(reserved, longest_wait)
+    with (
+        heartbeat.turn_of(message.pk) as is_mine,
+        tracing.span("deliver", message.traceparent, **message.log_fields()) as note,
+    ):
+        if not is_mine:
+            return None
+        result = _deliver_in_hand(reserved, rows, longest_wait or rate.longest_wait(message.queue))
         note(result.said)
         return result
 
 
-def _deliver_in_hand(reserved: Reserved, longest_wait: timedelta | None) -> Result:
+def _deliver_in_hand(reserved: Reserved, rows: email.Rows, longest_wait: timedelta) -> Result:
     message = reserved.message
-    with heartbeat.holding(message.pk):
-        match _attempt(reserved, longest_wait or rate.longest_wait(message.queue)):
-            case Postponed(reason):
-                release(message)
-                return Result(f"waits: {reason}", must_wait=True)
-            case Unsent() as unsent:
-                may_change = unsent.state in (State.CANCELLED, State.SUPPRESSED)
-                if settle_unsent(message, unsent, partial(prepare_again, message) if may_change else None):
-                    return Result(str(unsent.state))
-                release(message)
-                return Result("waits: its key is in use", must_wait=True)
-            case Trouble() as trouble:
-                return _postpone(reserved, trouble)
-            case None:
-                release(message)
-                heartbeat.has_dropped = True  # a worker of another release may leave it with this worker's name
-                return Result("another worker has it", must_wait=True)
-            case str() as said:
-                return Result(said)
+    match _attempt(reserved, rows, longest_wait):
+        case Postponed(reason):
+            release(message)
+            return Result(f"waits: {reason}", must_wait=True)
+        case Unsent() as unsent:
+            may_change = unsent.state in (State.CANCELLED, State.SUPPRESSED)
+            if settle_unsent(message, unsent, partial(prepare_again, message) if may_change else None):
+                return Result(str(unsent.state))
+            release(message)
+            return Result("waits: its key is in use", must_wait=True)
+        case Trouble() as trouble:
+            return _postpone(reserved, trouble)
+        case None:
+            release(message)
+            heartbeat.has_dropped = True  # a worker of another release may leave it with this worker's name
+            return Result("another worker has it", must_wait=True)
+        case str() as said:
+            return Result(said)
 
 
-def _attempt(reserved: Reserved, longest_wait: timedelta) -> Postponed | Unsent | Trouble | str | None:
+def _attempt(
+    reserved: Reserved, rows: email.Rows, longest_wait: timedelta
+) -> Postponed | Unsent | Trouble | str | None:
     """Run the steps. An error before the claim is a trouble, and one that has lasted for its patience is a failure."""
     message, attempts = reserved.message, reserved.message.attempts
     try:
-        result = _run_steps(reserved, longest_wait)
+        result = _run_steps(reserved, rows, longest_wait)
     except (email.UnknownKind, circuit.NoSuchTransport) as error:
         return Trouble(str(error), patience=None)
     except Exception as error:
@@ -150,7 +193,9 @@ def _attempt(reserved: Reserved, longest_wait: timedelta) -> Postponed | Unsent 
     return result
 
 
-def _run_steps(reserved: Reserved, longest_wait: timedelta) -> Postponed | Unsent | Trouble | str | None:
+def _run_steps(
+    reserved: Reserved, rows: email.Rows, longest_wait: timedelta
+) -> Postponed | Unsent | Trouble | str | None:
     """Run the steps until one of them stops the message. None if another worker has it, a sentence if it was transmitted."""
     message = reserved.message
     if message.reservations > QUARANTINE:
@@ -160,7 +205,7 @@ def _run_steps(reserved: Reserved, longest_wait: timedelta) -> Postponed | Unsen
     transport = admit(reserved, longest_wait)
     if isinstance(transport, Postponed):
         return transport
-    ready = EXPIRED if reserved.is_expired() else prepare(message)  # it may have waited for the rate limit
+    ready = EXPIRED if reserved.is_expired() else prepare(message, rows)  # it may have waited for the rate limit
     if not isinstance(ready, Ready):
         return ready
     with circuit.probing(transport) as may_use:
@@ -177,7 +222,7 @@ def _send(reserved: Reserved, ready: Ready, transport: Transport) -> Postponed |
     claimed: Ready | Postponed | Unsent | None = None
     try:
         circuit.close(transport, host=heartbeat.host)  # the connection was this host's probe
-        claimed = claim(message, ready, transport)
+        claimed = claim(message, ready, transport, reserved.taken)
     finally:
         if not isinstance(claimed, Ready):
             connection.release()
@@ -203,7 +248,8 @@ def admit(reserved: Reserved, longest_wait: timedelta) -> Transport | Postponed:
     wait = rate.book_slot(transport.alias, longest_wait) if is_limited or options().rate_per_second else 0.0
     if wait is None:
         return Postponed("rate limit")
-    time.sleep(wait)
+    if wait:
+        time.sleep(wait)
     return transport
 
 

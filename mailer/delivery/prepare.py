@@ -23,11 +23,14 @@ BUILDING = timedelta(hours=1)
 """How long a message is built again after an error, before it fails: what it needs may be away."""
 
 
-def prepare(message: Message) -> Ready | Unsent | Trouble:
-    """Ask whether the mail is still wanted, and compose it. Raises UnknownKind and the database's errors."""
+def prepare(message: Message, rows: email.Rows | None = None) -> Ready | Unsent | Trouble:
+    """Ask whether the mail is still wanted, and compose it. Raises UnknownKind and the database's errors.
+
+    `rows` has rows that were loaded a moment ago.
+    """
     kind = email.find(message.kind)
     try:
-        mail = kind.load(message.arguments)
+        mail = kind.load(message.arguments, rows)
         if not mail.is_wanted():
             return Unsent(State.CANCELLED, "no longer wanted when it was due")
         stream = mail.stream.name if mail.stream else ""
@@ -60,7 +63,7 @@ def _exclude_recipients(message: Message, built: EmailMessage, stream: str) -> R
         return Unsent(State.SUPPRESSED, str(reason))
     suppressed = suppression.suppressed(recipients if others else ())  # the claim itself checks a single one
     exclude = frozenset({*message.answers, *map(addresses.as_transmitted, suppressed)})
-    if all(addresses.as_transmitted(entry) in exclude for entry in built.recipients()):
+    if exclude and all(addresses.as_transmitted(entry) in exclude for entry in built.recipients()):
         return Unsent(State.SUPPRESSED, "every recipient without an answer is suppressed")
     return Ready(built, recipient, str(built.subject), stream, exclude)
 

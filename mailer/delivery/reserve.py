@@ -9,18 +9,22 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from operator import attrgetter
 from typing import Any
 
 from django.db import connection
 from django.db.models.functions import Coalesce, Now
 
 from mailer.delivery.heartbeat import heartbeat
-from mailer.models import SILENCE, WAITING, Circuit, Message, TransportState, Worker
+from mailer.models import SILENCE, WAITING, Circuit, Message, Taken, TransportState, Worker
 from mailer.text import replace_unstorable
 
 QUARANTINE = 3
 """Workers that may fall silent, one after the other, with the same message in hand, or while they send it. Then a person must
 look at it."""
+
+LONGEST_TURN = 1.0
+"""Seconds that a reserved message waits for its turn, until it is put back for others."""
 
 FREE = f"""
 (worker IS NULL OR (worker = %(me)s AND id <> ALL(%(in_hand)s)) OR NOT EXISTS (
@@ -30,16 +34,27 @@ FREE = f"""
 """  # noqa: S608 - the name is our own model's
 """A message of this worker that it has not in hand was dropped when the database was away."""
 
-# Of two workers, one locks the row, and the other skips it.
+# Of two workers, one locks a row, and the other skips it. A message that a dead worker left behind may be what ended it, so
+# it is taken alone: otherwise it would take others with it, and they would count as harmful too.
 RESERVE = f"""
-UPDATE {Message._meta.db_table}
-SET worker = %(me)s, reservations = CASE WHEN worker IS NULL OR worker = %(me)s THEN 1 ELSE reservations + %(died)s END
-WHERE id = (
-    SELECT id FROM {Message._meta.db_table} AS message
+WITH candidate AS (
+    SELECT id, due_at, coalesce(worker <> %(me)s, false) AS is_left_behind
+    FROM {Message._meta.db_table} AS message
     WHERE {{which}} AND state IN {tuple(map(str, WAITING))!r} AND due_at <= statement_timestamp() AND {FREE}
-    ORDER BY due_at LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
+    ORDER BY due_at LIMIT %(limit)s FOR NO KEY UPDATE SKIP LOCKED
+), numbered AS (
+    SELECT id, row_number() OVER (ORDER BY due_at, id) AS place, is_left_behind FROM candidate
 )
-RETURNING *, expires_at - statement_timestamp() AS time_left, statement_timestamp() - troubled_since AS trouble,
+UPDATE {Message._meta.db_table} AS message
+SET worker = %(me)s, reservations = CASE WHEN is_left_behind THEN reservations + %(died)s ELSE 1 END
+FROM numbered
+WHERE message.id = numbered.id
+  AND place <= coalesce(
+      (SELECT greatest(place - 1, 1) FROM numbered WHERE is_left_behind ORDER BY place LIMIT 1), %(limit)s
+  )
+RETURNING message.*, place,
+    expires_at - statement_timestamp() AS time_left, statement_timestamp() - troubled_since AS trouble,
+    statement_timestamp() - message.due_at AS late,
     EXISTS (SELECT 1 FROM {Circuit._meta.db_table} WHERE paused_until IS NOT NULL)
     OR EXISTS (SELECT 1 FROM {TransportState._meta.db_table} WHERE rate IS NOT NULL) AS is_any_limited
 """  # noqa: S608 - the names are our own models'
@@ -56,8 +71,11 @@ class Reserved:
     """The message's deadline on this process's monotonic clock."""
     trouble: timedelta
     """How long it could not be prepared; zero while there is no trouble."""
+    late: timedelta
+    """How long it has been due."""
     is_any_limited: bool
     """Whether any transport is paused or slowed down."""
+    taken: Taken
 
     def is_expired(self) -> bool:
         return time.monotonic() >= self.expires
@@ -65,17 +83,22 @@ class Reserved:
 
 def reserve(message_id: int) -> Reserved | None:
     """Take this message in hand if it is due and free."""
-    return _reserve(ONE, id=message_id)
+    return next(iter(_reserve(ONE, 1, Taken.TASK, id=message_id)), None)
 
 
-def reserve_next(queues: Sequence[str], routes: Iterable[str]) -> Reserved | None:
-    """Take the message in hand that has been due for longest, in the first of these queues that has one for these routes."""
+def reserve_next(
+    queues: Sequence[str], routes: Iterable[str], limit: int, taken: Taken = Taken.KICK
+) -> Sequence[Reserved]:
+    """Take messages in hand that have been due for longest, of the first of these queues that has any for these routes.
+
+    All of them have the same queue and route.
+    """
     routes = list(routes)
     for queue in queues:
         for route in routes:
-            if reserved := _reserve(NEXT, queue=queue, transport=route):
+            if reserved := _reserve(NEXT, limit, taken, queue=queue, transport=route):
                 return reserved
-    return None
+    return []
 
 
 def has_due(queues: Sequence[str], routes: Iterable[str], since: timedelta = timedelta(0)) -> bool:
@@ -85,34 +108,44 @@ def has_due(queues: Sequence[str], routes: Iterable[str], since: timedelta = tim
     return any(due.filter(queue=queue, transport=route).exists() for queue in queues for route in routes)
 
 
-def _reserve(statement: str, **which: Any) -> Reserved | None:
+def _reserve(statement: str, limit: int, taken: Taken, **which: Any) -> Sequence[Reserved]:
     heartbeat.ensure()
     asked = time.monotonic()
     # After the database was away, every worker looks dead at first, and has only dropped what it had in hand.
     died = int(heartbeat.may_judge())
-    values = {"me": heartbeat.worker, "in_hand": heartbeat.in_hand(), "silence": SILENCE, "died": died, **which}
-    try:
-        message: Any = next(iter(Message.objects.raw(statement, values, using=connection.alias)), None)
-    except Exception:
-        heartbeat.has_dropped = True  # it may be reserved, and only the answer was lost
-        raise
-    if message is None:
-        return None
+    values = {"me": heartbeat.worker, "silence": SILENCE, "died": died, "limit": limit, **which}
+    with heartbeat.reserving:
+        values["in_hand"] = heartbeat.in_hand()
+        try:
+            messages: list[Any] = list(Message.objects.raw(statement, values, using=connection.alias))
+        except Exception:
+            heartbeat.has_dropped = True  # they may be reserved, and only the answer was lost
+            raise
+        heartbeat.take(message.pk for message in messages)
+    return [_reserved(message, asked, taken) for message in sorted(messages, key=attrgetter("place"))]
+
+
+def _reserved(message: Any, asked: float, taken: Taken) -> Reserved:
     expires = asked + message.time_left.total_seconds() if message.time_left is not None else math.inf
-    return Reserved(message, expires, message.trouble or timedelta(0), message.is_any_limited)
+    return Reserved(message, expires, message.trouble or timedelta(0), message.late, message.is_any_limited, taken)
 
 
-def release(message: Message, *, reason: str = "", pause: timedelta | None = None) -> None:
-    """Put a reserved message back. It is due at once; or after a pause, with the reason why it could not be prepared."""
+def release(*messages: Message, reason: str = "", pause: timedelta | None = None) -> None:
+    """Put reserved messages back. They are due at once; or after a pause, with the reason why they could not be prepared."""
     changes: dict[str, Any] = {"worker": None, "reservations": 0}
     if pause is not None:
         said = replace_unstorable(reason)
         changes |= {"due_at": Now() + pause, "reason": said, "troubled_since": Coalesce("troubled_since", Now())}
-    Message.objects.waiting().filter(pk=message.pk, worker=heartbeat.worker).update(**changes)
+    ids = [message.pk for message in messages]
+    Message.objects.waiting().filter(pk__in=ids, worker=heartbeat.worker).update(**changes)
 
 
 def give_back_dropped() -> None:
-    """Put back what this process dropped because of an error. While it lives, no other worker sees that it is free."""
+    """Put back what this process dropped because of an error, and what waits behind a message that takes long.
+
+    While it lives, no other worker sees that they are free.
+    """
+    heartbeat.let_go(LONGEST_TURN)
     if not heartbeat.has_dropped:
         return
     heartbeat.has_dropped = False

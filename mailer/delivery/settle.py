@@ -3,20 +3,21 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import structlog
 from django.db import Error, connection, transaction
 from django.db.models.functions import Now
 
 from mailer import addresses, signals
-from mailer.database import is_away
+from mailer.database import hot_cursor, is_away
 from mailer.delivery.attribution import MESSAGE, Attribution, Fault, attribute_alone
 from mailer.delivery.broker import publish_on_commit
 from mailer.delivery.circuit import Transport
 from mailer.delivery.judge import judge
 from mailer.delivery.steps import EXPIRED, Ready, Trouble, Unsent
 from mailer.delivery.verdict import DIED, Verdict, decide, may_pass
-from mailer.models import ACCEPTED, REFUSED, SETTLED, Message, State
+from mailer.models import ACCEPTED, REFUSED, SETTLED, SOURCES, DeliveryAttempt, Message, State
 from mailer.models import Outcome as Recorded
 from mailer.outcomes import (
     Accepted,
@@ -39,6 +40,25 @@ PAUSE = 0.5
 """Seconds between two tries to record an outcome."""
 LONGEST_OUTAGE = 3600.0
 """Seconds that an outcome is kept while the database is away."""
+UNANSWERED = (str(Recorded.PENDING), str(Recorded.UNCERTAIN))
+"""A server's answer overwrites these."""
+
+SENT = Verdict(State.SENT, "")
+
+# What `_close_attempt` and `_apply` do for an acceptance by all. It counts unless a newer attempt is under way.
+ACCEPT = f"""
+WITH attempt AS (
+    UPDATE {DeliveryAttempt._meta.db_table}
+    SET outcome = '{Recorded.ACCEPTED}', finished_at = statement_timestamp(), phase = '{Phase.DOT}', code = %(code)s,
+        response = %(response)s
+    WHERE message_id = %(id)s AND number = %(number)s AND outcome IN {UNANSWERED!r}
+)
+UPDATE {Message._meta.db_table}
+SET state = '{State.SENT}', reason = '', worker = NULL, claimed_until = NULL, settled_at = statement_timestamp(),
+    notify_at = statement_timestamp() + %(notify_after)s
+WHERE id = %(id)s AND state IN {tuple(map(str, SOURCES[State.SENT]))!r}
+  AND NOT (state = '{State.SENDING}' AND attempts > %(number)s)
+"""  # noqa: S608 - the names are our own models'
 
 
 def settle_persistently(message: Message, transport: Transport, outcome: Outcome, *, ms: int) -> str:
@@ -86,14 +106,35 @@ def settle(message: Message, outcome: Outcome, *, found: Attribution = MESSAGE, 
     Both writes name the attempt. If this worker was silent and another process settled the message, only the attempt is
     updated. `ms` is the duration of the conversation. Raises UnknownKind, which undoes the writes, and the database's errors.
     """
-    with transaction.atomic():
-        _close_attempt(message, outcome, found)
-        _note_answers(message, outcome, found)
-        verdict = decide(message, outcome, found)
-        moved = _apply(message, verdict)
-        _suppress_unknown_addresses(message, outcome)
+    if isinstance(outcome, Accepted) and not outcome.refused and not message.answers:
+        verdict, moved = SENT, _settle_accepted(message, outcome)
+    else:
+        with transaction.atomic():
+            _close_attempt(message, outcome, found)
+            _note_answers(message, outcome, found)
+            verdict = decide(message, outcome, found)
+            moved = _apply(message, verdict)
+            _suppress_unknown_addresses(message, outcome)
     _log(message, outcome, verdict, ms=ms, moved=moved)
     return f"{verdict.state} {outcome.code}".strip()
+
+
+def _settle_accepted(message: Message, outcome: Accepted) -> bool:
+    """Record that the server accepted the message for all, which is final. Most mails end so, hence it is one statement."""
+    has_receivers = signals.has_receivers(message.kind)
+    values: dict[str, Any] = {
+        "id": message.pk,
+        "number": message.attempts,
+        "code": outcome.code,
+        "response": outcome.text,
+        "notify_after": signals.PAUSE if has_receivers else None,
+    }
+    with hot_cursor() as cursor:
+        cursor.execute(ACCEPT, values)
+        moved: bool = cursor.rowcount == 1
+    if moved:
+        signals.call_receivers_on_commit(message)
+    return moved
 
 
 def settle_unsent(message: Message, why: Unsent, again: Callable[[], Ready | Unsent | Trouble] | None = None) -> bool:
@@ -145,8 +186,7 @@ def _to_notify(message: Message, state: State) -> Mapping[str, object]:
 def _close_attempt(message: Message, outcome: Outcome, found: Attribution) -> None:
     """Close the attempt. A server's answer overwrites what a sweep assumed, never the reverse."""
     others = [f"not for {mask(address)}: {answer_of(refusal)}" for address, refusal in outcome.refused.items()]
-    unanswered = (Recorded.PENDING, Recorded.UNCERTAIN)
-    message.delivery_attempts.filter(number=message.attempts, outcome__in=unanswered).update(
+    message.delivery_attempts.filter(number=message.attempts, outcome__in=UNANSWERED).update(
         outcome=_recorded(outcome, found),
         finished_at=Now(),
         phase=getattr(outcome, "phase", Phase.DOT),

@@ -104,7 +104,11 @@ def octets(built: Entity) -> bytes:
 
     Raises Unsendable if a header line is too long.
     """
-    raw = built.as_bytes()
+    return finished(built.as_bytes())
+
+
+def finished(raw: bytes) -> bytes:
+    """Return what `octets` returns, from the message with any line ends. Raises Unsendable as it does."""
     if not raw.count(b"\r\n") == raw.count(b"\r") == raw.count(b"\n"):
         raw = ANY_LINE_END.sub(b"\r\n", raw)
     if _is_too_long(raw):
@@ -138,7 +142,7 @@ class _Headers(HeaderRegistry):
     """Cache the header classes, because the standard registry creates two for each field of each mail."""
 
     def __getitem__(self, name: str) -> Any:
-        return _class_of(name.lower())
+        return class_of(name.lower())
 
     def __call__(self, name: str, value: Any) -> Any:
         if type(value) is str and name.lower() in REPEATED:
@@ -146,12 +150,12 @@ class _Headers(HeaderRegistry):
         return self[name](name, value)
 
 
-_class_of = lru_cache(maxsize=256)(HeaderRegistry().__getitem__)
+class_of = lru_cache(maxsize=256)(HeaderRegistry().__getitem__)
 
 
 @lru_cache(maxsize=256)
 def _parsed(name: str, value: str) -> Any:
-    return _class_of(name.lower())(name, value)
+    return class_of(name.lower())(name, value)
 
 
 class _Policy(policy.EmailPolicy):
@@ -163,7 +167,7 @@ class _Policy(policy.EmailPolicy):
 
     def fold_binary(self, name: str, value: str) -> bytes:
         # A field of prebuilt MIME is of another class, and must stay verbatim even if its text is the same.
-        is_cacheable = name.lower() in REPEATED and type(value) is _class_of(name.lower())
+        is_cacheable = name.lower() in REPEATED and type(value) is class_of(name.lower())
         return _fold_cached(self, name, value) if is_cacheable else self.fold_uncached(name, value)
 
     def fold_uncached(self, name: str, value: str) -> bytes:
@@ -265,4 +269,9 @@ def _choose_boundaries(built: Entity) -> None:
     """Set random boundaries; Python would search the whole mail for one that does not occur."""
     for part in built.walk():
         if part.get_content_maintype() == "multipart" and part.get_boundary() is None:
-            part.set_boundary(f"={secrets.token_hex(16)}=")
+            part.set_boundary(new_boundary())
+
+
+def new_boundary() -> str:
+    """Return a random boundary, which no text contains."""
+    return f"={secrets.token_hex(16)}="

@@ -10,8 +10,8 @@ from django.core.mail.backends import smtp
 from django.core.mail.backends.base import BaseEmailBackend
 
 from mailer import conf
-from mailer.addresses import for_envelope
-from mailer.mime import encoding
+from mailer.addresses import PLAIN_MAILBOX, for_envelope
+from mailer.mime import direct, encoding
 from mailer.outcomes import Phase, TransportDown, Unsendable
 from mailer.text import in_words
 from mailer.transports import staging
@@ -85,7 +85,8 @@ class EmailBackend(smtp.EmailBackend):
 
     def _addr_spec(self, address: str) -> str:
         """Return the address without a name, its domain in ASCII, so that replies can be matched to recipients."""
-        return for_envelope(self.prep_address(address, force_ascii=False))
+        plain = PLAIN_MAILBOX.fullmatch(str(address))  # Django's parser takes longer than the rest of the encoding
+        return for_envelope(plain["address"] if plain else self.prep_address(address, force_ascii=False))
 
     def _encode(self, mail: EmailMessage, envelope: list[str]) -> tuple[bytes, list[str]]:
         """Return the octets to send, and the options of MAIL for them. Raises Unsendable."""
@@ -94,6 +95,16 @@ class EmailBackend(smtp.EmailBackend):
         signer = dkim_signer()
         signs = signer is not None and signer.signs(mail)
         eight_bit = takes_8bit and not signs  # a relay that re-encodes it breaks the signature (RFC 6376, 5.3)
+        common = direct.write(mail, eight_bit=eight_bit) if "".join(envelope).isascii() else None
+        octets, utf8 = (common, False) if common else self._encode_any(mail, envelope, eight_bit=eight_bit)
+        if signer is not None and signs:
+            octets = signer.sign(octets)
+        return octets, ["BODY=8BITMIME"] * (not octets.isascii()) + ["SMTPUTF8"] * utf8
+
+    def _encode_any(self, mail: EmailMessage, envelope: list[str], *, eight_bit: bool) -> tuple[bytes, bool]:
+        """Return the octets of a message of any shape, and whether it needs SMTPUTF8."""
+        assert self.connection is not None
+        takes_8bit = self.connection.has_extn("8bitmime")
         try:
             built = encoding.build(mail, eight_bit=eight_bit)
         except encoding.Untouchable:
@@ -108,10 +119,7 @@ class EmailBackend(smtp.EmailBackend):
                     "an address has non-ASCII characters before its @, and the server does not announce SMTPUTF8 (RFC 6531)"
                 )
             built = encoding.build(mail, eight_bit=eight_bit, utf8=True)
-        octets = encoding.octets(built)
-        if signer is not None and signs:
-            octets = signer.sign(octets)
-        return octets, ["BODY=8BITMIME"] * (not octets.isascii()) + ["SMTPUTF8"] * utf8
+        return encoding.octets(built), utf8
 
 
 def dkim_signer() -> "Signer | None":

@@ -1,5 +1,7 @@
 """One form of an address: for the envelope, the header, and to compare."""
 
+from email.headerregistry import Address, AddressHeader
+from email.utils import parseaddr
 from typing import Any
 
 import idna
@@ -14,6 +16,7 @@ from accounts import addresses as of_accounts
 from accounts.models import User
 from mailer import outbox
 from mailer.addresses import (
+    PLAIN_MAILBOX,
     InvalidAddress,
     as_compared,
     as_transmitted,
@@ -266,3 +269,14 @@ def test_the_admins_form_stores_the_canonical_form_once() -> None:
     assert Suppression.objects.get().address == f"ann@{BOOKS}"
     with pytest.raises(ValidationError, match="suppression_unique"):
         Suppression(address="ann@bücher.example", reason="again").full_clean()
+
+
+@given(st.from_regex(PLAIN_MAILBOX, fullmatch=True))
+def test_a_plain_mailbox_is_the_same_for_every_parser(entry: str) -> None:
+    found = PLAIN_MAILBOX.fullmatch(entry)
+    assert found is not None
+    parsed = AddressHeader.value_parser(entry)
+    name, address = parseaddr(entry)
+
+    assert (parsed.all_defects, [each.addr_spec for each in parsed.all_mailboxes]) == ([], [found["address"]])
+    assert (address, str(Address(name, addr_spec=address))) == (found["address"], entry)

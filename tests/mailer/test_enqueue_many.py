@@ -8,6 +8,7 @@ import os
 import tracemalloc
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import redis
@@ -15,6 +16,8 @@ from django.db import connection, transaction
 from django.db.models import F
 from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 
 from accounts.models import User
 from mailer import outbox
@@ -131,12 +134,36 @@ def test_they_are_part_of_the_callers_transaction(user: User) -> None:
     assert Message.objects.count() == 5
 
 
-def test_a_thousand_cost_one_statement(user: User) -> None:
+VALUES = st.dictionaries(
+    st.text(max_size=5), st.text() | st.floats(allow_nan=False) | st.none() | st.lists(st.booleans())
+)
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(value=VALUES | st.text(), hours=st.integers(0, 5))
+def test_a_row_is_the_same_as_that_of_a_single_one(user: User, value: Any, hours: int) -> None:
+    assume("\\u0000" not in json.dumps(value) and "\\ud" not in json.dumps(value))
+    Message.objects.all().delete()
+
+    outbox.enqueue(Plain(user, value), delay=timedelta(hours=hours))
+    outbox.enqueue_many([Plain(user, value)], delay=timedelta(hours=hours))
+
+    rows: list[dict[str, Any]] = [{**row} for row in Message.objects.order_by("pk").values()]
+    for row in rows:
+        row["due_in"] = row["due_at"] - row["created_at"]
+    one, other = rows
+    for name in ("id", "message_id_header", "created_at", "due_at", "first_due_at"):
+        assert one.pop(name) != other.pop(name)
+    assert round((one.pop("due_in") - other.pop("due_in")).total_seconds()) == 0
+    assert one == other
+
+
+def test_a_thousand_cost_two_statements(user: User) -> None:
     with CaptureQueriesContext(connection) as captured:
         outbox.enqueue_many(mails(user, 2000))
 
     verbs = [query["sql"].split()[0] for query in captured.captured_queries]
-    assert verbs == ["BEGIN", "INSERT", "INSERT", "COMMIT"]
+    assert verbs == ["BEGIN", "SELECT", "COPY", "SELECT", "COPY", "COMMIT"]
 
 
 def test_memory_does_not_grow_with_the_number() -> None:

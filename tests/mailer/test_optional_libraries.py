@@ -1,4 +1,4 @@
-"""The mailer without the libraries of its extras: Anymail, premailer, dkimpy, prometheus-client, OpenTelemetry."""
+"""The mailer without the libraries of extras: Anymail, premailer, dkimpy, cryptography, prometheus-client, OpenTelemetry."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import importlib, pkgutil, sys
 
-unwanted = "anymail boto3 requests urllib3 premailer cssutils dkim dns prometheus_client opentelemetry"
+unwanted = "anymail boto3 requests urllib3 premailer cssutils dkim cryptography dns prometheus_client opentelemetry"
 for name in unwanted.split():
     sys.modules[name] = None  # an import of it raises ModuleNotFoundError
 

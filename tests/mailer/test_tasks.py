@@ -7,7 +7,8 @@ from django.db.models.functions import Now
 
 from accounts.models import User
 from mailer import outbox, tasks
-from mailer.models import Circuit
+from mailer.delivery import pipeline
+from mailer.models import Circuit, Message, State
 from tests.mailer.kinds import Plain
 from tests.smtp_sink import Sink
 
@@ -23,6 +24,18 @@ def test_tasks_say_what_happened(user: User, smtp: Sink) -> None:
     assert tasks.deliver_due("default") == "nothing is due"
     assert tasks.call_receivers([message.pk]) == "receivers called for 1 messages"
     assert tasks.purge() == "0 messages deleted"
+
+
+def test_a_worker_that_is_behind_with_its_tasks_goes_on_in_batches(user: User, smtp: Sink) -> None:
+    """Each mail has a task of its own. The first one of many that are late delivers the others too."""
+    messages = [outbox.enqueue(Plain(user)) for _ in range(5)]
+    Message.objects.update(due_at=Now() - pipeline.LATE)
+
+    assert tasks.deliver_message(messages[3].pk) == "sent 250"
+    assert set(Message.objects.values_list("state", flat=True)) == {State.SENT}
+    assert {tasks.deliver_message(each.pk) for each in messages} == {
+        "nothing to do: it is not due, or another worker has it"
+    }
 
 
 def test_tasks_say_when_a_paused_transport_is_probed(user: User, smtp: Sink) -> None:

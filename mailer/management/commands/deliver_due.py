@@ -16,7 +16,7 @@ from mailer.delivery.housekeeping import housekeeping
 from mailer.delivery.pulse import look
 from mailer.management.operator import OperatorCommand
 from mailer.management.progress import Progress
-from mailer.models import Message, Queue, Role
+from mailer.models import Message, Queue, Role, Taken
 
 NO_DETAIL = re.compile(r"[:;,]| \d")
 """Where the details of a result begin, as in `sent 250`."""
@@ -44,6 +44,7 @@ class Command(OperatorCommand):
                     list(Queue),
                     seconds=math.inf,
                     longest_wait=timedelta(days=1),
+                    taken=Taken.COMMAND,
                     must_stop=stop.is_set,
                     on_result=note,
                 )

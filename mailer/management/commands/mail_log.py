@@ -91,6 +91,7 @@ def _timeline(message: Message) -> Iterator[str]:
 
 def _end(attempt: DeliveryAttempt) -> str:
     where = f"{attempt.transport} from {attempt.worker or 'an unknown host'}"
+    where += f", {attempt.get_taken_display()}" if attempt.taken else ""
     if attempt.finished_at is None:
         return f"{where}, under way"
     took = round((attempt.finished_at - attempt.started_at).total_seconds() * 1000)

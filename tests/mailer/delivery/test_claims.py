@@ -77,15 +77,11 @@ def test_a_message_that_was_dropped_while_the_database_was_away_is_due_at_once(
 
 
 @pytest.mark.django_db(transaction=True)
-def test_one_of_several_workers_reserves_it(user: User) -> None:
+def test_one_of_several_threads_reserves_it(user: User) -> None:
     message = outbox.enqueue(Plain(user))
     heartbeat.beat()
 
-    def take() -> bool:
-        with heartbeat.holding(message.pk):  # each thread believes that it has it already
-            return reserve.reserve(message.pk) is not None
-
-    reserved, failures = at_once([take] * 4)
+    reserved, failures = at_once([lambda: reserve.reserve(message.pk) is not None] * 4)
 
     assert (sorted(reserved), failures) == ([False] * 3 + [True], [])
 
@@ -155,7 +151,7 @@ def test_an_address_that_was_suppressed_after_the_mail_was_composed_gets_none(
 ) -> None:
     prepare = preparing.prepare
 
-    def slowly(row: Message) -> Any:
+    def slowly(row: Message, *_: Any) -> Any:
         ready = prepare(row)
         Suppression.objects.create(address=user.email, reason="550 5.1.1 unknown")
         return ready
@@ -247,7 +243,7 @@ def test_an_outcome_that_cannot_be_recorded_is_left_to_a_person(
     def fail(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr(settle, "_note_answers", fail)
+    monkeypatch.setattr(settle, "_settle_accepted", fail)
 
     message = deliver(outbox.enqueue(Plain(user)))
 

@@ -476,6 +476,7 @@ def test_the_sentences_of_real_rows(user: User, smtp: Sink) -> None:
     assert reserve.reserve(row.pk)
     assert now(row).endswith("has it in hand.")
 
+    heartbeat.let_go(-1.0)
     claim_row(row)
     assert "has been sending it since 20" in now(row)
 

@@ -299,7 +299,7 @@ def test_a_worker_whose_tasks_finish_mail_leaves_the_rest_to_them(user: User, sm
     start()
     ends = time.monotonic() + 3
     while time.monotonic() < ends:
-        with heartbeat.holding(0):
+        with heartbeat.holding(0), heartbeat.turn_of(0):
             time.sleep(0.01)
         assert states() == [State.QUEUED]
     wait_until(lambda: states() == [State.SENT], "the mail")
@@ -307,7 +307,7 @@ def test_a_worker_whose_tasks_finish_mail_leaves_the_rest_to_them(user: User, sm
 
 def test_a_worker_whose_tasks_hang_delivers_the_rest(user: User, smtp: Sink, start: Start) -> None:
     outbox.enqueue(Plain(user))
-    with heartbeat.holding(0):
+    with heartbeat.holding(0), heartbeat.turn_of(0):
         start()
         wait_until(lambda: states() == [State.SENT], "the mail")
 

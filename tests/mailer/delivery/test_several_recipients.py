@@ -222,7 +222,7 @@ def test_a_recipient_suppressed_before_the_claim_does_not_stop_the_others(
     message = outbox.enqueue(Shared(user, copies=[BOB]))
     prepare = preparing.prepare
 
-    def slowly(row: Message) -> Any:
+    def slowly(row: Message, *_: Any) -> Any:
         ready = prepare(row)
         suppression.suppress(ANN, "550 5.1.1 unknown", message)
         return ready

@@ -2,6 +2,7 @@
 
 import base64
 import subprocess
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -254,6 +255,19 @@ def test_the_domain_may_differ_from_default_from_email(installation: Installatio
     source = sent(smtp, EmailMessage("H", "x", "us@Bücher.example", ["ann@example.com"]))
 
     assert installation.verify(source) == {"ed": "pass"}
+
+
+def test_openssl_signs_as_dkimpy_does(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    installation.use("pkcs1")
+    signer = dkim.signer()
+    assert signer
+    octets = encoding.octets(encoding.build(text(headers=STREAM), eight_bit=False))
+    monkeypatch.setattr(time, "time", lambda: 1_800_000_000)
+
+    ours = signer.sign(octets)
+    monkeypatch.delattr(dkim._Message, "gen_header")
+
+    assert ours == signer.sign(octets)
 
 
 def test_many_threads_sign_with_the_same_keys(installation: Installation) -> None:
