@@ -179,21 +179,35 @@ DEVICE_COOKIE_NAME = f"{cookie_prefix}device"
 
 # --- Servers ---------------------------------------------------------------------------------------------------------
 
-DATABASES = {"default": database | {"CONN_MAX_AGE": 600, "CONN_HEALTH_CHECKS": True}}
+# A pooler that lends connections by transaction, such as pgbouncer, has neither cursors nor prepared statements that outlive a
+# transaction, and takes no `options` from a client: there the role has the limits (docs/scaling.md).
+is_pooled = bool(database.get("OPTIONS", {}).pop("disable_server_side_cursors", False))
 # A connection that fell silent is given up within about 10 s, and a statement after 30 s. A migration may take longer, but
 # while it waits for a lock all queries of the table wait behind it.
 is_migration = sys.argv[1:2] == ["migrate"]
 limits = "-c statement_timeout=0 -c lock_timeout=10s" if is_migration else "-c statement_timeout=30s"
-DATABASES["default"]["OPTIONS"] = {
+of_one_server = {
+    "options": limits,
+    "prepare_threshold": 5,  # statements that every mail needs are prepared after some uses
+}
+connecting = {
     "connect_timeout": 3,
     "keepalives_idle": 5,
     "keepalives_interval": 2,
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
-    "options": limits,
-    # Statements that every mail needs are prepared after some uses. Not behind a pooler that lends connections by transaction.
-    "prepare_threshold": None if database.get("DISABLE_SERVER_SIDE_CURSORS") else 5,
-} | database.get("OPTIONS", {})
+}
+DATABASES = {
+    "default": database
+    | {
+        "CONN_MAX_AGE": 600,
+        "CONN_HEALTH_CHECKS": True,
+        "DISABLE_SERVER_SIDE_CURSORS": is_pooled,
+        "OPTIONS": connecting
+        | ({"prepare_threshold": None} if is_pooled else of_one_server)
+        | database.get("OPTIONS", {}),
+    }
+}
 
 MAILERS: dict[str, dict[str, Any]] = {"default": {"BACKEND": "mailer.backend.OutboxBackend"}, "transport": transport}
 if fallback:

@@ -153,6 +153,24 @@ with connection.cursor() as cursor:
     assert done.stdout.strip() == timeouts, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("query", "is_pooled"), [("?disable_server_side_cursors=true&sslmode=require", True), ("", False)]
+)
+def test_behind_a_pooler_nothing_is_expected_to_outlive_a_transaction(
+    monkeypatch: pytest.MonkeyPatch, query: str, is_pooled: bool
+) -> None:
+    url = PRODUCTION["DATABASE_URL"] + query
+
+    database = read_settings(monkeypatch, PRODUCTION | {"DATABASE_URL": url})["DATABASES"]["default"]
+
+    options = database["OPTIONS"]
+    assert database["DISABLE_SERVER_SIDE_CURSORS"] is is_pooled
+    assert (options["prepare_threshold"] is None) is is_pooled
+    assert ("options" not in options) is is_pooled
+    assert options.get("sslmode") == ("require" if is_pooled else None)
+    assert "disable_server_side_cursors" not in options
+
+
 def test_a_process_ends_with_one_line() -> None:
     done = manage("check", SECRET_KEY="short")
 
