@@ -7,37 +7,48 @@ from datetime import timedelta
 from django.db import connection
 from django.db.models import QuerySet
 
+from mailer.composing import previews
 from mailer.delivery.explain import Cause, tally
 from mailer.delivery.pulse import Line, Pulse, health
+from mailer.email import KINDS
 from mailer.models import WAITING, Message, State
 
 LOOKED_AT = 5_000
 """Messages in each state whose waiting is explained at most, so that a backlog makes the page no slower."""
 
-# The time that a person waited: from the moment when the mail was due to its acceptance.
+# The time that a person waited: from the moment when the mail was due to its acceptance. Each part reads an index of its own.
 LAST_HOUR = f"""
-SELECT kind,
-    count(*) FILTER (WHERE state = '{State.SENT}'),
-    count(*) FILTER (WHERE state = '{State.FAILED}'),
-    percentile_disc(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY settled_at - first_due_at)
-        FILTER (WHERE state = '{State.SENT}')
-FROM {Message._meta.db_table}
-WHERE settled_at > statement_timestamp() - interval '1 hour'
-GROUP BY kind ORDER BY 2 DESC, kind
+SELECT kind, coalesce(sent, 0), coalesce(failed, 0), coalesce(held, 0), times FROM (
+    SELECT kind,
+        count(*) FILTER (WHERE state = '{State.SENT}') AS sent,
+        count(*) FILTER (WHERE state = '{State.FAILED}') AS failed,
+        percentile_disc(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY settled_at - first_due_at)
+            FILTER (WHERE state = '{State.SENT}') AS times
+    FROM {Message._meta.db_table} WHERE settled_at > statement_timestamp() - interval '1 hour' GROUP BY kind
+) AS settled FULL JOIN (
+    SELECT kind, count(*) AS held FROM {Message._meta.db_table} WHERE state = '{State.HELD}' GROUP BY kind
+) AS held USING (kind)
+ORDER BY 2 DESC, kind
 """  # noqa: S608 - the names are our own
 
 
 @dataclass(frozen=True, slots=True)
 class Hour:
-    """The mail of one kind that was settled in the last hour."""
+    """The mail of one kind that was settled in the last hour, or is held."""
 
     kind: str
     sent: int
     failed: int
+    held: int
     half: timedelta | None
     """Half of the sent messages were accepted this soon after they were due."""
     most: timedelta | None
     """95 of 100 were."""
+
+    @property
+    def words(self) -> str:
+        """What the kind is for; its name if this release does not define it."""
+        return previews.summary(KINDS[self.kind]) if self.kind in KINDS else self.kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,4 +80,4 @@ def last_hour() -> Sequence[Hour]:
     with connection.cursor() as cursor:
         cursor.execute(LAST_HOUR)
         rows = cursor.fetchall()
-    return [Hour(kind, sent, failed, *(times or (None, None))) for kind, sent, failed, times in rows]
+    return [Hour(kind, sent, failed, held, *(times or (None, None))) for kind, sent, failed, held, times in rows]

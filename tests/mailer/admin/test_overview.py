@@ -52,7 +52,7 @@ def test_there_is_no_banner_while_all_is_well(operator: Client) -> None:
     for line in ("1 worker process runs on", "The broker answers.", "Celery beat runs.", "All transports work."):
         assert line in seen
     assert "No message waits." in seen
-    assert "No message was settled in the last hour." in seen
+    assert "No message was settled in the last hour, and none is held." in seen
 
 
 @pytest.mark.usefixtures("all_is_well")
@@ -123,10 +123,16 @@ def test_the_last_hour_tells_how_long_people_waited(operator: Client, user: User
     old = outbox.enqueue(Plain(user))
     Message.objects.filter(pk=old.pk).update(state=State.FAILED, settled_at=Now() - timedelta(hours=2))
 
+    held = outbox.enqueue(Receipt(user))
+    Message.objects.filter(pk=held.pk).update(state=State.HELD)
+
     assert overview.last_hour() == [
-        overview.Hour("tests.Plain", 3, 0, timedelta(seconds=2), timedelta(seconds=30)),
+        overview.Hour("tests.Plain", 3, 0, 0, timedelta(seconds=2), timedelta(seconds=30)),
+        overview.Hour("tests.Receipt", 0, 0, 1, None, None),
     ]
-    assert "30.00 s" in page(operator)
+    seen = page(operator)
+    assert "30.00 s" in seen
+    assert "About a user, with a value." in seen
 
 
 def test_the_overview_costs_the_same_for_any_number_of_messages(
