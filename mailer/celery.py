@@ -46,6 +46,8 @@ DEFAULTS = {
     "CELERY_DB_REUSE_MAX": sys.maxsize,  # Celery would open a connection for each task; see configure()
 }
 
+REPEATED = ("mailer.tasks.deliver_message", "mailer.tasks.deliver_due")
+"""Tasks that find their work again after the database was away."""
 CHECK_EVERY = 2.0
 """Seconds between two checks of a database connection that tasks use."""
 PAUSE = 15.0
@@ -83,11 +85,15 @@ class _PoolStarted(bootsteps.StartStopStep):
             _start_housekeeping()
 
 
-def _drop_failed_connections(**_: Any) -> None:
-    """Do what Django does around a request. But a connection that was checked a moment ago is not asked again."""
+def _drop_failed_connections(sender: Any, **_: Any) -> None:
+    """Do what Django does around a request.
+
+    Around a task that delivers mail, a connection that was checked a moment ago is not asked again: such a task is repeated if
+    the database was restarted meanwhile. A task of the project may not be.
+    """
     began = time.monotonic()
-    has_failed = any(each.errors_occurred for each in connections.all(initialized_only=True))
-    if has_failed or began - getattr(_checks, "last", -CHECK_EVERY) >= CHECK_EVERY:
+    is_repeated = sender.name in REPEATED and not any(each.errors_occurred for each in connections.all(True))
+    if not is_repeated or began - getattr(_checks, "last", -CHECK_EVERY) >= CHECK_EVERY:
         close_old_connections()
         _checks.last = began
 

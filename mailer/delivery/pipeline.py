@@ -167,9 +167,9 @@ def _deliver_in_hand(reserved: Reserved, rows: email.Rows, longest_wait: timedel
         case Trouble() as trouble:
             return _postpone(reserved, trouble)
         case None:
-            release(message)
             heartbeat.has_dropped = True  # a worker of another release may leave it with this worker's name
-            return Result("another worker has it", must_wait=True)
+            # If it still waits, it would be reserved again at once. It may also have been cancelled since it was reserved.
+            return Result("another worker has it, or it was cancelled", must_wait=release(message) > 0)
         case str() as said:
             return Result(said)
 

@@ -130,14 +130,17 @@ def _reserved(message: Any, asked: float, taken: Taken) -> Reserved:
     return Reserved(message, expires, message.trouble or timedelta(0), message.late, message.is_any_limited, taken)
 
 
-def release(*messages: Message, reason: str = "", pause: timedelta | None = None) -> None:
-    """Put reserved messages back. They are due at once; or after a pause, with the reason why they could not be prepared."""
+def release(*messages: Message, reason: str = "", pause: timedelta | None = None) -> int:
+    """Put reserved messages back. They are due at once; or after a pause, with the reason why they could not be prepared.
+
+    Return how many of them were still waiting in this worker's hands.
+    """
     changes: dict[str, Any] = {"worker": None, "reservations": 0}
     if pause is not None:
         said = replace_unstorable(reason)
         changes |= {"due_at": Now() + pause, "reason": said, "troubled_since": Coalesce("troubled_since", Now())}
     ids = [message.pk for message in messages]
-    Message.objects.waiting().filter(pk__in=ids, worker=heartbeat.worker).update(**changes)
+    return Message.objects.waiting().filter(pk__in=ids, worker=heartbeat.worker).update(**changes)
 
 
 def give_back_dropped() -> None:

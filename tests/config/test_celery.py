@@ -1,6 +1,12 @@
+import threading
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
+from django.db import connection
+
 from config.celery import app
+from mailer import celery as module
 from mailer.models import Queue
 from tests.environment import new_directory
 from tests.smtp_sink import Sink
@@ -40,3 +46,20 @@ def test_a_worker_keeps_its_database_connection_between_tasks(sink: Sink) -> Non
 
     # Two of each process of the worker, and some of sweeps and commands, but not one for each mail.
     assert statistics["sessions"] < 25
+
+
+@pytest.mark.django_db
+def test_a_task_of_the_project_gets_a_checked_connection_and_mail_a_recent_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[bool] = []
+    monkeypatch.setattr(module, "_checks", threading.local())
+    monkeypatch.setattr(module, "close_old_connections", lambda: checked.append(True))
+
+    def is_checked(task: str) -> bool:
+        checked.clear()
+        module._drop_failed_connections(sender=SimpleNamespace(name=task))
+        return bool(checked)
+
+    names = ["mailer.tasks.deliver_message"] * 2 + ["shop.tasks.bill", "mailer.tasks.purge", "mailer.tasks.deliver_due"]
+    assert list(map(is_checked, names)) == [True, False, True, True, False]
+    monkeypatch.setattr(connection, "errors_occurred", True)
+    assert is_checked("mailer.tasks.deliver_message")

@@ -1,6 +1,7 @@
 """Messages that one worker reserves at once: none waits for another one, and none is blamed for another one."""
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Sequence
 from io import StringIO
@@ -19,6 +20,7 @@ from mailer.delivery import prepare as preparing
 from mailer.delivery.heartbeat import heartbeat
 from mailer.email import Email
 from mailer.models import DeliveryAttempt, Message, Queue, State, Taken
+from mailer.signals import message_settled
 from tests.at_once import at_once
 from tests.mailer.kinds import Plain
 from tests.mailer.worker import another_host, die
@@ -223,6 +225,30 @@ def test_a_worker_that_stood_still_before_its_turn_delivers_nothing(user: User, 
     assert smtp.received == []
     reserve.give_back_dropped()
     assert pipeline.deliver(message.pk) == "sent 250"
+
+
+def test_a_receiver_that_cancels_the_rest_of_the_batch_does_not_stop_the_queue(users: list[User], smtp: Sink) -> None:
+    ids = enqueue(users)
+
+    def cancel_the_next(message: Message, **_: Any) -> None:
+        if message.pk in ids[:1]:
+            outbox.cancel_all(Message.objects.filter(pk__in=ids[2:5]), reason="the first one was enough")
+
+    message_settled.connect(cancel_the_next, sender=Plain)
+    try:
+        began = time.monotonic()
+        results = pipeline._deliver_batch(reserve.reserve_next(list(Queue), [""], 6))
+    finally:
+        message_settled.disconnect(cancel_the_next, sender=Plain)
+
+    assert [result.said for result in results] == [
+        "sent 250",
+        "sent 250",
+        *["another worker has it, or it was cancelled"] * 3,
+        "sent 250",
+    ]
+    assert time.monotonic() - began < pipeline.PAUSE
+    assert Counter(Message.objects.values_list("state", flat=True)) == {State.SENT: 3, State.CANCELLED: 3}
 
 
 class Touching(Plain):
