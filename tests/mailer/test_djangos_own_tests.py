@@ -112,6 +112,13 @@ class Stored(SimpleTestCase):
 
 
 class TestMessages(Stored, of_mail.EmailMessageTestsWithMailers):
+    @contextmanager
+    def subTest(self, msg: Any = None, **params: Any) -> Iterator[None]:  # noqa: N802
+        """Django encodes this domain by IDNA 2003. IDNA 2008 has no such domain, and ours refuses it."""
+        is_refused = "exampl€.com" in str(params.get("address"))
+        with pytest.raises(ValueError, match="5891") if is_refused else super().subTest(msg, **params):
+            yield
+
     def test_decoded_attachment_text_MIMEPart(self) -> None:  # noqa: N802
         """Django's test compares identity; a stored part is only equal."""
         part = MIMEPart()
