@@ -221,6 +221,7 @@ POSTCOMMIT = {"SUPPORT_ADDRESS": SUPPORT_EMAIL, "HEALTHCHECK_PING_URL": HEALTHCH
 CELERY_BROKER_URL = broker.url
 CELERY_BROKER_TRANSPORT_OPTIONS = broker.transport_options  # mailer.celery.configure() adds more
 CELERY_TASK_IGNORE_RESULT = True
+CELERY_WORKER_SEND_TASK_EVENTS = True  # for Flower, which asks for them only some seconds after a worker has started
 CELERY_TIMEZONE = TIME_ZONE
 CELERY_BEAT_SCHEDULE = {
     "purge-accounts": {
