@@ -154,11 +154,11 @@ class Stack:
                     start_new_session=True,
                 )
 
-    def stop(self, name: str) -> float:
-        """Stop a process in order. Return the seconds that it took; more than 20 are an error."""
+    def stop(self, name: str, within: float = 20) -> float:
+        """Stop a process in order. Return the seconds that it took; more than `within` are an error."""
         began = time.monotonic()
         self._processes[name].terminate()
-        self._processes[name].wait(20)
+        self._processes[name].wait(within)
         del self._processes[name]
         return time.monotonic() - began
 

@@ -163,7 +163,7 @@ def test_a_worker_can_be_stopped_while_the_broker_does_not_answer(stack: Stack) 
     """Celery alone repeats its heartbeat until the broker takes it, and hears no signal meanwhile."""
     with stack.valkey.frozen():
         time.sleep(5)  # at least two heartbeats
-        stack.stop("worker")  # it raises after 20 s
+        stack.stop("worker", within=40)  # Celery alone needs more than 60 s; this takes 10 to 20 s on a busy machine
 
 
 def test_critical_mail_overtakes_a_backlog(stack: Stack) -> None:
