@@ -1,6 +1,5 @@
 """The public API: enqueue an e-mail in the current transaction; it is sent if, and only if, that commits."""
 
-import json
 import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -11,6 +10,7 @@ from itertools import batched
 from typing import Any
 
 import structlog
+from django.contrib.auth import get_user_model
 from django.core.mail import EmailMessage
 from django.db import IntegrityError, OperationalError, connection, transaction
 from django.db.models import Exists, F, OuterRef, Q
@@ -165,11 +165,13 @@ def _columns(email: Email, using: str) -> dict[str, Any]:
     if using not in routes.names():
         raise ValueError(f"MAILERS has no transport {using!r}; it has {', '.join(routes.names()[1:]) or 'none'}")
     user = email.user()
+    if user is not None and not isinstance(user, get_user_model()):  # its key might be that of another person
+        raise TypeError(f"{email.kind}.user() returned a {type(user).__name__}; it must return a user or None")
     return {
         "kind": email.kind,
         "arguments": email.arguments(),
         "payload_id": email.payload.pk if isinstance(email, DjangoMail) else None,
-        "user_id": user.pk if user else None,
+        "user_id": user.pk if user is not None else None,
         "recipient": for_envelope(email.recipient().address),
         "message_id_header": f"<{uuid.uuid4().hex}@{sender_domain()}>",  # every attempt uses it
         "queue": str(email.queue),
@@ -187,9 +189,12 @@ def _copy(rows: Sequence[dict[str, Any]], *, due_at: datetime) -> None:
     for name in rows[0]:
         same.pop(name, None)
     statement = f"COPY {Message._meta.db_table} ({', '.join([*same, *rows[0]])}) FROM STDIN"
+    fields = [Message._meta.get_field(name) for name in rows[0]]
     with connection.wrap_database_errors, connection.cursor() as cursor, cursor.copy(statement) as copy:
         for row in rows:
-            copy.write_row([*same.values(), *(row | {"arguments": json.dumps(row["arguments"])}).values()])
+            # As an INSERT would write them: a deadline without a zone is in the current one, not in the database's.
+            values = [each.get_db_prep_save(row[each.attname], connection) for each in fields]  # type: ignore[union-attr]
+            copy.write_row([*same.values(), *values])
 
 
 def _enqueue(message: Message, delay: timedelta) -> Message:

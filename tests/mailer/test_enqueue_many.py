@@ -6,18 +6,20 @@ ROWS=100000 make test ARGS=tests/mailer/test_enqueue_many.py        # with 100,0
 import json
 import os
 import tracemalloc
-from collections.abc import Iterator
-from datetime import timedelta
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 import redis
+from django.contrib.auth.models import Group
 from django.db import connection, transaction
 from django.db.models import F
 from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from pytest_django import Settings
 
 from accounts.models import User
 from mailer import outbox
@@ -156,6 +158,34 @@ def test_a_row_is_the_same_as_that_of_a_single_one(user: User, value: Any, hours
         assert one.pop(name) != other.pop(name)
     assert round((one.pop("due_in") - other.pop("due_in")).total_seconds()) == 0
     assert one == other
+
+
+class Naive(Plain):
+    """Its deadline has no zone, and is in the current one."""
+
+    def expires_at(self) -> datetime:
+        return datetime(2031, 1, 1, 12)  # noqa: DTZ001
+
+
+@pytest.mark.filterwarnings("ignore:DateTimeField .* received a naive datetime:RuntimeWarning")
+def test_a_deadline_without_a_zone_is_the_same_as_that_of_a_single_one(user: User, settings: Settings) -> None:
+    settings.TIME_ZONE = "America/New_York"  # taken for UTC, it would pass five hours too early
+
+    outbox.enqueue(Naive(user))
+    outbox.enqueue_many([Naive(user)])
+
+    one, other = Message.objects.order_by("pk").values_list("expires_at", flat=True)
+    assert one == other
+
+
+@pytest.mark.parametrize("enqueue", [outbox.enqueue, lambda mail: outbox.enqueue_many([mail])])
+def test_a_row_of_another_model_is_not_taken_for_a_user(user: User, enqueue: Callable[[Plain], object]) -> None:
+    group = Group.objects.create(pk=user.pk, name="a group")
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(TypeError, match="returned a Group"):
+        patch.setattr(Plain, "user", lambda _: group)
+        enqueue(Plain(user))
+    assert not Message.objects.exists()
 
 
 def test_a_thousand_cost_two_statements(user: User) -> None:
