@@ -12,7 +12,7 @@ from functools import partial
 
 import structlog
 
-from mailer import email, tracing
+from mailer import email, signals, tracing
 from mailer.conf import options
 from mailer.database import is_away
 from mailer.delivery import circuit, rate, references, retry
@@ -26,7 +26,7 @@ from mailer.delivery.reserve import QUARANTINE, Reserved, has_due, release, rese
 from mailer.delivery.settle import settle_persistently, settle_unsent
 from mailer.delivery.steps import EXPIRED, Postponed, Ready, Trouble, Unsent
 from mailer.models import Message, State, Taken
-from mailer.outcomes import Busy, Stop, TransportDown
+from mailer.outcomes import Accepted, Busy, Stop, TransportDown
 from mailer.text import mask
 from mailer.transports.client import LONGEST_ANSWER_TO_DOT
 from mailer.transports.connections import connect
@@ -115,6 +115,12 @@ class Result:
     said: str
     must_wait: bool = False
     """Whether its transport takes no more messages at this moment."""
+    was_accepted: bool = True
+    """False if the server's answer may have paused or slowed down the transport, which a reservation looks at."""
+
+    @property
+    def ends_batch(self) -> bool:
+        return self.must_wait or not self.was_accepted
 
 
 def _deliver_batch(
@@ -126,12 +132,14 @@ def _deliver_batch(
     with heartbeat.holding(*(reserved.message.pk for reserved in batch)):
         rows = references.load(reserved.message for reserved in batch)
         for reserved in batch:
-            if results and (results[-1].must_wait or time.monotonic() > ends or must_stop()):
+            if results and (results[-1].ends_batch or time.monotonic() > ends or must_stop()):
                 break
             result = _deliver(reserved, rows, longest_wait)
             if result is None:
                 break
             results.append(result)
+            if signals.has_receivers(reserved.message.kind):
+                rows.clear()  # a receiver may have changed what the next ones refer to
         mine = heartbeat.in_hand()
         if rest := [reserved.message for reserved in batch[len(results) :] if reserved.message.pk in mine]:
             release(*rest)
@@ -170,13 +178,13 @@ def _deliver_in_hand(reserved: Reserved, rows: email.Rows, longest_wait: timedel
             heartbeat.has_dropped = True  # a worker of another release may leave it with this worker's name
             # If it still waits, it would be reserved again at once. It may also have been cancelled since it was reserved.
             return Result("another worker has it, or it was cancelled", must_wait=release(message) > 0)
-        case str() as said:
-            return Result(said)
+        case Result() as result:
+            return result
 
 
 def _attempt(
     reserved: Reserved, rows: email.Rows, longest_wait: timedelta
-) -> Postponed | Unsent | Trouble | str | None:
+) -> Postponed | Unsent | Trouble | Result | None:
     """Run the steps. An error before the claim is a trouble, and one that has lasted for its patience is a failure."""
     message, attempts = reserved.message, reserved.message.attempts
     try:
@@ -195,16 +203,19 @@ def _attempt(
 
 def _run_steps(
     reserved: Reserved, rows: email.Rows, longest_wait: timedelta
-) -> Postponed | Unsent | Trouble | str | None:
-    """Run the steps until one of them stops the message. None if another worker has it, a sentence if it was transmitted."""
+) -> Postponed | Unsent | Trouble | Result | None:
+    """Run the steps until one of them stops the message. None if another worker has it."""
     message = reserved.message
     if message.reservations > QUARANTINE:
         return Unsent(State.HELD, f"quarantined: {QUARANTINE} workers stopped while they prepared it")
     if reserved.is_expired():
         return EXPIRED
+    began = time.monotonic()
     transport = admit(reserved, longest_wait)
     if isinstance(transport, Postponed):
         return transport
+    if time.monotonic() - began > TURN:
+        rows.clear()  # it waited for the rate limit, and what it refers to may have changed since the batch began
     ready = EXPIRED if reserved.is_expired() else prepare(message, rows)  # it may have waited for the rate limit
     if not isinstance(ready, Ready):
         return ready
@@ -212,7 +223,7 @@ def _run_steps(
         return _send(reserved, ready, transport) if may_use else Postponed("another worker probes the transport")
 
 
-def _send(reserved: Reserved, ready: Ready, transport: Transport) -> Postponed | Unsent | str | None:
+def _send(reserved: Reserved, ready: Ready, transport: Transport) -> Postponed | Unsent | Result | None:
     """Connect, claim, transmit, settle. What fails before the claim is no message's fault."""
     message = reserved.message
     connection = connect(transport.alias, is_probe=bool(transport.probes))
@@ -231,7 +242,8 @@ def _send(reserved: Reserved, ready: Ready, transport: Transport) -> Postponed |
     began = time.monotonic()
     guard = partial(_check_still_mine, reserved, asked)
     outcome = transmit(connection, ready.mail, exclude=ready.exclude, guard=guard)
-    return settle_persistently(message, transport, outcome, ms=round((time.monotonic() - began) * 1000))
+    said = settle_persistently(message, transport, outcome, ms=round((time.monotonic() - began) * 1000))
+    return Result(said, was_accepted=isinstance(outcome, Accepted))
 
 
 def admit(reserved: Reserved, longest_wait: timedelta) -> Transport | Postponed:

@@ -1,11 +1,11 @@
 """Load the rows that a batch of messages refers to: one statement for each model, instead of one for each message."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import structlog
-from django.db import models
 from django.db.models import BinaryField, Model, QuerySet
 
 from mailer import email
@@ -24,30 +24,42 @@ def load(messages: Iterable[Message]) -> Rows:
     """
     keys: dict[type[Model], set[Any]] = defaultdict(set)
     for message in messages:
-        kind = email.KINDS.get(message.kind)
-        if kind is None or message.key:
-            continue
-        for name, model in email.models_of(kind).items():  # type: ignore[arg-type]
-            if (value := message.arguments.get(name)) is not None and not _has_files(model):
+        with suppress(Exception):  # it is prepared by itself, where the error is found again and stops no other message
+            for model, value in _references(message):
                 keys[model].add(value)
     return {
         (model, str(row.pk)): row for model, values in keys.items() if len(values) > 1 for row in _find(model, values)
     }
 
 
+def _references(message: Message) -> Iterator[tuple[type[Model], Any]]:
+    kind = email.KINDS.get(message.kind)
+    if kind is None or message.key:
+        return
+    for name, model in email.models_of(kind).items():  # type: ignore[arg-type]
+        if (value := message.arguments.get(name)) is not None and not _has_files(model):
+            yield model, value
+
+
 def _find(model: type[Model], values: set[Any]) -> Iterable[Model]:
-    """Return the rows with these primary keys. A related row, such as a user, is loaded for all of them at once too.
+    """Return the rows with these primary keys, each with a copy of its own of the rows that it refers to, such as a user.
 
     None if that fails: then each message is prepared by itself, and the one that is to blame stops no other.
     """
     try:
-        rows: QuerySet[Model] = model._default_manager.fetch_mode(models.FETCH_PEERS)  # type: ignore[attr-defined]
-        return list(rows.filter(pk__in=values))
+        rows: QuerySet[Model] = model._default_manager.filter(pk__in=values)
+        related = _related(model)
+        return list(rows.select_related(*related) if related else rows)  # without names, Django would choose them
     except Exception as error:  # the application's code, or a value that is no primary key
         if is_away(error):
             raise
         log.warning("rows not loaded together", model=model._meta.label, error=type(error).__name__)
         return []
+
+
+def _related(model: type[Model]) -> list[str]:
+    related = {field.name: field.related_model for field in model._meta.concrete_fields if field.is_relation}
+    return [name for name, other in related.items() if isinstance(other, type) and not _has_files(other)]
 
 
 def _has_files(model: type[Model]) -> bool:

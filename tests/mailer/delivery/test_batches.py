@@ -5,20 +5,21 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from io import StringIO
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from django.core.mail import send_mail
 from django.core.management import call_command
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
-from accounts.models import User
+from accounts.models import EmailVerification, User
 from mailer import outbox
 from mailer.delivery import pipeline, references, reserve
 from mailer.delivery import prepare as preparing
 from mailer.delivery.heartbeat import heartbeat
-from mailer.email import Email
+from mailer.email import Email, Recipient
 from mailer.models import DeliveryAttempt, Message, Queue, State, Taken
 from mailer.signals import message_settled
 from tests.at_once import at_once
@@ -214,6 +215,76 @@ def test_a_reference_that_cannot_be_loaded_stops_no_other_message(users: list[Us
     }
 
 
+@pytest.mark.parametrize("arguments", [{"account": [1]}, {"account": {"pk": 1}}, [1]])
+def test_arguments_that_no_row_can_have_stop_no_other_message(users: list[User], smtp: Sink, arguments: object) -> None:
+    ids = enqueue(users)
+    Message.objects.filter(pk=ids[1]).update(arguments=arguments)
+
+    assert pipeline.deliver_due(list(Queue)) == 6
+    assert Counter(Message.objects.values_list("state", flat=True)) == {State.SENT: 5, State.QUEUED: 1}
+
+
+class Unresolvable(Plain):
+    """Its annotation cannot be resolved while it runs, such as one that is imported for a type checker only."""
+
+    order: "NoSuchModel | None" = None  # type: ignore[name-defined]  # noqa: F821
+
+
+def test_a_kind_whose_annotations_cannot_be_resolved_stops_no_other_message(users: list[User], smtp: Sink) -> None:
+    ids = enqueue(users)
+    Message.objects.filter(pk=ids[1]).update(kind=Unresolvable.kind)
+
+    assert pipeline.deliver_due(list(Queue)) == 6
+    assert Counter(Message.objects.values_list("state", flat=True)) == {State.SENT: 5, State.QUEUED: 1}
+
+
+def test_what_changed_while_a_message_waited_for_the_rate_limit_counts(
+    users: list[User], smtp: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enqueue(users)
+    admit = pipeline.admit
+
+    def wait(*reserved: Any) -> Any:
+        User.objects.update(is_active=False)
+        time.sleep(2 * pipeline.TURN)
+        return admit(*reserved)
+
+    monkeypatch.setattr(pipeline, "admit", wait)
+    [result] = pipeline._deliver_batch(reserve.reserve_next(list(Queue), [""], 6))
+
+    assert (result.said, smtp.received) == (State.CANCELLED, [])
+
+
+def test_what_a_receiver_changes_counts_for_the_rest_of_the_batch(users: list[User], smtp: Sink) -> None:
+    enqueue(users)
+
+    def deactivate(**_: Any) -> None:
+        User.objects.filter(pk=users[1].pk).update(is_active=False)
+
+    message_settled.connect(deactivate, sender=Plain)
+    try:
+        pipeline._deliver_batch(reserve.reserve_next(list(Queue), [""], 6))
+    finally:
+        message_settled.disconnect(deactivate, sender=Plain)
+
+    assert Message.objects.get(user=users[1]).state == State.CANCELLED
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["421 4.7.0 too many messages, slow down", "450 4.7.1 rate limit exceeded", "550 5.7.1 your account is suspended"],
+)
+def test_the_rest_of_a_batch_waits_with_its_transport(users: list[User], smtp: Sink, answer: str) -> None:
+    enqueue(users)
+    smtp.script.always["MAIL"] = answer
+
+    results = pipeline._deliver_batch(reserve.reserve_next(list(Queue), [""], 6))
+
+    assert (len(results), DeliveryAttempt.objects.count(), heartbeat.in_hand()) == (1, 1, [])
+    assert Message.objects.filter(worker=None).count() == 6
+    assert reserve.reserve_next(list(Queue), [""], 6)[0].is_any_limited
+
+
 def test_a_worker_that_stood_still_before_its_turn_delivers_nothing(user: User, smtp: Sink) -> None:
     message = outbox.enqueue(Plain(user))
     [reserved] = reserve.reserve_next(list(Queue), [""], 1)
@@ -266,6 +337,45 @@ def test_a_kind_that_changes_its_instance_does_not_change_it_for_others(user: Us
 
     assert pipeline.deliver_due(list(Queue)) == 2
     assert [received.recipients for received in smtp.received] == [["changed@example.com"], [user.email]]
+
+
+class Verify(Email):
+    """About a row that refers to a user."""
+
+    template: ClassVar = "email/test"
+    link: EmailVerification
+
+    def recipient(self) -> Recipient:
+        return Recipient(self.link.user.email)
+
+
+class TouchingVerify(Verify):
+    """It changes the user of its row in memory."""
+
+    def is_wanted(self) -> bool:
+        self.link.user.email = "changed@example.com"
+        return True
+
+
+def test_a_kind_that_changes_what_its_row_refers_to_does_not_change_it_for_others(user: User, smtp: Sink) -> None:
+    links = [EmailVerification.objects.create(user=user, superseded_at=timezone.now()) for _ in range(2)]
+    outbox.enqueue(TouchingVerify(links[0]))
+    other: Email = Verify(links[1])
+    outbox.enqueue(other)
+
+    pipeline._deliver_batch(reserve.reserve_next(list(Queue), [""], 2))
+
+    assert [received.recipients for received in smtp.received] == [["changed@example.com"], [user.email]]
+
+
+def test_rows_are_loaded_with_those_that_they_refer_to(users: list[User]) -> None:
+    for each in users:
+        outbox.enqueue(Verify(EmailVerification.objects.create(user=each)))
+
+    with CaptureQueriesContext(connection) as captured:
+        rows = references.load(Message.objects.order_by("pk"))
+        assert {row.user.email for row in rows.values()} == {each.email for each in users}  # type: ignore[attr-defined]
+    assert len(captured) == 2  # the messages, and what they refer to
 
 
 def test_an_attempt_says_how_the_message_came_to_the_worker(users: list[User], smtp: Sink) -> None:
