@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pytest
 from django.core.mail import send_mail
 from django.core.management import call_command
-from django.db import connection
+from django.db import OperationalError, connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
@@ -126,6 +126,39 @@ def test_the_rest_of_a_turn_is_free_for_all(users: list[User], smtp: Sink, monke
 
     assert ([result.said for result in results], heartbeat.in_hand()) == (["sent 250"], [])
     assert take() == ids[1:]
+
+
+def test_a_worker_that_must_stop_puts_the_rest_back(users: list[User], smtp: Sink) -> None:
+    ids = enqueue(users)
+
+    results = pipeline._deliver_batch(reserve.reserve_next(list(Queue), [""], 6), must_stop=lambda: True)
+
+    assert ([result.said for result in results], take()) == (["sent 250"], ids[1:])
+
+
+def test_a_server_that_is_away_is_asked_once_for_a_batch(users: list[User], smtp: Sink) -> None:
+    ids = enqueue(users)
+
+    with smtp.away():
+        results = pipeline._deliver_batch(reserve.reserve_next(list(Queue), [""], 6))
+
+    assert ([result.must_wait for result in results], take()) == ([True], ids)
+
+
+def test_a_batch_that_is_dropped_before_its_first_turn_is_free_again(
+    users: list[User], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = enqueue(users)
+
+    def fail(_: Any) -> None:
+        raise OperationalError("the connection is lost")
+
+    monkeypatch.setattr(references, "load", fail)
+    with pytest.raises(OperationalError):
+        pipeline._deliver_batch(reserve.reserve_next(list(Queue), [""], 6))
+    reserve.give_back_dropped()
+
+    assert (heartbeat.in_hand(), take()) == ([], ids)
 
 
 def test_a_batch_grows_while_the_server_is_quick(
