@@ -376,6 +376,16 @@ def test_a_late_acceptance_settles_the_message(user: User, smtp: Sink, meanwhile
     assert smtp.received == []
 
 
+def test_an_answer_that_is_recorded_twice_is_that_of_the_first_time(user: User) -> None:
+    """The database was away when it confirmed the first time."""
+    message = claim_row(outbox.enqueue(Plain(user)))
+
+    for text in ("queued as 1", "queued as 2"):
+        settle.settle(message, Accepted("250", text))
+
+    assert message.delivery_attempts.get().response == "queued as 1"
+
+
 def test_a_late_acceptance_settles_a_held_receipt(user: User) -> None:
     late = claimed_and_abandoned(user, Receipt)
     assert Message.objects.get().state == State.HELD
