@@ -118,10 +118,18 @@ class Stack:
         """
         unsettled = "SELECT id FROM mailer_message WHERE state IN ('queued', 'sending', 'retrying')"
         self.wait_for(lambda: not self.sql(unsettled), "every message to be settled")
-        self.sql(f"TRUNCATE {FORGOTTEN} CASCADE")
+        self.wait_for(self._empties_its_tables, "the tables to be emptied")
         self.valkey.client().flushall()
         self.sink.received.clear()
         self.sink.script = Script()
+
+    def _empties_its_tables(self) -> bool:
+        """TRUNCATE locks one table after the other, so that it and a statement of what runs can wait for each other."""
+        try:
+            self.sql(f"TRUNCATE {FORGOTTEN} CASCADE")
+        except psycopg.errors.DeadlockDetected:
+            return False
+        return True
 
     def surround[Surrounding](self, surrounding: AbstractContextManager[Surrounding]) -> Surrounding:
         """Enter a context that ends after all processes, and keep what it gives, such as a cable."""
