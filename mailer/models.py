@@ -382,6 +382,68 @@ class DeliveryAttempt(models.Model):
         return f"attempt {self.number} of message {self.message_id}"
 
 
+class What(models.TextChoices):
+    """What the receiving side says of a mail that a server took. It changes no state of the message."""
+
+    DELIVERED = "delivered", "delivered"
+    DELAYED = "delayed", "delayed"
+    BOUNCED = "bounced", "bounced"
+    DROPPED = "dropped", "not sent by the provider"
+    COMPLAINED = "complained", "reported as spam"
+    UNSUBSCRIBED = "unsubscribed", "unsubscribed at the provider"
+    OPENED = "opened", "opened"
+
+
+class Bounce(models.TextChoices):
+    """What a bounce says about the address."""
+
+    NONE = "", "no bounce"
+    HARD = "hard", "the address does not exist"
+    SOFT = "soft", "the mailbox could not be reached"
+    POLICY = "policy", "the mail was refused, not the address"
+
+
+class DeliveryEvent(models.Model):
+    """A fact that the receiving side reported: a provider by its webhook, or a mail server by a bounce.
+
+    It is stored first, and applied by a task.
+    """
+
+    source = models.CharField(max_length=50, help_text="The provider, or what read the bounce.")
+    event_id = models.CharField(max_length=200, help_text="The same fact that is reported again has the same id.")
+    what = models.CharField(max_length=15, choices=What)
+    bounce = models.CharField(max_length=10, choices=Bounce, blank=True, default=Bounce.NONE)
+    recipient = models.CharField(max_length=254, blank=True, help_text="The address that it is about.")
+    original_recipient = models.CharField(max_length=254, blank=True, help_text="The address that we wrote to.")
+    code = models.CharField(max_length=40, blank=True, help_text="The status that was reported.")
+    text = models.TextField(blank=True, help_text="What was said, addresses masked.")
+    at = models.DateTimeField(help_text="When it happened, as the report says.")
+    received_at = models.DateTimeField(db_default=Now())
+    about = models.JSONField(default=dict, help_text="How the report names the mail.")
+    apply_at = models.DateTimeField(
+        null=True, blank=True, db_default=Now(), help_text="When to look for its message. Empty: it was applied."
+    )
+    message = models.ForeignKey(
+        Message,
+        null=True,
+        blank=True,
+        on_delete=models.CASCADE,
+        related_name="events",
+        help_text="Empty: no message of ours was found.",
+    )
+
+    class Meta:
+        ordering = ["message", "at", "pk"]
+        constraints = [models.UniqueConstraint("source", "event_id", name="event_unique")]
+        indexes = [
+            models.Index("apply_at", name="event_to_apply", condition=Q(apply_at__isnull=False)),
+            models.Index("received_at", name="event_of_nobody", condition=Q(message=None)),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.what} of message {self.message_id}"
+
+
 class CanonicalAddressField(models.EmailField):  # type: ignore[type-arg]
     """Stores an address in the form of `addresses.canonical`, and finds it by any of its spellings."""
 
@@ -392,12 +454,34 @@ class CanonicalAddressField(models.EmailField):  # type: ignore[type-arg]
         return super().get_prep_value(self.to_python(value))
 
 
+class Cause(models.TextChoices):
+    """Why an address gets no mail. All but an unsubscribe stop every mail to it."""
+
+    BOUNCE = "bounce", "the address does not exist"
+    BOUNCES = "bounces", "mail to it came back several times"
+    COMPLAINT = "complaint", "its owner reported our mail as spam"
+    UNSUBSCRIBE = "unsubscribe", "its owner unsubscribed"
+    OPERATOR = "operator", "a person decided it"
+
+
+ALL_STREAMS = "*"
+"""The stream of an address that unsubscribed without naming one: it gets no mail of any stream."""
+
+
 class Suppression(models.Model):
-    """An address that gets no mail: its server says that it does not exist, or its owner unsubscribed from a stream."""
+    """An address that gets no mail, or no mail of a stream."""
 
     address = CanonicalAddressField(max_length=254)
     stream = models.CharField(
-        max_length=50, blank=True, default="", db_default="", help_text="Empty: the address gets no mail at all."
+        max_length=50,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="Empty: the address gets no mail at all. *: it gets no mail of any stream.",
+    )
+    cause = models.CharField(max_length=15, choices=Cause, default=Cause.OPERATOR, db_default=Cause.BOUNCE)
+    source = models.CharField(
+        max_length=100, blank=True, default="", db_default="", help_text="What reported it, or who entered it."
     )
     reason = models.TextField()
     message = models.ForeignKey(Message, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")

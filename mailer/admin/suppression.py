@@ -2,13 +2,14 @@
 
 from django.contrib import admin
 from django.db.models import QuerySet
+from django.forms import ModelForm
 from django.http import HttpRequest
 from django.urls import URLPattern, path, reverse
 from django.utils.timesince import timesince
 
 from mailer.admin.button import Button, button
 from mailer.admin.history import record_deletion
-from mailer.models import Suppression
+from mailer.models import Cause, Suppression
 from mailer.recipients.suppression import rows_of
 
 LIFT = "Allow mail again"
@@ -19,11 +20,16 @@ LIFT = "Allow mail again"
 class SuppressionAdmin(admin.ModelAdmin):
     """To write to an address again, delete its row. A row with a stream stops the mail of that stream only."""
 
-    list_display = ("address", "stream", "reason", "since")
-    list_filter = ("stream",)
+    list_display = ("address", "stream", "cause", "source", "reason", "since")
+    list_filter = ("cause", "stream")
     search_fields = ("address__exact",)
     search_help_text = "The whole address. One that was erased is found too."
-    readonly_fields = ("message", "created_at")
+    readonly_fields = ("cause", "source", "message", "created_at")
+
+    def save_model(self, request: HttpRequest, obj: Suppression, form: ModelForm, change: bool) -> None:
+        if not change:
+            obj.cause, obj.source = Cause.OPERATOR, request.user.get_username()[:100]
+        super().save_model(request, obj, form, change)
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Suppression], search_term: str

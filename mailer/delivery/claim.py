@@ -37,7 +37,7 @@ WITH claimed AS (
       )
       AND NOT EXISTS (
           SELECT 1 FROM {Suppression._meta.db_table}
-          WHERE address = ANY(%(addresses)s) AND stream IN ('', %(stream)s)
+          WHERE address = ANY(%(addresses)s) AND stream = ANY(%(streams)s)
       )
     RETURNING id, attempts
 )
@@ -81,7 +81,7 @@ def claim_row(message: Message, ready: Ready, alias: str = routes.PRIMARY, taken
         "attempts": message.attempts,
         "sources": list(SOURCES[State.SENDING]),
         "addresses": [] if is_excluded else suppression.stored_forms(ready.recipient),
-        "stream": ready.stream,
+        "streams": suppression.streams_that_stop(ready.stream),
         "transport": alias,
         "host": heartbeat.host,
         "taken": taken,

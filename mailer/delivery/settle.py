@@ -43,6 +43,9 @@ LONGEST_OUTAGE = 3600.0
 UNANSWERED = (str(Recorded.PENDING), str(Recorded.UNCERTAIN))
 """A server's answer overwrites these."""
 
+SOURCE = "the answer to an attempt"
+"""Of a suppression."""
+
 SENT = Verdict(State.SENT, "")
 
 # What `_close_attempt` and `_apply` do for an acceptance by all. It counts unless a newer attempt is under way.
@@ -245,10 +248,10 @@ def _suppress_unknown_addresses(message: Message, outcome: Outcome) -> None:
     if isinstance(outcome, PermanentRefusal) and outcome.address_unknown and not outcome.refused:
         was_answered = addresses.as_transmitted(message.recipient) in message.answers
         if staging.reaches(message.recipient) and not was_answered:
-            suppression.suppress(message.recipient, answer_of(outcome), message)
+            suppression.suppress(message.recipient, answer_of(outcome), message, source=SOURCE)
     for address, refusal in outcome.refused.items():
         if isinstance(refusal, PermanentRefusal) and refusal.address_unknown and staging.reaches(address):
-            suppression.suppress(address, answer_of(refusal), message)
+            suppression.suppress(address, answer_of(refusal), message, source=SOURCE)
 
 
 def _apply(message: Message, verdict: Verdict) -> bool:

@@ -16,7 +16,7 @@ from nacl.exceptions import CryptoError
 from nacl.secret import SecretBox
 
 from mailer.email import Stream, kinds
-from mailer.models import Suppression
+from mailer.models import ALL_STREAMS, Cause, Suppression
 from mailer.recipients.suppression import rows_of, suppress
 
 PURPOSE = b"mailer.streams"
@@ -46,23 +46,29 @@ def find(name: str) -> Stream | None:
 def unsubscribe(membership: Membership) -> None:
     """Stop mail of this stream to the address. A message that already waits becomes suppressed when it is due."""
     stream = membership.stream.name
-    suppress(membership.address, f"unsubscribed from the stream {stream!r}", stream=stream)
+    suppress(
+        membership.address,
+        f"unsubscribed from the stream {stream!r}",
+        stream=stream,
+        cause=Cause.UNSUBSCRIBE,
+        source="the link in a mail",
+    )
 
 
 def resubscribe(membership: Membership) -> None:
-    """Allow mail of this stream to the address again."""
-    _row_of(membership).delete()
+    """Allow mail of this stream to the address again. One that wanted no stream at all wants this one, and the others too."""
+    _rows_of(membership).delete()
 
 
 def is_unsubscribed(membership: Membership) -> bool:
     """Return whether the recipient unsubscribed from the stream."""
-    return _row_of(membership).exists()
+    return _rows_of(membership).exists()
 
 
 def copy_unsubscribes(old: str, new: str) -> None:
     """Unsubscribe the address `new` from all streams that `old` unsubscribed from."""
     for row in rows_of(old).exclude(stream=""):
-        suppress(new, row.reason, stream=row.stream)
+        suppress(new, row.reason, stream=row.stream, cause=Cause(row.cause), source=row.source)
 
 
 def unsubscribe_url(address: str, stream: Stream) -> str:
@@ -94,8 +100,8 @@ def read(token: str) -> Membership:
     raise BrokenLink
 
 
-def _row_of(membership: Membership) -> "QuerySet[Suppression]":
-    return rows_of(membership.address).filter(stream=membership.stream.name)
+def _rows_of(membership: Membership) -> "QuerySet[Suppression]":
+    return rows_of(membership.address).filter(stream__in=[membership.stream.name, ALL_STREAMS])
 
 
 def _boxes() -> list[SecretBox]:

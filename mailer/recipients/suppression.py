@@ -11,7 +11,7 @@ from django.conf import settings
 from django.db.models import QuerySet
 
 from mailer.addresses import canonical
-from mailer.models import Message, Suppression
+from mailer.models import ALL_STREAMS, Cause, Message, Suppression
 
 PURPOSE = b"mailer.erased"
 """Separates this key from other keys that are derived from SECRET_KEY (BLAKE2 personalisation, RFC 7693, 2.8)."""
@@ -19,9 +19,20 @@ NO_DOMAIN = "@erased.invalid"
 """The end of a hash that stands for an address. No address can have this domain (RFC 2606, 2)."""
 
 
-def suppress(address: str, reason: str, message: Message | None = None, *, stream: str = "") -> None:
-    """Stop all mail to an address, or the mail of one stream. `message` is the one to which a server gave the reason."""
-    row = Suppression(address=address, stream=stream, reason=reason, message=message)
+def suppress(
+    address: str,
+    reason: str,
+    message: Message | None = None,
+    *,
+    stream: str = "",
+    cause: Cause = Cause.BOUNCE,
+    source: str = "",
+) -> None:
+    """Stop all mail to an address, or the mail of one stream. A row that is there stays as it is.
+
+    `message` is the one to which a server gave the reason, and `source` names that server's transport, or who says so.
+    """
+    row = Suppression(address=address, stream=stream, reason=reason, message=message, cause=cause, source=source)
     # get_or_create() would fail if the existing row is deleted before it is read.
     Suppression.objects.bulk_create([row], ignore_conflicts=True)
 
@@ -35,7 +46,12 @@ def suppressed(addresses: Collection[str]) -> set[str]:
 
 def reason_for(address: str, stream: str = "") -> str | None:
     """Return why this address gets no mail (of this stream), or None if it may get mail."""
-    return rows_of(address).filter(stream__in={"", stream}).values_list("reason", flat=True).first()
+    return rows_of(address).filter(stream__in=streams_that_stop(stream)).values_list("reason", flat=True).first()
+
+
+def streams_that_stop(stream: str) -> list[str]:
+    """Return the streams of those rows that stop mail of this stream, or mail that belongs to none."""
+    return ["", stream, ALL_STREAMS] if stream else [""]
 
 
 def rows_of(*addresses: str) -> QuerySet[Suppression]:
@@ -54,7 +70,10 @@ def erase(address: str) -> int:
     rows = Suppression.objects.filter(address=address)
     hashed = _hash(canonical(address), settings.SECRET_KEY)
     reason = "suppressed before the address was erased"
-    kept = [Suppression(address=hashed, stream=r.stream, created_at=r.created_at, reason=reason) for r in rows]
+    kept = [
+        Suppression(address=hashed, stream=r.stream, cause=r.cause, created_at=r.created_at, reason=reason)
+        for r in rows
+    ]
     Suppression.objects.bulk_create(kept, ignore_conflicts=True)
     rows.delete()
     return len(kept)
