@@ -28,8 +28,12 @@ SECRET = re.compile(r"[\w.~+/=-]{20,}", re.ASCII)
 """What a bearer token may consist of (RFC 6750, 2.1), and long enough that it cannot be guessed."""
 
 
-ADDRESSES = ("SUPPORT_ADDRESS", "REDIRECT_ALL_TO")
+ADDRESSES = ("SUPPORT_ADDRESS", "REDIRECT_ALL_TO", "BOUNCE_ADDRESS")
 """Settings that are one address."""
+
+
+LONGEST_BOUNCE_LOCAL = 64 - len("+-") - 19 - 16
+"""What is left of a local part (RFC 5321, 4.5.3.1.1) beside the token of `transports.verp`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,9 @@ class Options:
     """Bytes of the bodies and files of one message, before encoding, which adds a third."""
     support_address: str = ""
     """The address for questions, in the footer of every mail."""
+    bounce_address: str = ""
+    """The address for bounces of mail sent by SMTP, as in bounces@example.com. Each mail gets its own, with `+` and a signed
+    token before the @. Without it bounces go to the sender of the mail."""
     redirect_all_to: str = ""
     """Test systems: all mail goes to this address, except mail to `ALLOWED_RECIPIENTS`."""
     allowed_recipients: tuple[str, ...] = ()
@@ -143,6 +150,11 @@ def _check_together(options: Options) -> None:
         raise ImproperlyConfigured("POSTCOMMIT_SUBJECT_PREFIX must be one line.")
     if options.retention_days > 36_500:
         raise ImproperlyConfigured("POSTCOMMIT_RETENTION_DAYS must be 36500 at most.")
+    local = options.bounce_address.rpartition("@")[0]
+    if len(local) > LONGEST_BOUNCE_LOCAL or not local.isascii() or '"' in local:
+        raise ImproperlyConfigured(
+            f"POSTCOMMIT_BOUNCE_ADDRESS must have {LONGEST_BOUNCE_LOCAL} plain characters at most before its @."
+        )
     if options.healthcheck_ping_url and not _is_url(options.healthcheck_ping_url):
         raise ImproperlyConfigured("POSTCOMMIT_HEALTHCHECK_PING_URL must be a URL, as in https://hc-ping.com/…")
     if options.metrics_token and not SECRET.fullmatch(options.metrics_token):

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
-from django.db.models.functions import Collate, Lower, Now
+from django.db.models.functions import Collate, Left, Lower, Now
 
 from mailer.addresses import canonical
 
@@ -337,6 +337,12 @@ NEWEST = 500
 """Attempts that are looked at to judge a transport."""
 
 
+PROVIDER_ID = "provider's message id "
+"""The beginning of a response that is the provider's own id of the mail."""
+RESPONSE_BEGINS = Left("response", 250)
+"""Bounded, because an index of PostgreSQL is."""
+
+
 class AttemptQuerySet(models.QuerySet["DeliveryAttempt"]):
     def newest(self) -> Self:
         """Return the last NEWEST attempts, by the primary key: no index by time is needed."""
@@ -377,6 +383,9 @@ class DeliveryAttempt(models.Model):
     class Meta:
         ordering = ["message", "number"]
         constraints = [models.UniqueConstraint("message", "number", name="attempt_number_unique")]
+        indexes = [  # for the reports of providers that know no name of ours
+            models.Index(RESPONSE_BEGINS, name="attempt_provider_id", condition=Q(response__startswith=PROVIDER_ID)),
+        ]
 
     def __str__(self) -> str:
         return f"attempt {self.number} of message {self.message_id}"

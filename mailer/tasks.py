@@ -14,6 +14,7 @@ from mailer.database import is_away
 from mailer.delivery import broker, circuit, pipeline, rate, retention
 from mailer.delivery.claim import LEASE
 from mailer.delivery.heartbeat import heartbeat
+from mailer.feedback import events
 
 log = structlog.get_logger(__name__)
 
@@ -66,6 +67,12 @@ def call_receivers(message_ids: list[int]) -> str:
     for message_id in message_ids:
         signals.call_receivers(message_id)
     return f"receivers called for {len(message_ids)} messages"
+
+
+@shared_task(name=broker.EVENTS_TASK, max_retries=0)
+def apply_events(count: int) -> str:
+    """Apply the reports that are due: bounces, complaints, deliveries. A worker repeats it by itself."""
+    return f"{events.apply_due()} reports applied"
 
 
 @shared_task(name="mailer.tasks.purge", max_retries=0)

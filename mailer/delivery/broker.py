@@ -31,6 +31,8 @@ KICK_TASK = "mailer.tasks.deliver_due"
 """Deliver what is due in this queue. One waiting task of this kind is enough, however many messages are due."""
 RECEIVERS_TASK = "mailer.tasks.call_receivers"
 """Call the receivers of these messages again."""
+EVENTS_TASK = "mailer.tasks.apply_events"
+"""Apply what the receiving side reported. One waiting task of this kind is enough."""
 
 TIMEOUT = 0.25
 """The longest time (seconds) that a caller waits for the broker: name resolution, connection and answer together."""
@@ -170,6 +172,11 @@ def answers() -> bool:
 def kick_if_idle(queue: str) -> bool:
     """Kick the queue unless a task waits in it already. Return whether it was kicked."""
     return _ask(lambda producer: _length(producer, queue)) == 0 and kick(queue)
+
+
+def publish_events(count: int) -> bool:
+    """Publish a task that applies so many new reports."""
+    return _publish(EVENTS_TASK, count, Queue.DEFAULT, timedelta(0), f"{count} reports", events=count)
 
 
 def publish_receivers(message_ids: Sequence[int], queue: str) -> bool:

@@ -241,7 +241,7 @@ def _send(reserved: Reserved, ready: Ready, transport: Transport) -> Postponed |
         return claimed
     began = time.monotonic()
     guard = partial(_check_still_mine, reserved, asked)
-    outcome = transmit(connection, ready.mail, exclude=ready.exclude, guard=guard)
+    outcome = transmit(connection, ready.mail, number=message.pk, exclude=ready.exclude, guard=guard)
     said = settle_persistently(message, transport, outcome, ms=round((time.monotonic() - began) * 1000))
     return Result(said, was_accepted=isinstance(outcome, Accepted))
 

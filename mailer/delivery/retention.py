@@ -10,7 +10,7 @@ from django.db.models.functions import Now
 
 from mailer import email
 from mailer.conf import options
-from mailer.models import SETTLED, Message, MessageQuerySet, Payload
+from mailer.models import SETTLED, DeliveryEvent, Message, MessageQuerySet, Payload
 
 log = structlog.get_logger(__name__)
 
@@ -25,9 +25,16 @@ def purge(progress: Callable[[int], object] = lambda _: None) -> int:
     """
     purged = sum(_in_batches(messages.order_by("pk").values_list("pk", flat=True), progress) for messages in _old())
     erased = _erase_bodies()
+    _purge_reports()
     if purged or erased:
         log.info("purged", messages=purged, bodies=erased, retention_days=options().retention_days)
     return purged
+
+
+def _purge_reports() -> None:
+    """Delete the reports about no message of ours. The others go with their message."""
+    retention = timedelta(days=options().retention_days)
+    DeliveryEvent.objects.filter(message=None, apply_at=None, received_at__lt=Now() - retention).delete()
 
 
 def purgeable() -> tuple[int, int]:

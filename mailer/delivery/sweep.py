@@ -17,6 +17,7 @@ from mailer.delivery.heartbeat import heartbeat
 from mailer.delivery.reserve import has_due
 from mailer.delivery.settle import settle_abandoned, settle_unsent
 from mailer.delivery.steps import EXPIRED
+from mailer.feedback import events
 from mailer.models import Message, Queue, Worker
 
 log = structlog.get_logger(__name__)
@@ -35,6 +36,7 @@ def sweep() -> None:
     expired = expire_overdue()
     kicked = kick_queues()
     repeat_receivers()
+    events.apply_due()
     Worker.objects.filter(seen_at__lt=Now() - DEAD).delete()
     circuit.forget_old()
     if settled or expired or kicked:

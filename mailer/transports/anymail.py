@@ -15,6 +15,7 @@ from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 
 from mailer.conf import options
+from mailer.models import PROVIDER_ID
 from mailer.outcomes import (
     LONGEST_PAUSE,
     OutcomeUnknown,
@@ -55,6 +56,11 @@ THROTTLED = re.compile(r"\b(?:Throttling|ThrottlingException|TooManyRequestsExce
 
 WITHOUT_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "NoRegionError"}
 """Exceptions of botocore."""
+
+METADATA = "postcommit"
+"""The name of our token in the metadata of a mail."""
+WITHOUT_METADATA = {"Postal"}
+"""Anymail refuses metadata for them."""
 
 REFUSED = {"invalid", "rejected", "failed"}
 """Anymail's statuses of a recipient that mean a refusal; the others are sent, queued and unknown."""
@@ -113,7 +119,18 @@ def _answer(status: int, text: str, retry_after: timedelta | None) -> Refusal:
 def message_id(message: EmailMessage) -> str:
     """Return the part of the provider's answer that is stored: its id of the message."""
     status = getattr(message, "anymail_status", None)
-    return f"provider's message id {status.message_id}" if status and status.message_id else ""
+    return stored_id(status.message_id) if status and status.message_id else ""
+
+
+def stored_id(provider_id: object) -> str:
+    """Return how an attempt stores the provider's id of the message."""
+    return f"{PROVIDER_ID}{provider_id}"
+
+
+def mark(message: EmailMessage, backend: BaseEmailBackend, token: str) -> None:
+    """Have the provider name the message by our token in what it reports later, if its API can."""
+    if isinstance(backend, BACKENDS) and backend.esp_name not in WITHOUT_METADATA:  # type: ignore[attr-defined]
+        message.metadata = {**getattr(message, "metadata", {}), METADATA: token}  # type: ignore[attr-defined]
 
 
 def refused(message: EmailMessage) -> dict[str, PermanentRefusal]:

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from mailer.transports.dkim import Signer
 
 
+ENVELOPE_SENDER = "envelope_sender"
+"""The attribute of a message with the address for its bounces, named as Anymail names it."""
+
+
 class EmailBackend(smtp.EmailBackend):
     """Django's SMTP backend over connections whose every wait is bounded."""
 
@@ -79,7 +83,8 @@ class EmailBackend(smtp.EmailBackend):
 
     def prepare(self, mail: EmailMessage) -> Envelope:
         """Encode and sign a message for the connected server. Raises Unsendable, and ValueError for a broken address."""
-        sender, *recipients = map(self._addr_spec, [mail.from_email, *mail.recipients()])
+        sender = getattr(mail, ENVELOPE_SENDER, "") or mail.from_email
+        sender, *recipients = map(self._addr_spec, [sender, *mail.recipients()])
         octets, mail_options = self._encode(mail, [sender, *recipients])
         return Envelope(sender, list(dict.fromkeys(recipients)), octets, mail_options)
 

@@ -25,7 +25,7 @@ from mailer.outcomes import (
     status_of,
 )
 from mailer.text import in_words, mask, replace_unstorable
-from mailer.transports import anymail, smtp, staging
+from mailer.transports import anymail, smtp, staging, verp
 from mailer.transports.connections import Connection, is_limit
 from mailer.transports.conversation import Transaction
 
@@ -45,16 +45,20 @@ def transmit(
     connection: Connection,
     message: EmailMessage,
     *,
+    number: int = 0,
     exclude: Collection[str] = (),
     guard: Callable[[], None] = proceed,
 ) -> Outcome:
     """Transmit one message, give the connection back, and return the outcome. Raises nothing, so that no outcome is lost.
 
-    Recipients in `exclude` do not get it. Addresses in `exclude` and in the outcome are spelt as by `as_transmitted`. `guard`
-    is called before MAIL and before the final dot, or before the request to a provider. If it raises Stop, nothing is sent.
+    What is reported later names it by its `number`, its primary key. Recipients in `exclude` do not get it. Addresses in
+    `exclude` and in the outcome are spelt as by `as_transmitted`. `guard` is called before MAIL and before the final dot, or
+    before the request to a provider. If it raises Stop, nothing is sent.
     """
     assert connection.pool.has_lent(connection), "this connection was given back: another thread may use it"
     with connection:
+        if number:
+            _name(message, connection, number)
         if exclude:
             _exclude(exclude, message, keep_headers=isinstance(connection.backend, smtp.EmailBackend))
         was_kept = connection.is_kept
@@ -64,6 +68,14 @@ def transmit(
         if isinstance(outcome, Accepted):
             connection.pool.accepted_at = time.monotonic()
     return _mask(outcome)
+
+
+def _name(message: EmailMessage, connection: Connection, number: int) -> None:
+    """Have bounces, or a provider's reports, name the message."""
+    if isinstance(connection.backend, smtp.EmailBackend):
+        setattr(message, smtp.ENVELOPE_SENDER, verp.envelope_sender(number))
+    else:
+        anymail.mark(message, connection.backend, verp.token(number))
 
 
 def _session_is_over(outcome: Outcome) -> bool:
