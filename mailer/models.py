@@ -503,6 +503,13 @@ class Suppression(models.Model):
     def __str__(self) -> str:
         return str(self.address)
 
+    @property
+    def what(self) -> str:
+        """What the address does not get, to be read after "no"."""
+        if self.stream == ALL_STREAMS:
+            return "mail that one can unsubscribe from"
+        return f"mail of the stream {self.stream}" if self.stream else "mail at all"
+
 
 OPEN_END = datetime(9999, 1, 1, tzinfo=UTC)
 """The end of a pause that lasts until a person ends it."""

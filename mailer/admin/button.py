@@ -61,14 +61,15 @@ def button(label: str, permission: str = DECIDE) -> Callable[[Callable[..., str]
             number = request.POST.get("message", "")
             if number.isdecimal() and len(number) < LONGEST_NUMBER:
                 record(request, Message.objects.filter(pk=number).only("kind"), label)
-            return HttpResponseRedirect(_page_to_return_to(request))
+            return HttpResponseRedirect(page_to_return_to(request))
 
         return view
 
     return make
 
 
-def _page_to_return_to(request: HttpRequest) -> str:
+def page_to_return_to(request: HttpRequest) -> str:
+    """Return the page of ours that the form names in `next`, or the front page of the admin."""
     page = request.POST.get("next", "")
     is_ours = url_has_allowed_host_and_scheme(page, {request.get_host()}, require_https=request.is_secure())
     return page if page.startswith("/") and is_ours else reverse("admin:index")

@@ -134,7 +134,7 @@ class MessageAdmin(AllMail):
             "subtitle": None,
             "explanation": explanation,
             "buttons": self._buttons(request, message, explanation, known),
-            "timeline": timeline(message, known.attempts),
+            "timeline": timeline(message, known),
             "refresh": _refresh(message, explanation, pulse),
             "kind_in_words": _in_words(message.kind),
             "person": person_url(message.recipient),

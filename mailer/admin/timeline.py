@@ -1,6 +1,6 @@
 """The timeline of a message: what happened to it, to the second."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -8,8 +8,9 @@ from django.contrib.admin.models import LogEntry
 from django.contrib.contenttypes.models import ContentType
 
 from mailer import routes
-from mailer.delivery.explain import Level
-from mailer.models import TOOK, DeliveryAttempt, Message, Outcome, State
+from mailer.delivery.explain import BAD_NEWS, Facts, Level
+from mailer.models import TOOK, DeliveryAttempt, DeliveryEvent, Message, Outcome, State, What
+from mailer.text import clock
 
 SHOWN = timedelta(seconds=1)
 """Shorter pauses are not shown."""
@@ -36,19 +37,20 @@ class Entry:
     """The time since the moment before, if it is worth showing."""
 
 
-def timeline(message: Message, attempts: Sequence[DeliveryAttempt]) -> list[Entry]:
+def timeline(message: Message, known: Facts) -> list[Entry]:
     """Return what happened, the earliest moment first."""
-    moments = sorted(_moments(message, attempts), key=lambda moment: moment.at)
+    moments = sorted(_moments(message, known), key=lambda moment: moment.at)
     ends = [moment.until or moment.at for moment in moments]
     pauses = ["", *(_pause(moment.at - end) for end, moment in zip(ends, moments[1:], strict=False))]
     return [Entry(moment, pause) for moment, pause in zip(moments, pauses, strict=True)]
 
 
-def _moments(message: Message, attempts: Sequence[DeliveryAttempt]) -> Iterator[Moment]:
+def _moments(message: Message, known: Facts) -> Iterator[Moment]:
     yield Moment(message.created_at, "Asked for")
     if message.first_due_at - message.created_at >= SHOWN:
         yield Moment(message.first_due_at, "Due")
-    yield from map(_of_attempt, attempts)
+    yield from map(_of_attempt, known.attempts)
+    yield from map(_of_event, known.events)
     yield from _pressed(message)
     for copy in message.resent_as.all():
         yield Moment(copy.created_at, f"Sent again as message {copy.pk}", str(copy.get_state_display()))
@@ -70,6 +72,18 @@ def _of_attempt(attempt: DeliveryAttempt) -> Moment:
     return Moment(
         attempt.started_at, what, " · ".join(filter(None, details)), _level(attempt), until=attempt.finished_at
     )
+
+
+def _of_event(event: DeliveryEvent) -> Moment:
+    level = {What.DELIVERED: Level.WELL, What.DELAYED: Level.WAITING} | dict.fromkeys(BAD_NEWS, Level.BAD)
+    details = [
+        event.recipient,
+        event.get_bounce_display() if event.bounce else "",
+        f"{event.code} {event.text}".strip(),
+    ]
+    details += [f"said by {event.source}, and read at {clock(event.received_at)}"]
+    what = str(event.get_what_display()).capitalize()
+    return Moment(event.at, what, " · ".join(filter(None, details)), level.get(What(event.what), ""))
 
 
 def _level(attempt: DeliveryAttempt) -> Level:

@@ -18,8 +18,9 @@ from django.db.models.functions import Cast, Concat
 from mailer.addresses import canonical
 from mailer.email import Unwanted
 from mailer.email import find as find_kind
+from mailer.feedback import events
 from mailer.mime import serializer
-from mailer.models import ERASED, SETTLED, UNSETTLED, DeliveryAttempt, Message, MessageQuerySet, Payload
+from mailer.models import ERASED, SETTLED, UNSETTLED, DeliveryAttempt, DeliveryEvent, Message, MessageQuerySet, Payload
 from mailer.recipients.search import messages_to
 from mailer.text import LOCAL_PART
 
@@ -161,6 +162,8 @@ def erase(holding: Holding, progress: Progress) -> int:
     for batch in batched(holding.erasable().order_by("pk").values_list("pk", flat=True), BATCH):
         erased += _erase_batch(frozenset(batch), holding)
         progress(len(batch))
+    about = Q(recipient__iexact=holding.address) | Q(original_recipient__iexact=holding.address)
+    DeliveryEvent.objects.filter(about, message=None).delete()
     log.info("erased what is stored about an address", messages=erased)
     return erased
 
@@ -176,6 +179,7 @@ def _erase_batch(batch: frozenset[int], holding: Holding) -> int:
     for message in Message.objects.filter(pk__in=locked - holding.own):
         Message.objects.filter(pk=message.pk).update(**_without(message, holding))
     DeliveryAttempt.objects.filter(message__in=locked).update(response="")
+    DeliveryEvent.objects.filter(message__in=locked).update(**events.FORGOTTEN)
     unused = ~Exists(Message.objects.filter(payload=OuterRef("pk")))
     Payload.objects.only("pk").filter(unused, pk__in=held).delete()
     return len(locked)

@@ -20,17 +20,31 @@ from mailer.models import (
     TOOK,
     Circuit,
     DeliveryAttempt,
+    DeliveryEvent,
     Message,
     MessageQuerySet,
     Outcome,
     Queue,
     State,
     Suppression,
+    What,
 )
 from mailer.text import clock
 
 SLOW = timedelta(seconds=30)
 """A due message that no worker has taken for this long waits for a free worker."""
+
+
+NEWS: Mapping[What, str] = {
+    What.DELIVERED: "Delivered at",
+    What.DELAYED: "Delayed on its way, as was said at",
+    What.BOUNCED: "It came back at",
+    What.DROPPED: "The provider did not send it, as it said at",
+    What.COMPLAINED: "It was reported as spam at",
+    What.UNSUBSCRIBED: "The recipient unsubscribed at",
+}
+"""How a report reads. That a mail was opened says little: many programs open it by themselves."""
+BAD_NEWS = {What.BOUNCED, What.DROPPED, What.COMPLAINED}
 
 
 class Level(StrEnum):
@@ -69,22 +83,28 @@ class Facts:
     """In the order of their numbers."""
     suppression: Suppression | None = None
     """Why its recipient gets no mail at all."""
+    events: Sequence[DeliveryEvent] = ()
+    """What the receiving side said, the earliest first."""
 
 
 NOTHING = Facts()
 
 
 def facts(messages: Iterable[Message]) -> Mapping[int, Facts]:
-    """Return the facts about messages, in two queries."""
+    """Return the facts about messages, in three queries."""
     messages = list(messages)
     attempts: dict[int, list[DeliveryAttempt]] = {message.pk: [] for message in messages}
     for attempt in DeliveryAttempt.objects.filter(message__in=attempts).order_by("number"):
         attempts[attempt.message_id].append(attempt)
+    events: dict[int | None, list[DeliveryEvent]] = {message.pk: [] for message in messages}
+    for event in DeliveryEvent.objects.filter(message__in=attempts).order_by("at", "pk"):
+        events[event.message_id].append(event)
     addresses = {message.recipient for message in messages if message.state in (State.FAILED, State.SUPPRESSED)}
     rows = Suppression.objects.filter(stream="", address__in=addresses) if addresses else ()
     suppressions = {row.address: row for row in rows}
     return {
-        message.pk: Facts(attempts[message.pk], suppressions.get(canonical(message.recipient))) for message in messages
+        message.pk: Facts(attempts[message.pk], suppressions.get(canonical(message.recipient)), events[message.pk])
+        for message in messages
     }
 
 
@@ -96,7 +116,7 @@ def explain(message: Message, pulse: Pulse, known: Facts = NOTHING) -> Explanati
         case State.SENDING:
             return _sending(message, pulse)
         case State.SENT:
-            return Explanation(_accepted(message, known), level=Level.WELL)
+            return _sent(message, known)
         case State.HELD:
             sentence = f"Held: {_quoted(message.reason)}. Retry it, cancel it or mark it as delivered."
             return Explanation(sentence, is_stuck=True, action=Action.RETRY, level=Level.BAD)
@@ -109,6 +129,19 @@ def explain(message: Message, pulse: Pulse, known: Facts = NOTHING) -> Explanati
 def what_stops(message: Message, pulse: Pulse) -> Explanation | None:
     """Explain what stops every message with this queue and this route. Return None if nothing does."""
     return _no_worker_at_all(pulse) or _no_worker_of_its_queue(message, pulse) or _paused(message, pulse)
+
+
+def _sent(message: Message, known: Facts) -> Explanation:
+    """Add what the receiving side said last of each kind: a mail to several people may be delivered and come back."""
+    newest = {event.what: event for event in known.events if event.what in NEWS}
+    sentences = [f"{NEWS[What(event.what)]} {clock(event.at)}{_words(event)}." for event in newest.values()]
+    is_bad = not newest.keys().isdisjoint(BAD_NEWS)
+    return Explanation(" ".join([_accepted(message, known), *sentences]), level=Level.BAD if is_bad else Level.WELL)
+
+
+def _words(event: DeliveryEvent) -> str:
+    said = _quoted(f"{event.code} {event.text}".strip()) if event.what != What.DELIVERED else ""
+    return f": {said}" if said else ""
 
 
 def _accepted(message: Message, known: Facts) -> str:

@@ -6,6 +6,7 @@ its own attempt is committed, or about a mail that is none of ours.
 
 from collections.abc import Iterable
 from datetime import timedelta
+from typing import Any
 
 import structlog
 from django.core.mail import mailers
@@ -48,7 +49,7 @@ PATIENCE = timedelta(hours=2)
 LONGEST_TEXT = 1_000
 SOFT_BOUNCES, SOFT_WINDOW = 5, timedelta(days=14)
 """So many mails that come back within this time, and none that is delivered, stop mail to an address."""
-FORGOTTEN = {"recipient": "", "original_recipient": "", "text": ""}
+FORGOTTEN: dict[str, Any] = {"recipient": "", "original_recipient": "", "text": "", "about": {}}
 """What the report about an erased person holds."""
 BOUNCE_MAIL = "bounce"
 """The source of reports that came by mail. Every other source is the name of a provider, as Anymail has it."""

@@ -25,6 +25,7 @@ MESSAGE_FIELDS = (
     *("id", "kind", "recipient", "subject", "message_id_header", "arguments", "state", "reason"),
     *("created_at", "first_due_at", "due_at", "expires_at", "settled_at"),
 )
+EVENT_FIELDS = ("source", "what", "bounce", "code", "text", "at", "received_at")
 ATTEMPT_FIELDS = ("number", "transport", "started_at", "finished_at", "outcome", "phase", "code", "response")
 
 
@@ -63,7 +64,9 @@ def _export(holding: Holding) -> dict[str, Any]:
         "address": holding.address,
         "exported_at": database.now(),
         "accounts": [{"model": user._meta.label, "id": user.pk} for user in search.of_address(holding.address).users],
-        "suppressions": list(suppression.rows_of(holding.address).values("stream", "reason", "created_at")),
+        "suppressions": list(
+            suppression.rows_of(holding.address).values("stream", "cause", "source", "reason", "created_at")
+        ),
         "messages": [_message(message, holding) for message in holding.messages().select_related("payload")],
     }
 
@@ -80,7 +83,23 @@ def _message(message: Message, holding: Holding) -> dict[str, Any]:
     answers = [answer for address, answer in message.answers.items() if canonical(address) == holding.address]
     attempts = message.delivery_attempts.order_by("number").values(*ATTEMPT_FIELDS)
     body = None if is_mention else _body(message)
-    return exported | {"answer": next(iter(answers), None), "attempts": list(attempts), "body": body}
+    return exported | {
+        "answer": next(iter(answers), None),
+        "attempts": list(attempts),
+        "reports": _reports(message, holding),
+        "body": body,
+    }
+
+
+def _reports(message: Message, holding: Holding) -> list[dict[str, Any]]:
+    """Return what the receiving side said of this person; of a mail to several people, not what it said of others."""
+    events = message.events.order_by("at", "pk")
+    named = ((event, [event.recipient, event.original_recipient]) for event in events)
+    return [
+        {field: getattr(event, field) for field in EVENT_FIELDS}
+        for event, addresses in named
+        if holding.address in map(canonical, addresses) or (message.pk in holding.own and not any(addresses))
+    ]
 
 
 def _without_others(value: Any, holding: Holding) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 from django.core.management.base import CommandError
 from django.template.defaultfilters import pluralize
 
-from mailer.delivery.explain import Explanation, explain, facts
+from mailer.delivery.explain import Explanation, Facts, explain, facts
 from mailer.delivery.pulse import look
 from mailer.management.operator import OperatorCommand
 from mailer.models import DeliveryAttempt, Message, Suppression
@@ -45,7 +45,8 @@ class Command(OperatorCommand):
         pulse, known = look(), facts(messages)
         for message in messages[:limit]:
             explanation = explain(message, pulse, known[message.pk])
-            lines = [*_mail(message, explanation), *(_timeline(message) if attempts or len(messages) == 1 else ())]
+            in_full = attempts or len(messages) == 1
+            lines = [*_mail(message, explanation), *(_timeline(known[message.pk]) if in_full else ())]
             self.stdout.write("\n" + "\n".join(lines))
         if len(messages) > limit:
             self.stdout.write(f"\nOlder mails are not shown: --limit {limit * 5} shows more.")
@@ -65,8 +66,7 @@ def _person(found: Found) -> Iterator[str]:
 
 
 def _suppression(row: Suppression) -> str:
-    what = f"no mail of the stream {row.stream!r}" if row.stream else "no mail at all"
-    return f"{row.address} gets {what} since {clock(row.created_at)}: {row.reason}"
+    return f"{row.address} gets no {row.what} since {clock(row.created_at)}: {row.reason}"
 
 
 def _mail(message: Message, explanation: Explanation) -> Iterator[str]:
@@ -82,11 +82,14 @@ def _mail(message: Message, explanation: Explanation) -> Iterator[str]:
     yield f"    {explanation}"
 
 
-def _timeline(message: Message) -> Iterator[str]:
-    for attempt in message.delivery_attempts.order_by("number"):
+def _timeline(known: Facts) -> Iterator[str]:
+    for attempt in known.attempts:
         yield f"    attempt {attempt.number}: {clock(attempt.started_at)}, {_end(attempt)}"
-    if message.attempts == 0:
+    if not known.attempts:
         yield "    No attempt was made."
+    for event in known.events:
+        words = " ".join(filter(None, (event.get_bounce_display() if event.bounce else "", event.code, event.text)))
+        yield f"    {event.source} said: {clock(event.at)}, {event.get_what_display()}{': ' if words else ''}{words}"
 
 
 def _end(attempt: DeliveryAttempt) -> str:

@@ -184,7 +184,9 @@ def test_a_suppressed_address_is_allowed_mail_again_from_its_page(operator: Clie
     lift = reverse("admin:mailer_suppression_lift", args=[row.pk])
     assert f'action="{lift}"' in seen
 
-    answer = operator.post(lift, {"next": f"{PERSON}?q=gone@example.com"}, follow=True).content.decode()
+    where = {"next": f"{PERSON}?q=gone@example.com"}
+    assert "no mail at all since" in operator.post(lift, where).content.decode()
+    answer = operator.post(lift, {**where, "note": "She called."}, follow=True).content.decode()
 
     assert "To gone@example.com, mail is sent again." in answer
     assert not Suppression.objects.exists()

@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 import pytest
+from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission
 from django.db.models.functions import Now
 from django.test import Client
@@ -342,8 +343,14 @@ def test_an_unsubscribed_address_is_listed_and_its_row_can_be_deleted(operator: 
     page = operator.get(reverse("admin:mailer_suppression_changelist"), {"stream": "news"}).content.decode()
     assert "ann@example.com" in page
     assert "unsubscribed from the stream" in page
-    assert operator.post(reverse("admin:mailer_suppression_delete", args=[row.pk]), {"post": "yes"}).status_code == 302
+    delete = reverse("admin:mailer_suppression_delete", args=[row.pk])
+    assert "Why is mail to it allowed again?" in operator.post(delete, {"post": "yes"}, follow=True).content.decode()
+    lift = reverse("admin:mailer_suppression_lift", args=[row.pk])
+    assert "This field is required." in operator.post(lift, {"note": " "}).content.decode()
+    assert Suppression.objects.exists()
+    assert operator.post(lift, {"note": "She called."}).status_code == 302
     assert not Suppression.objects.exists()
+    assert LogEntry.objects.get().get_change_message() == "Allow mail again: She called."
 
 
 def test_an_address_added_by_an_operator_matches_in_any_case(operator: Client) -> None:

@@ -21,9 +21,13 @@ from accounts.models import EmailVerification, User
 from mailer import outbox
 from mailer.admin.timeline import timeline
 from mailer.delivery import pipeline
-from mailer.models import Circuit, DeliveryAttempt, Message, Outcome, Queue, State, Worker
+from mailer.delivery.explain import facts
+from mailer.feedback import events
+from mailer.feedback.report import Report
+from mailer.models import Bounce, Circuit, DeliveryAttempt, Message, Outcome, Queue, State, What, Worker
 from mailer.recipients.suppression import suppress
 from tests.mailer.kinds import Broken, Plain
+from tests.mailer.worker import deliver_now as deliver
 from tests.smtp_sink import Sink
 
 pytestmark = pytest.mark.django_db
@@ -165,7 +169,7 @@ def test_the_timeline_tells_attempts_and_pauses_in_their_order(message: Message,
         )
     move(message, State.SENT, settled_at=began + timedelta(seconds=101))
 
-    entries = timeline(message, list(message.delivery_attempts.all()))
+    entries = timeline(message, facts([message])[message.pk])
 
     assert [(entry.moment.what, entry.pause) for entry in entries] == [
         ("Asked for", ""),
@@ -175,6 +179,25 @@ def test_the_timeline_tells_attempts_and_pauses_in_their_order(message: Message,
     ]
     detail = entries[1].moment.detail
     assert detail == "through transport (mail.example:587) · from host · 120 ms · step: rcpt · 451 says the server"
+
+
+def test_the_page_says_what_the_receiving_side_said(operator: Client, user: User, smtp: Sink) -> None:
+    message = deliver(outbox.enqueue(Plain(user)))
+    at = timezone.now()
+    bounced = Report(
+        "1", What.BOUNCED, at, user.email, bounce=Bounce.HARD, code="5.1.1", text="<script>", message=message.pk
+    )
+    events.store("bounce", [Report("2", What.DELIVERED, at, message=message.pk), bounced])
+    events.apply_due()
+
+    page = page_of(operator, message)
+
+    assert "Delivered at" in page
+    assert "It came back at" in page
+    assert "the address does not exist · 5.1.1 &lt;script&gt; · said by bounce" in page
+    listed = operator.get(reverse("admin:mailer_message_changelist")).content.decode()
+    assert "It came back at" in listed
+    assert 'class="mail-level bad"' in listed
 
 
 def test_the_timeline_has_the_seconds_and_the_zone(operator: Client, user: User) -> None:

@@ -4,12 +4,15 @@ import json
 from datetime import timedelta
 from io import StringIO
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.core.mail import EmailMessage
 from django.core.management import CommandError, call_command
 from django.db import connection
 from django.db.models.functions import Now
+from django.utils import timezone
 from pytest_django import Settings
 
 from accounts.models import User
@@ -17,8 +20,10 @@ from mailer import outbox
 from mailer.delivery import erasure, pipeline
 from mailer.email import Stream
 from mailer.emails import TestEmail
+from mailer.feedback import events
+from mailer.feedback.report import Report
 from mailer.mime import serializer
-from mailer.models import DeliveryAttempt, Message, Outcome, Payload, State, Suppression
+from mailer.models import DeliveryAttempt, Message, Outcome, Payload, State, Suppression, What
 from mailer.recipients import suppression
 from mailer.recipients.subscriptions import Membership, is_unsubscribed, resubscribe
 from tests.mailer.kinds import Plain, Shared
@@ -54,9 +59,15 @@ def built(*recipients: str) -> Message:
     return outbox.enqueue_built(mail)
 
 
+def report(recipient: str, text: str = "", **about: Any) -> None:
+    at = timezone.now()
+    events.store("bounce", [Report(uuid4().hex, What.BOUNCED, at, recipient, text=text, **about)])
+    events.apply_due()
+
+
 def everything() -> str:
     """Every text in the tables of the mailer, in lower case, with stored bodies unpacked."""
-    tables = ("mailer_message", "mailer_deliveryattempt", "mailer_suppression")
+    tables = ("mailer_message", "mailer_deliveryattempt", "mailer_deliveryevent", "mailer_suppression")
     with connection.cursor() as cursor:
         rows = []
         for table in tables:
@@ -79,6 +90,8 @@ def test_nothing_of_the_person_is_left_but_the_rows_are(user: User) -> None:
     )
     settle(outbox.enqueue(TestEmail("carol@example.com", "ann@example.com")))
     suppression.suppress("ann@example.com", "550 no ann@example.com", Message.objects.first())
+    report("ann@example.com", "550 no ANN@example.com", message=Message.objects.earliest("pk").pk)
+    report("Ann@Example.com", message_id="<of-nobody@example.com>")
     waiting = outbox.enqueue(Plain(user))
 
     assert "4 that are settled erased" in run("erase_recipient", "ann@example.com", "--dry-run")
@@ -230,6 +243,9 @@ def test_the_export_has_messages_attempts_bodies_suppressions_and_accounts(user:
     )
     settle(built("eve@example.com"))
     suppression.suppress("ann@example.com", "550 unknown")
+    shared = Message.objects.get(recipient="bob@example.com")
+    report("ANN@example.com", "says Ann's server", message=shared.pk)
+    report("bob@example.com", "says Bob's server", message=shared.pk)
 
     text = run("export_recipient", "Ann@EXAMPLE.com")
     export = json.loads(text)
@@ -243,6 +259,7 @@ def test_the_export_has_messages_attempts_bodies_suppressions_and_accounts(user:
         "Dear ann@example.com",
         1,
     )
+    assert [each["text"] for each in copy["reports"]] == ["says Ann's server"]
     assert (mention["recipient"], mention["body"]) == ("another address", None)
     assert "bob@" not in text
     assert "eve@" not in text
