@@ -81,6 +81,7 @@ def confirm(change_id: UUID, code: str, *, password: str | None) -> Link:
         change.confirmed_at = timezone.now()  # the deadline of the mail follows from it
         change.save(update_fields=["confirmed_at"])
         outbox.copy_unsubscribes(change.old_address, change.new_address)
+        outbox.has_arrived(change.new_address)
         verification.supersede(change.user)
         outbox.enqueue(AddressChanged(change))
     log.info("address changed", user=change.user_id, change=str(change.pk))

@@ -144,6 +144,7 @@ def _use(verification: EmailVerification, *, password: str | None, sign_up: UUID
             return False
         marks = {"email_verified_at": now, "was_verified": True} | ({"password": password} if password else {})
         User.objects.filter(pk=user.pk).update(**marks)
+        outbox.has_arrived(user.email)
     return True
 
 

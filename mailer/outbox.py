@@ -27,7 +27,9 @@ from mailer.delivery.steps import EXPIRED
 from mailer.email import Email, find
 from mailer.mime import serializer
 from mailer.models import ACCEPTED, SOURCES, UNSETTLED, WAITING, Message, MessageQuerySet, Payload, State
+from mailer.recipients import suppression
 from mailer.recipients.subscriptions import copy_unsubscribes as copy_unsubscribes
+from mailer.recipients.suppression import has_arrived as has_arrived
 
 log = structlog.get_logger(__name__)
 
@@ -279,6 +281,14 @@ def is_slow() -> bool:
     remembered for a few seconds. False if the database cannot be asked.
     """
     return slowness.is_slow()
+
+
+def why_no_mail(address: str) -> str:
+    """Return why this address gets no mail at all, for a page to the person: a value of `models.Cause`, such as "bounce".
+
+    Empty if it gets mail. It does not depend on an account: whoever types an address learns that mail to it came back.
+    """
+    return str(suppression.cause_for(address) or "")
 
 
 def messages_of(user: Any) -> MessageQuerySet:

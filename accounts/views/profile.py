@@ -35,6 +35,7 @@ def profile(request: HttpRequest) -> HttpResponse:
             "form": form,
             "sessions": user.sessions.filter(expire_date__gt=timezone.now()).order_by("-logged_in_at"),
             "session_key": hash_key(request.session.session_key),
+            "no_mail": outbox.why_no_mail(user.email),
         }
         return render(request, "accounts/profile.html", context)
     # Not form.save(): it writes the whole row and would revert a password reset that happened in between.
@@ -80,7 +81,8 @@ def change_email(request: HttpRequest) -> HttpResponse:
     email = form.cleaned_data["email"]
     if not email_change.request(form.user, email):
         return redirect("email_change")
-    return render(request, "accounts/email_change_sent.html", {"address": email, "mail_is_slow": outbox.is_slow()})
+    context = {"address": email, "mail_is_slow": outbox.is_slow(), "no_mail": outbox.why_no_mail(email)}
+    return render(request, "accounts/email_change_sent.html", context)
 
 
 @page_with_form

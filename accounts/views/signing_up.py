@@ -70,6 +70,7 @@ def check_inbox(request: HttpRequest) -> HttpResponse:
         "may_type": mine is not None and mine.address == address and flow != Flow.RESET,
         "may_correct": mine is not None,
         "mail_is_slow": outbox.is_slow(),
+        "no_mail": outbox.why_no_mail(address) if address else "",
     }
     status = 429 if form.has_error("digits", TOO_MANY) else 200
     return render(request, "accounts/check_inbox.html", context, status=status)

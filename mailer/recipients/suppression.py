@@ -7,14 +7,19 @@ long as its key is in SECRET_KEY or SECRET_KEY_FALLBACKS.
 from collections.abc import Collection
 from hashlib import blake2b
 
+import structlog
 from django.conf import settings
 from django.db.models import QuerySet
 
 from mailer.addresses import canonical
 from mailer.models import ALL_STREAMS, Cause, Message, Suppression
 
+log = structlog.get_logger(__name__)
+
 PURPOSE = b"mailer.erased"
 """Separates this key from other keys that are derived from SECRET_KEY (BLAKE2 personalisation, RFC 7693, 2.8)."""
+UNREACHABLE = (Cause.BOUNCE, Cause.BOUNCES)
+"""The causes that a mail which arrives disproves."""
 NO_DOMAIN = "@erased.invalid"
 """The end of a hash that stands for an address. No address can have this domain (RFC 2606, 2)."""
 
@@ -47,6 +52,18 @@ def suppressed(addresses: Collection[str]) -> set[str]:
 def reason_for(address: str, stream: str = "") -> str | None:
     """Return why this address gets no mail (of this stream), or None if it may get mail."""
     return rows_of(address).filter(stream__in=streams_that_stop(stream)).values_list("reason", flat=True).first()
+
+
+def cause_for(address: str) -> Cause | None:
+    """Return why this address gets no mail at all, or None if it gets mail."""
+    row = rows_of(address).filter(stream="").first()
+    return Cause(row.cause) if row else None
+
+
+def has_arrived(address: str) -> None:
+    """Forget that mail to the address came back: its owner followed a link that was mailed to it."""
+    if rows_of(address).filter(stream="", cause__in=UNREACHABLE).delete()[0]:
+        log.info("an address gets mail again, because its owner followed a link in a mail to it")
 
 
 def streams_that_stop(stream: str) -> list[str]:
