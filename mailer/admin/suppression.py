@@ -7,7 +7,7 @@ from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.shortcuts import redirect, render
+from django.shortcuts import render
 from django.urls import URLPattern, path, reverse
 from django.utils.timesince import timesince
 
@@ -47,7 +47,8 @@ class SuppressionAdmin(admin.ModelAdmin):
         return f"{timesince(suppression.created_at)} ago"
 
     def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
-        return redirect("admin:mailer_suppression_lift", pk=object_id)
+        row = self.get_object(request, object_id)
+        return lift(request, row.pk if row else 0)
 
     def get_urls(self) -> list[URLPattern]:
         return [

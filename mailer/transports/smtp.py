@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from mailer.transports.dkim import Signer
 
 
-ENVELOPE_SENDER = "envelope_sender"
-"""The attribute of a message with the address for its bounces, named as Anymail names it."""
+BOUNCES_TO = "bounces_to"
+"""The attribute of a message with the address for its bounces. Anymail's is another one: Django's own backend ignores it."""
 
 
 class EmailBackend(smtp.EmailBackend):
@@ -83,7 +83,7 @@ class EmailBackend(smtp.EmailBackend):
 
     def prepare(self, mail: EmailMessage) -> Envelope:
         """Encode and sign a message for the connected server. Raises Unsendable, and ValueError for a broken address."""
-        sender = getattr(mail, ENVELOPE_SENDER, "") or mail.from_email
+        sender = getattr(mail, BOUNCES_TO, "") or mail.from_email
         sender, *recipients = map(self._addr_spec, [sender, *mail.recipients()])
         octets, mail_options = self._encode(mail, [sender, *recipients])
         return Envelope(sender, list(dict.fromkeys(recipients)), octets, mail_options)

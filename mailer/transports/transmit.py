@@ -73,7 +73,7 @@ def transmit(
 def _name(message: EmailMessage, connection: Connection, number: int) -> None:
     """Have bounces, or a provider's reports, name the message."""
     if isinstance(connection.backend, smtp.EmailBackend):
-        setattr(message, smtp.ENVELOPE_SENDER, verp.envelope_sender(number))
+        setattr(message, smtp.BOUNCES_TO, verp.envelope_sender(number))
     else:
         anymail.mark(message, connection.backend, verp.token(number))
 

@@ -326,7 +326,7 @@ TABLE: dict[str, Rule] = {
     "admin:mailer_message_kind": for_staff(FORM, *MESSAGES),
     "admin:mailer_message_kind_html": for_staff(FORM, *MESSAGES),
     "admin:mailer_message_send_sample": for_staff({"POST": 302}, "mailer_message.change"),
-    "admin:mailer_suppression_lift": for_staff({"POST": 302}, "mailer_suppression.delete"),
+    "admin:mailer_suppression_lift": for_staff(FORM, "mailer_suppression.delete"),
     "admin:mailer_probe_now": for_staff({"POST": 302}, "mailer_message.change"),
     "admin:mailer_resume_now": for_staff({"POST": 302}, "mailer_message.change"),
     "admin:mailer_deliver_now": for_staff({"POST": 302}, "mailer_message.change"),
@@ -340,6 +340,7 @@ TABLE: dict[str, Rule] = {
     **model("auth_group", add=SUPERUSER, change=SUPERUSER, delete=SUPERUSER),
     **read_only("mailer_message"),
     **model("mailer_suppression"),
+    "admin:mailer_suppression_delete": for_staff(FORM, "mailer_suppression.delete"),  # it asks for a note first
     **read_only("mailer_transportstate"),
     **read_only("mailer_circuit"),
     **read_only("mailer_worker"),

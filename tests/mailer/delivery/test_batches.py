@@ -31,6 +31,12 @@ from tests.smtp_sink import Sink
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
+@pytest.fixture(autouse=True)
+def a_turn_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the machine is doing, a batch is done in its turn."""
+    monkeypatch.setattr(pipeline, "TURN", 60.0)
+
+
 @pytest.fixture
 def users() -> list[User]:
     return User.objects.bulk_create(User(email=f"ann{each}@example.com", password="!") for each in range(6))
@@ -173,7 +179,6 @@ def test_a_batch_grows_while_the_server_is_quick(
 
     deliver_batch = pipeline._deliver_batch
     monkeypatch.setattr(pipeline, "_deliver_batch", note)
-    monkeypatch.setattr(pipeline, "TURN", 60.0)
     pipeline.deliver_due(list(Queue))
     assert sizes == [1, 2, 3]
 
@@ -275,6 +280,7 @@ def test_what_changed_while_a_message_waited_for_the_rate_limit_counts(
     users: list[User], smtp: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     enqueue(users)
+    monkeypatch.setattr(pipeline, "TURN", 0.1)
     admit = pipeline.admit
 
     def wait(*reserved: Any) -> Any:

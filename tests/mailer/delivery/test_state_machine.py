@@ -880,12 +880,13 @@ class AnyOrder(RuleBasedStateMachine):
         return CONNECTS[self.server.connects] or SimpleNamespace(release=lambda: None)
 
     def _transmit(
-        self, _: object, mail: EmailMessage, *, exclude: Collection[str], guard: Callable[[], None]
+        self, _: object, mail: EmailMessage, *, number: int, exclude: Collection[str], guard: Callable[[], None]
     ) -> Outcome:
         """Take the message, as slowly as the turns want, and do with it what the server does."""
         actor, header = me(), mail.extra_headers["Message-ID"]
         assert actor
         [trace] = [trace for trace in self.traces if trace.row.message_id_header == header]
+        assert trace.row.pk == number
         offered = frozenset(r for r in map(addresses.as_transmitted, mail.recipients()) if r not in exclude)
         assert not self.is_silent(actor.process.worker), "claimed by a worker that counts as dead"
         assert not self._is_suppressed(trace.row.recipient) or trace.row.recipient not in offered

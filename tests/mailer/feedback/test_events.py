@@ -41,8 +41,8 @@ POSTMARK = {"BACKEND": "anymail.backends.postmark.EmailBackend", "OPTIONS": {"se
 ids = itertools.count()
 
 
-class Digest(Plain):
-    stream: ClassVar = Stream("digest-of-events", "Digest")
+class NewsOfEvents(Plain):
+    stream: ClassVar = Stream("news-of-events", "Digest")
 
 
 def report(what: What = What.BOUNCED, **fields: Any) -> Report:
@@ -99,7 +99,7 @@ def test_what_a_report_does_to_the_address(
 
 def test_a_security_mail_passes_an_unsubscribe_and_never_a_complaint(user: User, smtp: Sink) -> None:
     say(report(What.UNSUBSCRIBED, message=sent(user).pk))
-    assert deliver(outbox.enqueue(Digest(user))).state == State.SUPPRESSED
+    assert deliver(outbox.enqueue(NewsOfEvents(user))).state == State.SUPPRESSED
     assert deliver(outbox.enqueue(Plain(user))).state == State.SENT
 
     say(report(What.COMPLAINED, message=Message.objects.filter(state=State.SENT)[0].pk))
@@ -107,8 +107,8 @@ def test_a_security_mail_passes_an_unsubscribe_and_never_a_complaint(user: User,
 
 
 def test_an_unsubscribe_at_the_provider_is_of_the_stream_of_the_mail(user: User, smtp: Sink) -> None:
-    say(report(What.UNSUBSCRIBED, message=sent(user, Digest).pk))
-    assert causes() == [("ann@example.com", Cause.UNSUBSCRIBE, "digest-of-events")]
+    say(report(What.UNSUBSCRIBED, message=sent(user, NewsOfEvents).pk))
+    assert causes() == [("ann@example.com", Cause.UNSUBSCRIBE, "news-of-events")]
 
 
 def test_mail_that_comes_back_again_and_again_stops_unless_one_was_delivered(user: User, smtp: Sink) -> None:
