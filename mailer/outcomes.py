@@ -7,7 +7,8 @@ from datetime import timedelta
 from enum import StrEnum
 
 ENHANCED_STATUS = re.compile(r"([245]\.\d{1,3}\.\d{1,3})\b")
-
+NO_SUCH_ADDRESS = frozenset({"5.1.1", "5.1.10"})
+"""The recipient does not exist (RFC 3463, 3.2), or its domain accepts no mail (RFC 7505)."""
 
 LONGEST_PAUSE = timedelta(days=1)
 """A server that asks for a longer pause gets this one."""

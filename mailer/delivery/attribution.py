@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
 
-from mailer.delivery import known_replies
+from mailer import known_replies
 from mailer.delivery.evidence import BURST, WORKING, Evidence, Heard, Refused
-from mailer.delivery.known_replies import About
+from mailer.known_replies import NAMES_SENDER, UNKNOWN_USER, About
 from mailer.outcomes import LONGEST_PAUSE, PermanentRefusal, Phase, TransientRefusal, status_of
 
 REFILL = timedelta(hours=1)
@@ -26,15 +26,8 @@ FULL_MAILBOX = timedelta(days=1)
 """How long a mailbox may be full, though the server says that a retry will not help (552 5.2.2)."""
 NOT_AGAIN = timedelta(0)
 
-_UNKNOWN_USER = re.compile(
-    r"\b(no such|unknown|invalid|non-?existent) (local )?(user|recipient|e-?mail|mailbox|person|account)\b|unrouteable address"
-    r"|\b(user|recipient|mailbox)\b.{0,100}\b(unknown|not found|disabled|inactive|does(n't| not) exist)\b"
-    r"|\bdoesn't have an? .{1,80} account",
-    re.IGNORECASE,
-)
 _PAUSE = re.compile(r"\b(?:in|after) (\d{1,6}(?:\.\d{1,6})?) ?(second|minute|hour)s?\b", re.IGNORECASE)
 _SECONDS = {"second": 1, "minute": 60, "hour": 3600}
-_NAMES_SENDER = re.compile(r"\bsender\b|\bfrom address\b|\bsend as\b|\bsend on behalf", re.IGNORECASE)
 _ABOUT_MESSAGE = re.compile(r"[45]\.(1\.([0-69]|10)|2\.\d+|3\.[34]|4\.[134679]|6\.\d+)|4\.5\.3")
 """RFC 3463: addresses (but not 1.7 and 1.8, the sender's), mailboxes, size and features, routes of a domain, content, and too
 many recipients, which is never for good (RFC 5321, 4.5.3.1.10)."""
@@ -172,7 +165,7 @@ def _is_full_mailbox(refusal: Refused) -> bool:
 def _is_about_message(refusal: Refused, about: About | None) -> bool:
     """Return whether code, status and phase say that it is this message: its recipient, its size, its content."""
     text, status = refusal.text[: known_replies.LONGEST], status_of(refusal.text)
-    names_sender = refusal.phase is Phase.MAIL or about is About.SENDER or _NAMES_SENDER.search(text) is not None
+    names_sender = refusal.phase is Phase.MAIL or about is About.SENDER or NAMES_SENDER.search(text) is not None
     if not refusal.code or (refusal.code == "552" and not status):
         return True  # a judgement of our own, before the conversation; too large (RFC 1870)
     if _ABOUT_MESSAGE.fullmatch(status) and not (names_sender and status.startswith("5.1.")):
@@ -180,7 +173,7 @@ def _is_about_message(refusal: Refused, about: About | None) -> bool:
     if names_sender or _ABOUT_SYSTEM.fullmatch(status):
         return False
     is_unknown = isinstance(refusal, PermanentRefusal) and refusal.address_unknown
-    return is_unknown or refusal.phase is Phase.DOT or (not status and _UNKNOWN_USER.search(text) is not None)
+    return is_unknown or refusal.phase is Phase.DOT or (not status and UNKNOWN_USER.search(text) is not None)
 
 
 def _named_pause(refusal: Refused) -> timedelta | None:

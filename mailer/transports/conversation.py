@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from mailer.addresses import as_transmitted
 from mailer.outcomes import (
+    NO_SUCH_ADDRESS,
     Accepted,
     Interrupted,
     Outcome,
@@ -28,7 +29,6 @@ from mailer.outcomes import (
 from mailer.text import in_words
 from mailer.transports import client
 
-NO_SUCH_ADDRESS = {"5.1.1", "5.1.10"}  # RFC 3463, 3.2; RFC 7505 (a domain that accepts no mail)
 TOO_MANY_RECIPIENTS = {
     "4.5.3",
     "5.5.3",

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailer.delivery.known_replies import LONGEST, TABLE, About, Known, about
+from mailer.known_replies import LONGEST, TABLE, About, Known, about
 
 
 @pytest.mark.parametrize("known", TABLE, ids=lambda known: known.example)

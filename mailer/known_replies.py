@@ -1,7 +1,7 @@
 """Replies whose words say what they are about, because code and status do not: limits of an account, rates, broken servers.
 
 A table of data. Each row has an example, as the server says it, and its source. The first row that matches counts. New rows
-need no code: `tests/mailer/delivery/test_known_replies.py` tries each example.
+need no code: `tests/mailer/test_known_replies.py` tries each example.
 """
 
 import re
@@ -10,6 +10,15 @@ from enum import StrEnum
 
 LONGEST = 2000
 """Characters of a reply that are searched."""
+UNKNOWN_USER = re.compile(
+    r"\b(no such|unknown|invalid|non-?existent) (local )?(user|recipient|e-?mail|mailbox|person|account)\b|unrouteable address"
+    r"|\b(user|recipient|mailbox)\b.{0,100}\b(unknown|not found|disabled|inactive|does(n't| not) exist)\b"
+    r"|\bdoesn't have an? .{1,80} account",
+    re.IGNORECASE,
+)
+"""Says that a recipient does not exist, in a reply without an enhanced status."""
+NAMES_SENDER = re.compile(r"\bsender\b|\bfrom address\b|\bsend as\b|\bsend on behalf", re.IGNORECASE)
+"""The reply is about the sender's address, also if it says "user unknown"."""
 
 
 class About(StrEnum):
