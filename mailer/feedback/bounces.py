@@ -11,10 +11,10 @@ from datetime import UTC, datetime, timedelta
 from email.message import Message
 from email.utils import parsedate_to_datetime
 from hashlib import sha256
-from itertools import chain
+from itertools import chain, islice
 
 from mailer.feedback import complaints, delivery_status, plain_bounces
-from mailer.feedback.opened import ADDRESS, Opened, blocks, open_mail, value
+from mailer.feedback.opened import ADDRESS, Opened, head, open_mail, value
 from mailer.feedback.report import Report
 from mailer.text import replace_unstorable
 
@@ -28,6 +28,8 @@ MESSAGE_ID = re.compile(r"<[^<>\s]{1,248}>")
 IN_TEXT = re.compile(r"^>?[ \t]*Message-ID:[ \t]*(<[^<>\s]{1,248}>)", re.IGNORECASE | re.MULTILINE)
 LONGEST_REPLY = 2000
 LONGEST_RECIPIENT = 254
+MOST_ADDRESSES = 20
+"""That `message_of` is asked about."""
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 
 
@@ -38,24 +40,27 @@ def parse(raw: bytes, *, message_of: Callable[[str], int | None], to: Iterable[s
     that the mail was delivered to, then about those in its header, and last about the sender of the returned mail.
     """
     mail = open_mail(raw)
-    if mail is None:
+    found = list(_reports(mail, _moment(mail))) if mail else []
+    if mail is None or not found:
         return []
-    asked = (message_of(address) for address in chain(to, _addresses(mail)))
-    message = next((found for found in asked if found is not None), None)
+    addresses = islice(dict.fromkeys(chain(to, _addresses(mail))), MOST_ADDRESSES)
+    message = next((key for key in map(message_of, addresses) if key is not None), None)
     named, identity = _message_id(mail), _identity(mail)
-    reports = (
-        replace(
-            report,
-            event_id=_digest(identity, report),
-            recipient=replace_unstorable(report.recipient)[:LONGEST_RECIPIENT],
-            original_recipient=replace_unstorable(report.original_recipient)[:LONGEST_RECIPIENT],
-            text=replace_unstorable(report.text)[:LONGEST_REPLY],
-            message=message,
-            message_id=named,
-        )
-        for report in _reports(mail, _moment(mail))
-    )
+    reports = [
+        replace(_storable(report), event_id=_digest(identity, report), message=message, message_id=named)
+        for report in found
+    ]
     return list({report.event_id: report for report in reports}.values())
+
+
+def _storable(report: Report) -> Report:
+    """Cut what a server said, and replace what PostgreSQL refuses."""
+    return replace(
+        report,
+        recipient=replace_unstorable(report.recipient)[:LONGEST_RECIPIENT],
+        original_recipient=replace_unstorable(report.original_recipient)[:LONGEST_RECIPIENT],
+        text=replace_unstorable(report.text)[:LONGEST_REPLY],
+    )
 
 
 def _reports(mail: Opened, at: datetime) -> Iterator[Report]:
@@ -71,22 +76,25 @@ def _reports(mail: Opened, at: datetime) -> Iterator[Report]:
 def _addresses(mail: Opened) -> Iterator[str]:
     """Yield the addresses to which the returned mail's sender wants its bounces."""
     own = mail.values(*SENT_TO)
-    report = [block for part in mail.of_kind(*delivery_status.KINDS, complaints.KIND) for block in blocks(part.text)[:1]]
-    senders = [value(block, name) for block in report for name in ("X-Postfix-Sender", "Original-Mail-From")]
+    senders = [value(block, name) for block in _heads(mail) for name in ("X-Postfix-Sender", "Original-Mail-From")]
     returned = [value(header, "Return-Path") for header in _returned(mail)]
     return (found[0] for field in (*own, *senders, *returned) for found in ADDRESS.finditer(field))
 
 
+def _heads(mail: Opened) -> Iterator[Message]:
+    """Yield what each report says about the mail as a whole."""
+    return (head(part.text) for part in mail.of_kind(*delivery_status.KINDS, complaints.KIND))
+
+
 def _returned(mail: Opened) -> Iterator[Message]:
-    return (blocks(part.text)[0] for part in mail.of_kind(*RETURNED))
+    return (head(part.text) for part in mail.of_kind(*RETURNED))
 
 
 def _message_id(mail: Opened) -> str:
     """Return the Message-ID of the mail that was not delivered."""
-    reported = [block for part in mail.of_kind(*delivery_status.KINDS) for block in blocks(part.text)[:1]]
     fields = [
         *(value(header, "Message-ID") for header in _returned(mail)),
-        *(value(block, "X-Original-Message-ID") for block in reported),
+        *(value(block, "X-Original-Message-ID") for block in _heads(mail)),
     ]
     texts = [found[1] for part in mail.parts if part.kind == "text/plain" for found in IN_TEXT.finditer(part.text)]
     threads = [found for field in mail.values("In-Reply-To", "References") for found in MESSAGE_ID.findall(field)[-1:]]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from datetime import datetime
 
-from mailer.feedback.opened import ADDRESS, Opened, blocks, value, values
+from mailer.feedback.opened import ADDRESS, Opened, head, value, values
 from mailer.feedback.report import Report
 from mailer.models import What
 
@@ -19,7 +19,7 @@ HOTMAIL = "X-HmXmrOriginalRecipient"
 
 def reports(mail: Opened, at: datetime) -> Iterator[Report]:
     """Yield the complaint for each recipient. Most providers do not name one."""
-    for block in (block for part in mail.of_kind(KIND) for block in blocks(part.text)[:1]):
+    for block in (head(part.text) for part in mail.of_kind(KIND)):
         kind = value(block, "Feedback-Type").lower()
         if what := TYPES.get(kind):
             said = " ".join(filter(None, (kind, value(block, "User-Agent"))))
@@ -31,5 +31,5 @@ def reports(mail: Opened, at: datetime) -> Iterator[Report]:
 def of_hotmail(mail: Opened, at: datetime) -> Iterator[Report]:
     """Yield the complaint in a mail of Outlook.com's older kind, which is only the returned mail."""
     for part in mail.of_kind("message/rfc822"):
-        if address := ADDRESS.search(value(blocks(part.text)[0], HOTMAIL)):
+        if address := ADDRESS.search(value(head(part.text), HOTMAIL)):
             yield Report(event_id="", what=What.COMPLAINED, at=at, recipient=address[0], text="abuse Outlook.com")

@@ -28,11 +28,11 @@ LONGEST_ENTRY = 2000
 
 def reports(mail: Opened, at: datetime) -> Iterator[Report]:
     """Yield what the mail reports of each recipient."""
-    text = next((part.text for part in mail.parts if part.kind == "text/plain"), "")
+    text = mail.text
     found = [block for part in mail.of_kind(*KINDS) for block in blocks(part.text) if _is_about_recipient(block)]
     for block in found:
         final, original = (_address(value(block, name)) for name in ("Final-Recipient", "Original-Recipient"))
-        words = entry_about(final or original, text) or (text if len(found) == 1 else "")
+        words = entry_about(final or original, text) or (" ".join(text.split()) if len(found) == 1 else "")
         if report := _report(block, words, at):
             yield replace(report, recipient=final or original, original_recipient=original)
 

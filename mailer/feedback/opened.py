@@ -8,12 +8,12 @@ from email.message import Message
 from email.parser import BytesParser, HeaderParser
 from email.policy import Compat32
 
-LONGEST = 1_000_000
+LONGEST = 500_000
 """Octets of a mail that are read. What a bounce says stands before the mail that it returns."""
 LONGEST_FIELD = 2000
 """Characters of a header field. Python's parser of parameters takes quadratic time."""
 LONGEST_TEXT = 65_536
-MOST_PARTS = 100
+MOST_PARTS = 50
 """Lines that begin as a boundary does. A part costs a kilobyte, and each level of parts some time for each line."""
 MOST_BLOCKS = 501
 """Of a delivery report: about the mail, and about 500 recipients."""
@@ -57,6 +57,11 @@ class Opened:
     header: Message
     parts: tuple[Part, ...]
 
+    @property
+    def text(self) -> str:
+        """The first text for people; empty if there is none."""
+        return next((part.text for part in self.parts if part.kind == "text/plain"), "")
+
     def of_kind(self, *kinds: str) -> list[Part]:
         """Return the parts of these types."""
         return [part for part in self.parts if part.kind in kinds]
@@ -79,8 +84,16 @@ def open_mail(raw: bytes) -> Opened | None:
 
 def blocks(text: str) -> list[Message]:
     """Return the blocks of header fields in a text, which blank lines part."""
-    parts = BLANK_LINE.split(text.strip("\n"), MOST_BLOCKS)[:MOST_BLOCKS]
-    return [HeaderParser(policy=BOUNDED).parsestr(part.lstrip("\n")) for part in parts]
+    return list(map(_fields, BLANK_LINE.split(text.strip("\n"), MOST_BLOCKS)[:MOST_BLOCKS]))
+
+
+def head(text: str) -> Message:
+    """Return the first of the blocks, or the header of a mail."""
+    return _fields(BLANK_LINE.split(text.lstrip("\n"), 1)[0])
+
+
+def _fields(block: str) -> Message:
+    return HeaderParser(policy=BOUNDED).parsestr(block.lstrip("\n"))
 
 
 def values(header: Message, name: str) -> list[str]:

@@ -27,7 +27,7 @@ def reports(mail: Opened, at: datetime) -> Iterator[Report]:
     """Yield what the text says of each recipient. A mail that is not of a mail system says nothing."""
     if not mail.values("X-Failed-Recipients") and not any(map(DAEMON.search, mail.values("From"))):
         return
-    text = next((part.text for part in mail.parts if part.kind == "text/plain"), "")[:LONGEST_TEXT]
+    text = mail.text[:LONGEST_TEXT]
     delayed, failed = all_failures(_bounded(mail, text))
     for recipient in sorted(address.decode() for address in delayed | failed):
         words = entry_about(recipient, text) or text

@@ -49,7 +49,9 @@ def _bounce(status: str, code: str, text: str) -> Bounce:
         return Bounce.POLICY if NAMES_SENDER.search(text) else Bounce.HARD
     if EDGE_BLOCK.search(text):
         return Bounce.HARD
-    return _by_words(code, text) if NOT_KNOWN.fullmatch(status) or not status or status.startswith("5.1.") else Bounce.SOFT
+    return (
+        _by_words(code, text) if NOT_KNOWN.fullmatch(status) or not status or status.startswith("5.1.") else Bounce.SOFT
+    )
 
 
 def _by_words(code: str, text: str) -> Bounce:
