@@ -123,9 +123,12 @@ def _stop_housekeeping(**_: Any) -> None:
 
 def _configuration() -> dict[str, Any]:
     own = {n.removeprefix("CELERY_").lower(): getattr(settings, n) for n in dir(settings) if n.startswith("CELERY_")}
-    periodic = {
+    periodic: dict[str, Any] = {
         "purge": {"task": "mailer.tasks.purge", "schedule": 3600.0, "options": {"queue": "bulk", "expires": 3600.0}},
     }
+    if getattr(settings, "POSTCOMMIT", {}).get("BOUNCE_MAILBOX"):
+        task, options = "mailer.tasks.read_bounces", {"queue": "bulk", "expires": 60.0}
+        periodic["read_bounces"] = {"task": task, "schedule": 60.0, "options": options}
     merged = {
         "broker_transport_options": BROKER_TRANSPORT_OPTIONS | own.get("broker_transport_options", {}),
         "beat_schedule": periodic | own.get("beat_schedule", {}),

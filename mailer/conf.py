@@ -61,6 +61,9 @@ class Options:
     bounce_address: str = ""
     """The address for bounces of mail sent by SMTP, as in bounces@example.com. Each mail gets its own, with `+` and a signed
     token before the @. Without it bounces go to the sender of the mail."""
+    bounce_mailbox: str = ""
+    """The mailbox to which these bounces come, as in imaps://user:password@mail.example.com/INBOX, with % codes for special
+    characters. It is read once a minute. It is a secret."""
     redirect_all_to: str = ""
     """Test systems: all mail goes to this address, except mail to `ALLOWED_RECIPIENTS`."""
     allowed_recipients: tuple[str, ...] = ()
@@ -155,6 +158,14 @@ def _check_together(options: Options) -> None:
         raise ImproperlyConfigured(
             f"POSTCOMMIT_BOUNCE_ADDRESS must have {LONGEST_BOUNCE_LOCAL} plain characters at most before its @."
         )
+    mailbox = options.bounce_mailbox
+    if mailbox and not (
+        _is_url(mailbox, "imaps", "imap") and urlsplit(mailbox).username and urlsplit(mailbox).password
+    ):
+        raise ImproperlyConfigured(
+            "POSTCOMMIT_BOUNCE_MAILBOX must be a URL, as in imaps://user:password@mail.example.com/INBOX, with % codes for "
+            "special characters."
+        )
     if options.healthcheck_ping_url and not _is_url(options.healthcheck_ping_url):
         raise ImproperlyConfigured("POSTCOMMIT_HEALTHCHECK_PING_URL must be a URL, as in https://hc-ping.com/…")
     if options.metrics_token and not SECRET.fullmatch(options.metrics_token):
@@ -165,16 +176,17 @@ def _check_together(options: Options) -> None:
         ("premailer", "premailer", options.inliner == "premailer" and "POSTCOMMIT_INLINER is premailer"),
         ("dkim", "dkim", options.dkim_keys and "POSTCOMMIT_DKIM_KEYS needs dkimpy"),
         ("dkim", "cryptography", options.dkim_keys and "POSTCOMMIT_DKIM_KEYS needs cryptography"),
+        ("imap", "imapclient", options.bounce_mailbox and "POSTCOMMIT_BOUNCE_MAILBOX needs imapclient"),
         ("metrics", "prometheus_client", options.metrics_token and "POSTCOMMIT_METRICS_TOKEN needs prometheus-client"),
     ):
         if used and not find_spec(module):
             raise ImproperlyConfigured(f"{used}, which is not installed: pip install django-postcommit[{extra}]")
 
 
-def _is_url(text: str) -> bool:
+def _is_url(text: str, *schemes: str) -> bool:
     try:
         parts = urlsplit(text)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        return parts.scheme in (schemes or ("http", "https")) and bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
 

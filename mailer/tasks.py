@@ -10,11 +10,13 @@ from celery import Task, shared_task
 from django.db import Error, connection
 
 from mailer import signals
+from mailer.conf import options
 from mailer.database import is_away
 from mailer.delivery import broker, circuit, pipeline, rate, retention
 from mailer.delivery.claim import LEASE
 from mailer.delivery.heartbeat import heartbeat
-from mailer.feedback import events
+from mailer.feedback import events, mailbox
+from mailer.feedback.bounce_mail import take
 
 log = structlog.get_logger(__name__)
 
@@ -73,6 +75,24 @@ def call_receivers(message_ids: list[int]) -> str:
 def apply_events(count: int) -> str:
     """Apply the reports that are due: bounces, complaints, deliveries. A worker repeats it by itself."""
     return f"{events.apply_due()} reports applied"
+
+
+@shared_task(name="mailer.tasks.read_bounces", max_retries=0, time_limit=TIME_LIMIT)
+def read_bounces() -> str:
+    """Read the mailbox for bounces; beat calls it once a minute. What is not read stays in the mailbox."""
+    try:
+        run = mailbox.read(mailbox.Mailbox.from_url(options().bounce_mailbox), take)
+    except mailbox.NotRead as error:
+        log.error("the mailbox for bounces cannot be read", reason=str(error))
+        return f"the mailbox cannot be read: {error}"
+    except Error as error:
+        if not is_away(error):
+            raise
+        connection.close()
+        log.warning("database away", error=type(error).__name__)
+        return "database away"
+    events.apply_due()
+    return str(run)
 
 
 @shared_task(name="mailer.tasks.purge", max_retries=0)
