@@ -82,6 +82,7 @@ def read_bounces() -> str:
     """Read the mailbox for bounces; beat calls it once a minute. What is not read stays in the mailbox."""
     try:
         run = mailbox.read(mailbox.Mailbox.from_url(options().bounce_mailbox), take)
+        events.apply_due()
     except mailbox.NotRead as error:
         log.error("the mailbox for bounces cannot be read", reason=str(error))
         return f"the mailbox cannot be read: {error}"
@@ -91,7 +92,6 @@ def read_bounces() -> str:
         connection.close()
         log.warning("database away", error=type(error).__name__)
         return "database away"
-    events.apply_due()
     return str(run)
 
 
