@@ -1,4 +1,4 @@
-"""The mailer without the libraries of extras: Anymail, premailer, dkimpy, cryptography, prometheus-client, OpenTelemetry."""
+"""The mailer without the libraries of extras: Anymail, premailer, dkimpy, imapclient, prometheus-client and others."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import importlib, pkgutil, sys
 
-unwanted = "anymail boto3 requests urllib3 premailer cssutils dkim cryptography dns prometheus_client opentelemetry"
+unwanted = "anymail boto3 requests urllib3 premailer cssutils dkim cryptography dns imapclient prometheus_client opentelemetry"
 for name in unwanted.split():
     sys.modules[name] = None  # an import of it raises ModuleNotFoundError
 
@@ -102,6 +102,11 @@ def test_mail_is_sent_without_any_extra(postgres: Postgres, database: str, sink:
             SMTP,
             "METRICS_TOKEN=twenty-letters-or-more",
             "POSTCOMMIT_METRICS_TOKEN needs prometheus-client, which is not installed: ... [metrics]",
+        ),
+        (
+            SMTP,
+            "BOUNCE_MAILBOX=imaps://u:p@mail.example.com/",
+            "POSTCOMMIT_BOUNCE_MAILBOX needs imapclient, which is not installed: ... [imap]",
         ),
         (
             "anymail.backends.postmark.EmailBackend",
