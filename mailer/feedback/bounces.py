@@ -45,7 +45,7 @@ def parse(raw: bytes, *, message_of: Callable[[str], int | None], to: Iterable[s
         return []
     addresses = islice(dict.fromkeys(chain(to, _addresses(mail))), MOST_ADDRESSES)
     message = next((key for key in map(message_of, addresses) if key is not None), None)
-    named, identity = _message_id(mail), _identity(mail)
+    named, identity = replace_unstorable(_message_id(mail)), _identity(mail)
     reports = [
         replace(_storable(report), event_id=_digest(identity, report), message=message, message_id=named)
         for report in found

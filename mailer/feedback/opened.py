@@ -113,7 +113,7 @@ def _leaves(message: Message) -> Iterator[Message]:
 def _part(message: Message) -> Part:
     kind = message.get_content_type().replace("x-message/", "message/", 1)
     content = message.get_payload(decode=True)
-    octets = content if isinstance(content, bytes) else b""
+    octets = content.replace(b"\r\n", b"\n") if isinstance(content, bytes) else b""
     if kind.startswith("message/"):
         return Part(kind, octets.decode("utf-8", "replace"))
     charset = str(message.get_content_charset("utf-8"))

@@ -30,7 +30,7 @@ def reports(mail: Opened, at: datetime) -> Iterator[Report]:
     text = mail.text[:LONGEST_TEXT]
     delayed, failed = all_failures(_bounded(mail, text))
     for recipient in sorted(address.decode() for address in delayed | failed):
-        words = entry_about(recipient, text) or text
+        words = entry_about(recipient, text) or " ".join(text.split())
         bounce, code = judge("", words)
         is_final = recipient.encode() in failed
         yield Report(

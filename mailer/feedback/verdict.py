@@ -37,6 +37,8 @@ def judge(reported: str, said: str, words: str = "") -> tuple[Bounce, str]:
     code = found[0] if found else ""
     about_the_mail = next((status for status in own if ABOUT_THE_MAIL.fullmatch(status)), "")
     status = about_the_mail or (own[0] if own else "")
+    if status in NO_SUCH_ADDRESS and NAMES_SENDER.search(said):
+        return Bounce.POLICY, status
     return _bounce(status or reported, code, text), status or code or reported
 
 
@@ -45,9 +47,7 @@ def _bounce(status: str, code: str, text: str) -> Bounce:
         return Bounce.SOFT
     if ABOUT_THE_MAIL.fullmatch(status):
         return Bounce.POLICY
-    if status in NO_SUCH_ADDRESS:
-        return Bounce.POLICY if NAMES_SENDER.search(text) else Bounce.HARD
-    if EDGE_BLOCK.search(text):
+    if status in NO_SUCH_ADDRESS or EDGE_BLOCK.search(text):
         return Bounce.HARD
     return (
         _by_words(code, text) if NOT_KNOWN.fullmatch(status) or not status or status.startswith("5.1.") else Bounce.SOFT

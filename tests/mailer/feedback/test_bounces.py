@@ -1,5 +1,6 @@
 """What each kind of bounce reports: the files in dsn/, those of real servers among them, and what in no_bounces/ is none."""
 
+import base64
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -65,6 +66,7 @@ EXPECTED: dict[str, list[Row]] = {
         (BOUNCED, HARD, "550", "ann@one.example", ""),
         (BOUNCED, POLICY, "5.7.1", "bob@two.example", ""),
     ],
+    "exim-old-delay": [(DELAYED, NONE, "451", "ann@away.example", "")],
     "qmail": [(BOUNCED, HARD, "5.1.1", "ann@isp.example", ""), (BOUNCED, SOFT, "550", "bob@far.example", "")],
     # Complaints
     "yahoo-arf": [(COMPLAINED, NONE, "", "ann@yahoo.example", "")],
@@ -190,6 +192,7 @@ FAILED = [
     ("Status: 5.0.0", "<ann@example.com>: host 10.5.1.1 said: 550 5.2.2 full\n\n5.1.1", SOFT, "5.2.2"),
     ("Status: 5.0.0", "ann@example.com\n  550 5.2.2 full\nbob@example.com\n  550 5.1.1 unknown", SOFT, "5.2.2"),
     ("Status: 5.0.0", "It was refused:\n550 5.1.1 no such user", HARD, "5.1.1"),
+    ("Status: 5.1.1", "Returned to the sender", HARD, "5.1.1"),
     ("Status: 5.0.0", "Connect to 5.1.1.1 failed", SOFT, "5.0.0"),
     ("", "", SOFT, ""),
     ("Status: nonsense\nDiagnostic-Code: nonsense", "", SOFT, ""),
@@ -255,6 +258,16 @@ def test_a_date_that_cannot_be_right_is_now(date: str) -> None:
     [report] = read(report_with("Action: failed").replace(b"Wed, 25 Nov 2026 10:00:01 +0000", date.encode()))
 
     assert timedelta(0) <= report.at - before < timedelta(minutes=1)
+
+
+def test_a_report_in_base64_may_have_other_line_ends() -> None:
+    plain, encoded = FILES["international-base64"].split(b"Content-Transfer-Encoding: base64\n\n")
+    block, end = encoded.split(b"\n\n", 1)
+    other = base64.encodebytes(base64.b64decode(block).replace(b"\n", b"\r\n"))
+
+    again = plain + b"Content-Transfer-Encoding: base64\n\n" + other + b"\n" + end
+
+    assert read(again) == read(FILES["international-base64"])
 
 
 def test_what_cannot_be_stored_is_replaced() -> None:
