@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.config.test_redis_url import make_certificate
 from tests.servers import free_port, wait_until
 
 PASSWORD = "p@ss/wörd:%"
@@ -19,7 +20,10 @@ base_dir = {directory}/run
 log_path = {directory}/log
 protocols = imap
 listen = 127.0.0.1
-ssl = no
+ssl = yes
+ssl_cert = <{certificate}
+ssl_key = <{certificate}
+ssl_dh =
 disable_plaintext_auth = no
 auth_failure_delay = 0
 default_internal_user = {user}
@@ -43,7 +47,7 @@ service imap-login {{
     port = {port}
   }}
   inet_listener imaps {{
-    port = 0
+    port = {tls_port}
   }}
 }}
 service anvil {{
@@ -60,7 +64,7 @@ class Dovecot:
     """`with Dovecot(directory) as server:` … `server.deliver(raw)`, `server.flags`. `directory` is short and open to all."""
 
     def __init__(self, directory: Path) -> None:
-        self.port = free_port()
+        self.port, self.tls_port = free_port(), free_port()
         self.users = 0
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
@@ -76,7 +80,13 @@ class Dovecot:
         group, password = grp.getgrgid(owner.pw_gid).gr_name, PASSWORD.replace("%", "%%")
         settings.write_text(
             SETTINGS.format(
-                directory=self._directory, port=self.port, user=owner.pw_name, group=group, password=password
+                directory=self._directory,
+                certificate=make_certificate(self._directory),
+                port=self.port,
+                tls_port=self.tls_port,
+                user=owner.pw_name,
+                group=group,
+                password=password,
             )
         )
         output = (self._directory / "output").open("wb")
@@ -101,6 +111,11 @@ class Dovecot:
         with suppress(FileNotFoundError):
             return (self._directory / "log").read_text()
         return ""
+
+    @property
+    def certificate(self) -> Path:
+        """The file of its certificate, for localhost."""
+        return self._directory / "tls.pem"
 
     def renew(self) -> None:
         """Give a test a user with an empty mailbox."""
