@@ -83,9 +83,10 @@ def _character(point: int) -> str:
 
 def entry_about(address: str, text: str) -> str:
     """Return what a text says about an address: from there to a blank line, or to the next address."""
-    start = text.lower().find(address.lower()) if address else -1
-    if start < 0:
+    whole = rf"(?<![\w.+=-]){re.escape(address)}(?![\w-]|\.\w)"
+    found = re.search(whole, text, re.IGNORECASE) if address else None
+    if found is None:
         return ""
-    entry = text[start + len(address) : start + LONGEST_ENTRY]
+    entry = text[found.end() : found.end() + LONGEST_ENTRY]
     end = END_OF_ENTRY.search(entry)
     return " ".join(entry[: end.start() if end else None].lstrip(">: \t").split())

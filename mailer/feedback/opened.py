@@ -13,6 +13,7 @@ LONGEST = 500_000
 LONGEST_FIELD = 2000
 """Characters of a header field. Python's parser of parameters takes quadratic time."""
 LONGEST_TEXT = 65_536
+MOST_LINES = 20_000
 MOST_PARTS = 50
 """Lines that begin as a boundary does. A part costs a kilobyte, and each level of parts some time for each line."""
 MOST_BLOCKS = 501
@@ -74,7 +75,8 @@ class Opened:
 def open_mail(raw: bytes) -> Opened | None:
     """Return the mail; None if it cannot be parsed."""
     start = raw[:LONGEST].replace(b"\r\n", b"\n").lstrip(b"\n")
-    start = DELIMITER.join(start.split(DELIMITER, MOST_PARTS)[:MOST_PARTS])
+    for separator, most in (b"\n", MOST_LINES), (DELIMITER, MOST_PARTS):
+        start = separator.join(start.split(separator, most)[:most])
     try:
         header = BytesParser(policy=BOUNDED).parsebytes(EMBEDDED.sub(rb"\1x-message/", start))
         return Opened(header, tuple(map(_part, _leaves(header))))

@@ -191,6 +191,12 @@ FAILED = [
     ("Status: 4.7.1\nDiagnostic-Code: smtp; 451 4.7.1 Greylisted", "", SOFT, "4.7.1"),
     ("Status: 5.0.0", "<ann@example.com>: host 10.5.1.1 said: 550 5.2.2 full\n\n5.1.1", SOFT, "5.2.2"),
     ("Status: 5.0.0", "ann@example.com\n  550 5.2.2 full\nbob@example.com\n  550 5.1.1 unknown", SOFT, "5.2.2"),
+    (
+        "Status: 5.0.0",
+        "joann@example.com: 550 5.1.1 no\nAnn@EXAMPLE.com: 550 5.2.2 full\nann@example.com.au: 5.1.1",
+        SOFT,
+        "5.2.2",
+    ),
     ("Status: 5.0.0", "It was refused:\n550 5.1.1 no such user", HARD, "5.1.1"),
     ("Status: 5.1.1", "Returned to the sender", HARD, "5.1.1"),
     ("Status: 5.0.0", "Connect to 5.1.1.1 failed", SOFT, "5.0.0"),
@@ -322,7 +328,7 @@ def test_a_hostile_mail_takes_little_time(make: Callable[[], bytes]) -> None:
 
     reports = read(raw)
 
-    assert time.process_time() - began < 3
+    assert time.process_time() - began < 2
     assert len(reports) <= opened.MOST_BLOCKS
 
 
