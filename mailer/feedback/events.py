@@ -64,6 +64,7 @@ def store(source: str, reports: Iterable[Report]) -> int:
 
 def _row(source: str, report: Report) -> DeliveryEvent:
     about = {"message": report.message, "message_id": report.message_id, "provider_id": report.provider_id}
+    never = {} if any(about.values()) else {"apply_at": None}  # no message can be found
     return DeliveryEvent(
         source=source,
         event_id=_fitting(report.event_id, 200),
@@ -77,6 +78,7 @@ def _row(source: str, report: Report) -> DeliveryEvent:
         about={
             name: _fitting(value, 998) if isinstance(value, str) else value for name, value in about.items() if value
         },
+        **never,
     )
 
 

@@ -169,6 +169,11 @@ def test_a_report_about_nobodys_mail_is_given_up_and_stops_no_other(user: User, 
     assert causes() == []
 
 
+def test_a_report_that_names_no_mail_is_not_looked_at_again() -> None:
+    say(report(bounce=Bounce.HARD, recipient="eve@example.com"))
+    assert DeliveryEvent.objects.get().apply_at is None
+
+
 def test_a_provider_says_nothing_about_mail_that_went_another_way(user: User, smtp: Sink, settings: Settings) -> None:
     message = sent(user)
     settings.MAILERS = {**settings.MAILERS, "fallback": POSTMARK}
