@@ -155,7 +155,8 @@ def _sentinel(address: str, master_name: str | None) -> Broker:
 def email_url(url: str) -> Mailer:
     """Parse the URL of a transport: an SMTP server, or a provider of Anymail with its options as the query.
 
-    `smtp://user:pass@host:587/?tls=1`, `smtps://user:pass@host`, `postmark:?server_token=…`, `ses:?region_name=…`.
+    `smtp://user:pass@host:587/?tls=1`, `smtps://user:pass@host`, `postmark:?server_token=…`, `ses:?region_name=…`, and for
+    log-in with a token `smtp://user@host:587/?tls=1&oauth=microsoft&…`.
     """
     scheme = url.partition(":")[0].lower()
     if scheme in ("smtp", "smtps"):
@@ -177,13 +178,18 @@ def _smtp(url: str, *, use_ssl: bool) -> Mailer:
     parts = split(url)
     query = dict(parse_qsl(parts.query))
     use_tls = query.pop("tls", "0") in ("1", "true", "yes")
-    if query:
-        raise EnvError(f"unknown option {min(query)!r} of an SMTP transport; the only one is tls=1")
+    oauth = {"provider": query.pop("oauth"), **query} if "oauth" in query else None  # the mailer checks its options
+    if query and not oauth:
+        raise EnvError(
+            f"unknown option {min(query)!r} of an SMTP transport; it has tls=1, and oauth=… with options of its own"
+        )
     if not parts.hostname:
         raise EnvError("an SMTP transport needs a host: smtp://user:password@host:587/?tls=1")
     if use_ssl and use_tls:
         raise EnvError("smtps:// is encrypted from the start; remove tls=1, or write smtp:// with tls=1")
-    if bool(parts.username) != bool(parts.password):
+    if oauth and (parts.password or not parts.username):
+        raise EnvError(f"with oauth=… an SMTP transport needs the mailbox as its user, and no password; {HINT}")
+    if not oauth and bool(parts.username) != bool(parts.password):
         raise EnvError(f"an SMTP transport needs a user and a password, or neither; {HINT}")
     options = {
         "host": parts.hostname,
@@ -192,5 +198,5 @@ def _smtp(url: str, *, use_ssl: bool) -> Mailer:
         "password": unquote(parts.password or ""),
         "use_tls": use_tls,
         "use_ssl": use_ssl,
-    }
+    } | ({"oauth": oauth} if oauth else {})
     return {"BACKEND": "mailer.transports.smtp.EmailBackend", "OPTIONS": options}

@@ -73,6 +73,12 @@ POSTFIX = "Postfix, src/smtpd/smtpd.c"
 HTTP = "RFC 9110, 15.5, and RFC 6585, 4"
 
 TABLE: tuple[Known, ...] = (
+    Known(  # first, because a provider's words follow
+        About.LOGIN,
+        " login.microsoftonline.com refuses a token (invalid_client): check client_id and client_secret",
+        r"^ \S+ refuses a token \(",
+        "mailer.transports.oauth",
+    ),
     # About a message or its recipient
     Known(
         About.MESSAGE,

@@ -6,8 +6,7 @@ No other module imports Anymail, which is an extra.
 from __future__ import annotations  # without Anymail its names below do not exist
 
 import re
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
+from datetime import timedelta
 from importlib.util import find_spec
 from typing import Any
 
@@ -17,7 +16,6 @@ from django.core.mail.backends.base import BaseEmailBackend
 from mailer.conf import options
 from mailer.models import PROVIDER_ID
 from mailer.outcomes import (
-    LONGEST_PAUSE,
     OutcomeUnknown,
     PermanentRefusal,
     Phase,
@@ -26,6 +24,7 @@ from mailer.outcomes import (
     TransportDown,
 )
 from mailer.transports import staging
+from mailer.transports.http import asked_pause
 
 ERRORS: tuple[type[Exception], ...] = ()
 BACKENDS: tuple[type[BaseEmailBackend], ...] = ()
@@ -98,7 +97,9 @@ def translate(error: AnymailError) -> Refusal:
         return PermanentRefusal("", str(error))
     status = _http_status(error)
     text = _provider_text(error)
-    return _no_answer(error, text) if status is None else _answer(status, text, _retry_after(error))
+    if status is None:
+        return _no_answer(error, text)
+    return _answer(status, text, asked_pause(getattr(error.response, "headers", {})))
 
 
 def _answer(status: int, text: str, retry_after: timedelta | None) -> Refusal:
@@ -174,15 +175,3 @@ def _provider_text(error: AnymailAPIError) -> str:
     response: Any = error.response
     body = getattr(response, "text", None) if response is not None else None
     return " ".join((body or str(error.__cause__ or error)).split())[:500]
-
-
-def _retry_after(error: AnymailAPIError) -> timedelta | None:
-    """Return Retry-After, in seconds or as a date (RFC 9110, 10.2.3), at most a day; None if it is missing or broken."""
-    value = getattr(error.response, "headers", {}).get("Retry-After", "")
-    try:
-        seconds = (
-            float(value) if value.isdecimal() else (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
-        )
-    except (ValueError, TypeError, OverflowError):
-        return None
-    return timedelta(seconds=min(max(seconds, 0.0), LONGEST_PAUSE.total_seconds()))

@@ -17,6 +17,8 @@ from datetime import timedelta
 from typing import Any
 
 from mailer.outcomes import Phase
+from mailer.transports.oauth import sasl
+from mailer.transports.oauth.token import Token
 
 TIMES_SILENCE = 4
 """A complete reply may take this many times the longest silence. So may a pause between two writes: what the buffers on both
@@ -99,9 +101,11 @@ class SMTP(smtplib.SMTP):
                 made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), 60)
         return made
 
-    def login(self, *args: Any, **options: Any) -> Any:
+    def login(self, user: str, password: str, **options: Any) -> Any:
         self.phase = Phase.LOGIN
-        return super().login(*args, **options)
+        if isinstance(password, Token):
+            return sasl.log_in(self, user, password)
+        return super().login(user, password, **options)
 
     def getreply(self, within: float | None = None) -> tuple[int, bytes]:
         """Return code and text. A code of -1 is no reply of SMTP. Raises SMTPServerDisconnected, after which it is closed.

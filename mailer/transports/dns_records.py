@@ -58,8 +58,8 @@ def ask(name: str, kind: str) -> Sequence[str]:
 
 def check(domain: str, keys: Sequence[PublishedKey], ask: Ask = ask) -> Iterator[Finding]:
     """Yield a finding for each kind of record. Raises NoAnswer."""
-    yield _mx(domain, ask)
-    yield _spf(domain, ask)
+    yield mx(domain, ask)
+    yield spf(domain, ask)
     if not keys:
         yield Finding(
             True, "DKIM: POSTCOMMIT_DKIM_KEYS is not set for this domain, so the provider or relay has to sign."
@@ -69,12 +69,19 @@ def check(domain: str, keys: Sequence[PublishedKey], ask: Ask = ask) -> Iterator
     yield _dmarc(domain, ask)
 
 
-def _mx(domain: str, ask: Ask) -> Finding:
+def mx(domain: str, ask: Ask) -> Finding:
+    """Return whether mail to the domain, such as a bounce, finds a server."""
     hosts = [record.split()[-1] for record in ask(domain, "MX")]
     if hosts == ["."]:
         return Finding(
             False, f"MX: {domain} says that it takes no mail (RFC 7505). Many servers refuse mail from such a domain."
         )
+    without_address = [host for host in hosts if not (ask(host.rstrip("."), "A") or ask(host.rstrip("."), "AAAA"))]
+    if hosts and without_address == hosts:
+        sentence = (
+            f"MX: mail to {domain} goes to {hosts[0].rstrip('.')}, which has no address. Bounces and replies are lost."
+        )
+        return Finding(False, sentence, f"{hosts[0]} A (the address of that server)")
     if hosts:
         return Finding(True, f"MX: mail to {domain} goes to {', '.join(sorted(host.rstrip('.') for host in hosts))}.")
     if ask(domain, "A") or ask(domain, "AAAA"):
@@ -85,7 +92,8 @@ def _mx(domain: str, ask: Ask) -> Finding:
     return Finding(False, sentence, f"{domain}. MX 10 mail.{domain}.")
 
 
-def _spf(domain: str, ask: Ask) -> Finding:
+def spf(domain: str, ask: Ask) -> Finding:
+    """Return whether the domain says which servers may send its mail (RFC 7208)."""
     records = [text for text in ask(domain, "TXT") if text.lower().split(" ")[0] == "v=spf1"]
     if len(records) > 1:
         return Finding(
@@ -118,26 +126,26 @@ def _dkim(key: PublishedKey, ask: Ask) -> Finding:
     return Finding(True, f"DKIM: {name} has the key of this installation.")
 
 
-def _dmarc(domain: str, ask: Ask) -> Finding:
+def dmarc_records(domain: str, ask: Ask) -> list[tuple[str, dict[str, str]]]:
+    """Return the DMARC records of the domain and its parents, the domain's own first, each with its name."""
     labels = domain.split(".")
-    names = [
-        ".".join(labels[first:]) for first in range(max(len(labels) - 1, 1))
-    ]  # the domain's own, or that of a parent
-    for name in names:
-        records = [text for text in ask(f"_dmarc.{name}", "TXT") if _tags(text).get("v") == "DMARC1"]
-        if len(records) > 1:
-            return Finding(
-                False, f"DMARC: _dmarc.{name} has {len(records)} records, and receivers then use none. Keep one."
-            )
-        if records:
-            policy = _tags(records[0]).get("p", "")
-            if policy not in ("none", "quarantine", "reject"):
-                return Finding(
-                    False, f"DMARC: the record of {name} has no policy p=none, quarantine or reject: {records[0]}"
-                )
-            return Finding(True, f"DMARC: {records[0]}")
-    sentence = f"DMARC: {domain} has no record. Gmail and Yahoo want one of everyone who sends much mail."
-    return Finding(False, sentence, f'_dmarc.{domain}. TXT "v=DMARC1; p=none; rua=mailto:dmarc@{domain}"')
+    names = [".".join(labels[first:]) for first in range(max(len(labels) - 1, 1))]
+    texts = [(name, text) for name in names for text in ask(f"_dmarc.{name}", "TXT")]
+    return [(name, tags) for name, text in texts if (tags := _tags(text)).get("v") == "DMARC1"]
+
+
+def _dmarc(domain: str, ask: Ask) -> Finding:
+    found = dmarc_records(domain, ask)
+    if not found:
+        sentence = f"DMARC: {domain} has no record. Gmail and Yahoo want one of everyone who sends much mail."
+        return Finding(False, sentence, f'_dmarc.{domain}. TXT "v=DMARC1; p=none; rua=mailto:dmarc@{domain}"')
+    name, tags = found[0]
+    record = "; ".join("=".join(pair) for pair in tags.items() if pair[0])
+    if number := sum(other == name for other, _ in found[1:]):
+        return Finding(False, f"DMARC: _dmarc.{name} has {number + 1} records, and receivers then use none. Keep one.")
+    if tags.get("p") not in ("none", "quarantine", "reject"):
+        return Finding(False, f"DMARC: the record of {name} has no policy p=none, quarantine or reject: {record}")
+    return Finding(True, f"DMARC: {record}")
 
 
 def _tags(record: str) -> dict[str, str]:

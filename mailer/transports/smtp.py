@@ -2,9 +2,10 @@
 
 import smtplib
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage
 from django.core.mail.backends import smtp
 from django.core.mail.backends.base import BaseEmailBackend
@@ -17,9 +18,14 @@ from mailer.text import in_words
 from mailer.transports import staging
 from mailer.transports.client import SMTP, EncryptedSMTP
 from mailer.transports.conversation import Envelope
+from mailer.transports.oauth.token import NoToken
+from mailer.transports.oauth.tokens import Tokens, tokens
 
 if TYPE_CHECKING:
     from mailer.transports.dkim import Signer
+
+INVALID_CREDENTIALS = 535
+"""RFC 4954, 6."""
 
 
 BOUNCES_TO = "bounces_to"
@@ -32,14 +38,52 @@ class EmailBackend(smtp.EmailBackend):
     connection: SMTP | None
     _partial_connection: SMTP | None
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, *args: Any, oauth: Mapping[str, str] | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
         if self.timeout is None:
             self.timeout = conf.options().smtp_timeout.total_seconds()
+        self.tokens = self._tokens(oauth) if oauth is not None else None
+        """Where the tokens come from that this account logs in with; None if it has a password, or no log-in."""
+
+    def _tokens(self, oauth: Mapping[str, str]) -> Tokens:
+        """Raises ImproperlyConfigured."""
+        if self.password:
+            raise ImproperlyConfigured("'oauth' takes the place of 'password': remove one of them.")
+        if not self.username or not self.username.isprintable():
+            raise ImproperlyConfigured("'oauth' needs 'username', the mailbox that sends.")
+        if not (self.use_tls or self.use_ssl):
+            raise ImproperlyConfigured("'oauth' needs 'use_tls' or 'use_ssl': a token is as good as a password.")
+        return tokens(self.username, oauth)
 
     @property
     def connection_class(self) -> type[SMTP]:
         return EncryptedSMTP if self.use_ssl else SMTP
+
+    def open(self) -> bool | None:
+        """Do the same as Django, with a token as the password if there is one. Raises OSError.
+
+        A server may refuse a token that has just expired or was revoked. Then a new one is tried, over a new connection,
+        because some servers hang up.
+        """
+        if self.tokens is None or self.connection:
+            return self._open()
+        try:
+            self.password = self.tokens.current()
+            try:
+                return self._open()
+            except smtplib.SMTPAuthenticationError as refusal:
+                if refusal.smtp_code != INVALID_CREDENTIALS:
+                    raise
+            self.password = self.tokens.current(refused=self.password)
+            return self._open()
+        except NoToken:
+            if not self.fail_silently:
+                raise
+            return None
+
+    def _open(self) -> bool | None:
+        opened: bool | None = super().open()
+        return opened
 
     def connect(self) -> TransportDown | None:
         """Resolve, connect, greet, start TLS, log in. An error is the transport's, and no message's."""
@@ -154,6 +198,8 @@ def _down(error: OSError | ValueError, phase: Phase, server: str) -> TransportDo
     """Translate an error before MAIL. (Every error of smtplib is an OSError.)"""
     said = f"{server}: {in_words(error)}"
     match error:
+        case NoToken():
+            return TransportDown("", str(error), Phase.LOGIN, error.misconfigured)
         case smtplib.SMTPAuthenticationError():
             return _answered(error, Phase.LOGIN, misconfigured=error.smtp_code >= 500)
         case smtplib.SMTPResponseException():

@@ -29,6 +29,19 @@ SMTP: dict[str, Any] = {"host": "h", "port": None, "username": "", "password": "
                 "use_tls": True,
             },
         ),
+        (
+            "smtp://noreply%40shop.example@smtp.office365.com:587/?tls=1&oauth=microsoft&tenant=t&client_id=c"
+            "&client_secret=a%2Bb",
+            "mailer.transports.smtp",
+            SMTP
+            | {
+                "host": "smtp.office365.com",
+                "port": 587,
+                "username": "noreply@shop.example",
+                "use_tls": True,
+                "oauth": {"provider": "microsoft", "tenant": "t", "client_id": "c", "client_secret": "a+b"},
+            },
+        ),
         ("postmark:?server_token=t", "anymail.backends.postmark", {"server_token": "t"}),
         ("mailgun:?api_key=k&sender_domain=d", "anymail.backends.mailgun", {"api_key": "k", "sender_domain": "d"}),
         (
@@ -63,6 +76,12 @@ def test_every_provider_of_anymail_is_known() -> None:
         ("smtp://h:secret", "write @ : / in a user or password as"),
         ("smtp://h/?ssl=1", "unknown option 'ssl'"),
         ("smtps://h/?tls=1", "remove tls=1"),
+        (
+            "smtps://h/?tenant=secret",
+            "unknown option 'tenant' of an SMTP transport; it has tls=1, and oauth=… with options of its own",
+        ),
+        ("smtps://h/?oauth=google&refresh_token=secret", "needs the mailbox as its user, and no password"),
+        ("smtps://me:secret@h/?oauth=google&refresh_token=secret", "needs the mailbox as its user, and no password"),
     ],
 )
 def test_a_broken_transport_is_explained_without_its_secrets(url: str, complaint: str) -> None:

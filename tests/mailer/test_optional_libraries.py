@@ -1,4 +1,4 @@
-"""The mailer without the libraries of extras: Anymail, premailer, dkimpy, imapclient, prometheus-client and others."""
+"""The mailer without the libraries of extras, such as Anymail, premailer and dkimpy."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ PROGRAM = """
 import importlib, pkgutil, sys
 
 unwanted = "anymail boto3 requests urllib3 premailer cssutils dkim cryptography dns imapclient prometheus_client opentelemetry"
-for name in unwanted.split():
+for name in [*unwanted.split(), "msal", "google"]:
     sys.modules[name] = None  # an import of it raises ModuleNotFoundError
 
 import django
@@ -52,7 +52,9 @@ configure(app)
 call_command("check", tags=["postcommit", "emails"])
 import mailer.urls  # without /metrics
 needing = {
-    "mailer.transports.dkim", "mailer.transports.dns_records", "mailer.composing.premailer", "mailer.views.metrics",
+    "mailer.transports.dkim", "mailer.transports.dns_records", "mailer.transports.dns_sending",
+    "mailer.transports.oauth.endpoint",
+    "mailer.composing.premailer", "mailer.views.metrics",
 }
 for module in pkgutil.walk_packages(mailer.__path__, "mailer."):
     if module.name not in needing:
