@@ -452,6 +452,11 @@ class DeliveryEvent(models.Model):
     def __str__(self) -> str:
         return f"{self.what} of message {self.message_id}"
 
+    @property
+    def said(self) -> str:
+        """What was said: mostly the text has the code."""
+        return self.text if self.code in self.text else f"{self.code} {self.text}".strip()
+
 
 class CanonicalAddressField(models.EmailField):  # type: ignore[type-arg]
     """Stores an address in the form of `addresses.canonical`, and finds it by any of its spellings."""

@@ -99,7 +99,8 @@ def facts(messages: Iterable[Message]) -> Mapping[int, Facts]:
     events: dict[int | None, list[DeliveryEvent]] = {message.pk: [] for message in messages}
     for event in DeliveryEvent.objects.filter(message__in=attempts).order_by("at", "pk"):
         events[event.message_id].append(event)
-    addresses = {message.recipient for message in messages if message.state in (State.FAILED, State.SUPPRESSED)}
+    states = (State.FAILED, State.SUPPRESSED)
+    addresses = {message.recipient for message in messages if message.state in states or events[message.pk]}
     rows = Suppression.objects.filter(stream="", address__in=addresses) if addresses else ()
     suppressions = {row.address: row for row in rows}
     return {
@@ -136,11 +137,13 @@ def _sent(message: Message, known: Facts) -> Explanation:
     newest = {event.what: event for event in known.events if event.what in NEWS}
     sentences = [f"{NEWS[What(event.what)]} {clock(event.at)}{_words(event)}." for event in newest.values()]
     is_bad = not newest.keys().isdisjoint(BAD_NEWS)
+    if is_bad and known.suppression:
+        sentences.append(f"The address gets no mail since {clock(known.suppression.created_at)}.")
     return Explanation(" ".join([_accepted(message, known), *sentences]), level=Level.BAD if is_bad else Level.WELL)
 
 
 def _words(event: DeliveryEvent) -> str:
-    said = _quoted(f"{event.code} {event.text}".strip()) if event.what != What.DELIVERED else ""
+    said = _quoted(event.said) if event.what != What.DELIVERED else ""
     return f": {said}" if said else ""
 
 

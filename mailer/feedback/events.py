@@ -51,7 +51,7 @@ SOFT_BOUNCES, SOFT_WINDOW = 5, timedelta(days=14)
 """So many mails that come back within this time, and none that is delivered, stop mail to an address."""
 FORGOTTEN: dict[str, Any] = {"recipient": "", "original_recipient": "", "text": "", "about": {}}
 """What the report about an erased person holds."""
-BOUNCE_MAIL = "bounce"
+BOUNCE_MAIL = "bounce mail"
 """The source of reports that came by mail. Every other source is the name of a provider, as Anymail has it."""
 
 
@@ -211,7 +211,7 @@ def _stop_mail(event: DeliveryEvent, message: Message, address: str) -> None:
             cause, stream = Cause.BOUNCES, ""
         case _:
             return
-    reason = " ".join(filter(None, [cause.label + ":", event.code, event.text])) if event.text else cause.label
+    reason = f"{cause.label}: {event.said}" if event.said else cause.label
     suppression.suppress(address, reason, message, stream=stream, cause=cause, source=event.source)
 
 

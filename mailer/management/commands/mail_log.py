@@ -88,7 +88,7 @@ def _timeline(known: Facts) -> Iterator[str]:
     if not known.attempts:
         yield "    No attempt was made."
     for event in known.events:
-        words = " ".join(filter(None, (event.get_bounce_display() if event.bounce else "", event.code, event.text)))
+        words = ", ".join(filter(None, (event.get_bounce_display() if event.bounce else "", event.said)))
         yield f"    {event.source} said: {clock(event.at)}, {event.get_what_display()}{': ' if words else ''}{words}"
 
 

@@ -187,14 +187,14 @@ def test_the_page_says_what_the_receiving_side_said(operator: Client, user: User
     bounced = Report(
         "1", What.BOUNCED, at, user.email, bounce=Bounce.HARD, code="5.1.1", text="<script>", message=message.pk
     )
-    events.store("bounce", [Report("2", What.DELIVERED, at, message=message.pk), bounced])
+    events.store(events.BOUNCE_MAIL, [Report("2", What.DELIVERED, at, message=message.pk), bounced])
     events.apply_due()
 
     page = page_of(operator, message)
 
     assert "Delivered at" in page
     assert "It came back at" in page
-    assert "the address does not exist · 5.1.1 &lt;script&gt; · said by bounce" in page
+    assert "the address does not exist · 5.1.1 &lt;script&gt; · said by bounce mail" in page
     listed = operator.get(reverse("admin:mailer_message_changelist")).content.decode()
     assert "It came back at" in listed
     assert 'class="mail-level bad"' in listed

@@ -247,7 +247,7 @@ def test_a_lifted_address_gets_mail_again(user: User, smtp: Sink) -> None:
 
 def test_reports_of_nobody_are_purged_with_the_retention(settings: Settings) -> None:
     settings.POSTCOMMIT = {"RETENTION_DAYS": "5"}
-    events.store("bounce", [report()])
+    events.store(events.BOUNCE_MAIL, [report()])
     DeliveryEvent.objects.update(received_at=Now() - timedelta(days=4), apply_at=None)
     retention.purge()
     assert DeliveryEvent.objects.exists()

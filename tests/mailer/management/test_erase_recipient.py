@@ -61,7 +61,7 @@ def built(*recipients: str) -> Message:
 
 def report(recipient: str, text: str = "", **about: Any) -> None:
     at = timezone.now()
-    events.store("bounce", [Report(uuid4().hex, What.BOUNCED, at, recipient, text=text, **about)])
+    events.store(events.BOUNCE_MAIL, [Report(uuid4().hex, What.BOUNCED, at, recipient, text=text, **about)])
     events.apply_due()
 
 
