@@ -22,8 +22,11 @@ SHORT_NAMES = {"ses": "amazon_ses"}
 SES_OPTIONS = {"configuration_set_name", "message_tag_name"}
 """Options of Anymail's own SES backend. All others go to the boto3 client (region_name, aws_access_key_id)."""
 
+LIMITS = {"rate", "quota", "weight", "domains"}
+"""Parameters of a transport's URL that are no options of its backend. `mailer.delivery.limits` parses and explains them."""
+
 Mailer = dict[str, Any]
-"""One entry of Django's MAILERS: `{"BACKEND": …, "OPTIONS": …}`."""
+"""One entry of Django's MAILERS: `{"BACKEND": …, "OPTIONS": …}`, with `"LIMITS": …` for the mailer."""
 
 
 class Environment(Env):
@@ -158,6 +161,11 @@ def email_url(url: str) -> Mailer:
     `smtp://user:pass@host:587/?tls=1`, `smtps://user:pass@host`, `postmark:?server_token=…`, `ses:?region_name=…`, and for
     log-in with a token `smtp://user@host:587/?tls=1&oauth=microsoft&…`.
     """
+    limits = {name: text for name, text in parse_qsl(split(url).query, keep_blank_values=True) if name in LIMITS}
+    return _without_limits(url) | ({"LIMITS": limits} if limits else {})
+
+
+def _without_limits(url: str) -> Mailer:
     scheme = url.partition(":")[0].lower()
     if scheme in ("smtp", "smtps"):
         return _smtp(url, use_ssl=scheme == "smtps")
@@ -167,21 +175,27 @@ def email_url(url: str) -> Mailer:
         close = get_close_matches(scheme, known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(known)}"
         raise EnvError(f"unknown transport {scheme!r}; {hint}")
-    options: dict[str, Any] = dict(parse_qsl(split(url).query))
+    options: dict[str, Any] = _options(split(url))
     if provider == "amazon_ses":
         client = {name: options.pop(name) for name in options.keys() - SES_OPTIONS}
         options |= {"client_params": client} if client else {}
     return {"BACKEND": f"anymail.backends.{provider}.EmailBackend", "OPTIONS": options}
 
 
+def _options(parts: SplitResult) -> dict[str, str]:
+    """Return the query without what is for the mailer."""
+    return {name: text for name, text in parse_qsl(parts.query) if name not in LIMITS}
+
+
 def _smtp(url: str, *, use_ssl: bool) -> Mailer:
     parts = split(url)
-    query = dict(parse_qsl(parts.query))
+    query = _options(parts)
     use_tls = query.pop("tls", "0") in ("1", "true", "yes")
     oauth = {"provider": query.pop("oauth"), **query} if "oauth" in query else None  # the mailer checks its options
     if query and not oauth:
         raise EnvError(
-            f"unknown option {min(query)!r} of an SMTP transport; it has tls=1, and oauth=… with options of its own"
+            f"unknown option {min(query)!r} of an SMTP transport; it has tls=1, rate, quota, weight and domains, and oauth=… with "
+            "options of its own"
         )
     if not parts.hostname:
         raise EnvError("an SMTP transport needs a host: smtp://user:password@host:587/?tls=1")

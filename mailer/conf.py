@@ -49,7 +49,7 @@ class Options:
     smtp_timeout: timedelta = timedelta(seconds=15)
     """The longest silence of a mail server before the end of the message. Its last answer may take 10 minutes (RFC 5321)."""
     rate_per_second: float | None = None
-    """Messages per second for each transport, over all workers; unlimited unless it is set."""
+    """Messages per second for each transport that has no `rate` of its own, over all workers; unlimited unless it is set."""
     retention_days: int = 90
     """Days until a settled message is deleted, 36500 at most."""
     body_retention_days: int = 7

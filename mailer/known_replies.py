@@ -38,8 +38,10 @@ class About(StrEnum):
     """The sender's address is not set up with this provider: each message's own, or everyone's if all have one sender."""
     LOGIN = "login"
     """A log-in that is missing or wrong."""
+    QUOTA = "quota"
+    """What an account may send in an hour or a day: it may send again after that."""
     ACCOUNT = "account"
-    """A quota, a suspension, a bill: a person or the next day has to change something."""
+    """A suspension, a bill, a quota of a month: a person has to change something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,24 +126,74 @@ TABLE: tuple[Known, ...] = (
         f"{POSTFIX}; Exim, src/smtp_in.c; Sendmail, srvrsmtp.c",
     ),
     Known(About.MESSAGE, "421 4.7.0 Error: too many errors", r"too many errors", POSTFIX),
-    # Limits of an account
+    # Quotas of an account
     Known(
         About.ACCOUNT,
+        '429 {"statusCode":429,"name":"monthly_quota_exceeded"}',
+        r"\bmonthly\b.{0,40}\b(limit|quota)\b|\bmonthly_quota_exceeded|\bsending limit \(monthly\)",
+        f"{RESEND}; {SPARKPOST}",
+    ),
+    Known(
+        About.QUOTA,
         "550 5.4.5 Daily user sending limit exceeded. For more information on Gmail sending limits go to ...",
-        r"\b(daily|monthly|hourly)\b.{0,40}\b(limit|quota)\b",
+        r"\b(daily|hourly)\b.{0,40}\b(limit|quota)\b",
         f"{GOOGLE}; {GOOGLE_RELAY} (daily SMTP relay limit); {SES} (daily message quota)",
     ),
     Known(
-        About.ACCOUNT,
+        About.QUOTA,
         "554 5.2.0 STOREDRV.Submission.Exception:SubmissionQuotaExceededException; Failed to process message",
-        r"SubmissionQuotaExceeded|OutboundSpamException",
+        r"SubmissionQuotaExceeded",
         MICROSOFT_SMTP,
     ),
     Known(
-        About.ACCOUNT,
+        About.QUOTA,
         "550 5.1.90 Your message can't be sent because you've reached your daily limit for message recipients",
-        r"\b5\.1\.9[02]\b",
+        r"\b5\.1\.90\b",
         MICROSOFT,
+    ),
+    Known(
+        About.QUOTA,
+        "421 Domain mg.shop.example is not allowed to send: recipient limit exceeded. try again after Thu, 1 Jan",
+        r"\bis not allowed to send\b.{0,60}\blimit exceeded",
+        MAILGUN,
+    ),
+    Known(
+        About.QUOTA,
+        "420 Domain mg.shop.example: Message or recipient limit reached",
+        r"^420\b",
+        f"{MAILGUN}; {SPARKPOST}",
+    ),
+    Known(About.QUOTA, "550 5.7.1 Exceed Sending Limit (daily)", r"\bexceed(ed)? sending limit", SPARKPOST),
+    Known(
+        About.QUOTA,
+        '429 {"name":"daily_quota_exceeded","message":"You have reached your daily email sending quota."}',
+        r"\bdaily_?quota_?exceeded",
+        f"{RESEND}; {SES_API}",
+    ),
+    Known(
+        About.QUOTA,
+        "550 User a@shop.example has exceeded its 24-hour sending limit. Relay quota will reset in 21.99 hours.",
+        r"\b24-hour sending limit|\brelay quota\b",
+        "GoDaddy, smtpout.secureserver.net",
+    ),
+    Known(
+        About.QUOTA,
+        "450 Requested mail action not taken: mailbox unavailable Mail send limit exceeded.",
+        r"\bsend limit exceeded",
+        "IONOS, https://www.ionos.com/help",
+    ),
+    Known(
+        About.QUOTA,
+        "550 Domain shop.example has exceeded the max emails per hour (500/500 (100%)) allowed. Message discarded.",
+        r"exceeded the max (emails|defers and failures) per hour",
+        "cPanel and Exim, enforce_mail_permissions",
+    ),
+    # Accounts that a person must look at
+    Known(
+        About.ACCOUNT,
+        "554 5.2.0 STOREDRV.Submission.Exception:OutboundSpamException; Failed to process message",
+        r"OutboundSpamException|\b5\.1\.92\b",
+        MICROSOFT_SMTP,
     ),
     Known(About.ACCOUNT, "550 5.1.8 Access denied, bad outbound sender", r"bad outbound sender", MICROSOFT),
     Known(
@@ -159,7 +211,7 @@ TABLE: tuple[Known, ...] = (
     Known(
         About.ACCOUNT,
         "400 An error occurred (AccountSendingPausedException) when calling the SendEmail operation: paused",
-        r"SendingPaused|AccountSuspended|\bLimitExceededException|DailyQuotaExceeded",
+        r"SendingPaused|AccountSuspended|\bLimitExceededException",
         SES_API,
     ),
     Known(
@@ -170,17 +222,10 @@ TABLE: tuple[Known, ...] = (
     ),
     Known(
         About.ACCOUNT,
-        "421 Domain mg.shop.example is not allowed to send: recipient limit exceeded. try again after Thu, 1 Jan",
+        "421 Domain mg.shop.example is not allowed to send",
         r"\bis not allowed to send\b",
         MAILGUN,
     ),
-    Known(
-        About.ACCOUNT,
-        "420 Domain mg.shop.example: Message or recipient limit reached",
-        r"^420\b",
-        f"{MAILGUN}; {SPARKPOST}",
-    ),
-    Known(About.ACCOUNT, "550 5.7.1 Exceed Sending Limit (daily)", r"\bexceed(ed)? sending limit", SPARKPOST),
     Known(
         About.ACCOUNT,
         '403 {"code":"permission_denied","message":"Your account is under validation."}',
@@ -199,33 +244,9 @@ TABLE: tuple[Known, ...] = (
     ),
     Known(
         About.ACCOUNT,
-        '429 {"name":"daily_quota_exceeded","message":"You have reached your daily email sending quota."}',
-        r"\b(daily|monthly)_quota_exceeded",
-        RESEND,
-    ),
-    Known(
-        About.ACCOUNT,
-        "550 User a@shop.example has exceeded its 24-hour sending limit. Relay quota will reset in 21.99 hours.",
-        r"\b24-hour sending limit|\brelay quota\b",
-        "GoDaddy, smtpout.secureserver.net",
-    ),
-    Known(
-        About.ACCOUNT,
         "550 5.4.6 Unusual sending activity detected. Please try after sometime.",
         r"unusual sending activity",
         "Zoho Mail, https://mail.zoho.com/UnblockMe",
-    ),
-    Known(
-        About.ACCOUNT,
-        "450 Requested mail action not taken: mailbox unavailable Mail send limit exceeded.",
-        r"\bsend limit exceeded",
-        "IONOS, https://www.ionos.com/help",
-    ),
-    Known(
-        About.ACCOUNT,
-        "550 Domain shop.example has exceeded the max emails per hour (500/500 (100%)) allowed. Message discarded.",
-        r"exceeded the max (emails|defers and failures) per hour",
-        "cPanel and Exim, enforce_mail_permissions",
     ),
     Known(About.ACCOUNT, '402 {"code":"not_enough_credits"}', r"^402\b", f"{HTTP}; {BREVO}"),
     Known(About.LOGIN, "530 5.7.0 Authentication Required", r"^53[0458]\b", "RFC 4954, 4 and 6"),

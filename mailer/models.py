@@ -543,6 +543,9 @@ class Circuit(models.Model):
     )
     reason = models.TextField(blank=True)
 
+    by_quota = False
+    """Whether it stands for a daily quota that is used up. No row has it: `delivery.quota` counts."""
+
     class Meta:
         ordering = ["transport", "host"]
         constraints = [models.UniqueConstraint("transport", "host", "by_person", name="circuit_unique_for_cause")]
@@ -557,7 +560,7 @@ class Circuit(models.Model):
 
 
 class TransportState(models.Model):
-    """The pace of a transport. One that was never slowed down may have no row."""
+    """The pace of a transport. One that has no limit and was never slowed down may have no row."""
 
     alias = models.CharField(max_length=50, primary_key=True)
     rate = models.FloatField(
@@ -567,6 +570,12 @@ class TransportState(models.Model):
     )
     slot_at = models.DateTimeField(
         null=True, blank=True, help_text="Under a rate limit, no message is sent before this."
+    )
+    taken = models.JSONField(
+        default=dict,
+        db_default={},
+        blank=True,
+        help_text="Under a daily quota, the number of messages in each hour, which is named by its number since 1970.",
     )
 
     class Meta:

@@ -10,7 +10,8 @@ from mailer.admin.button import button
 from mailer.admin.deliver_now import deliver_now
 from mailer.admin.history import record
 from mailer.admin.read_only import ReadOnly
-from mailer.delivery import circuit
+from mailer.database import now
+from mailer.delivery import circuit, limits, quota
 from mailer.delivery.pulse import Action
 from mailer.models import Circuit, TransportState, Worker
 
@@ -75,7 +76,15 @@ def _probe(request: HttpRequest, circuits: QuerySet[Circuit]) -> str:
 class TransportStateAdmin(ReadOnly, admin.ModelAdmin):
     """Show the transports that have a rate limit."""
 
-    list_display = ("alias", "rate", "slot_at")
+    list_display = ("alias", "rate", "slot_at", "in_24_hours", "daily_quota")
+
+    @admin.display(description="messages in 24 hours")
+    def in_24_hours(self, state: TransportState) -> int | str:
+        return quota.taken_by_hour(state.taken, now()).total() if state.taken else ""
+
+    @admin.display(description="daily quota")
+    def daily_quota(self, state: TransportState) -> int | None:
+        return limits.of(state.alias).quota
 
 
 @admin.register(Worker)

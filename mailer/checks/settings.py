@@ -18,6 +18,7 @@ from django.utils.module_loading import import_string
 from mailer import routes
 from mailer.addresses import mailbox
 from mailer.conf import HORIZON, options
+from mailer.delivery import limits
 from mailer.transports import anymail, smtp, staging
 
 KOMBU_VISIBILITY_TIMEOUT = 3600
@@ -69,10 +70,11 @@ def _transports() -> Iterator[CheckMessage]:
         yield Error(f"MAILERS[{alias!r}] is an outbox, so its mail would never be sent.", id="mailer.E008")
     for alias in () if outboxes else mailers.settings:
         try:
+            limits.of(alias)
             backend = mailers[alias]  # builds it, opens nothing
         except InvalidMailer as error:
             yield Error(str(error), id="mailer.E014")
-        except ImproperlyConfigured as error:  # raised by Anymail; its text names the option, never a value
+        except ImproperlyConfigured as error:  # of a limit or of Anymail; its text names the option, never a value
             yield Error(f"MAILERS[{alias!r}]: {error}", id="mailer.E014")
         else:
             yield from _transport(alias, backend)

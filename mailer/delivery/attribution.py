@@ -50,15 +50,19 @@ class Fault(StrEnum):
     is closed. If a claim was made already, the transport slows down."""
     TRANSPORT = "transport"
     """The server's. The transport pauses and the operator is told; the message is due again, also after a 5xx."""
+    QUOTA = "quota"
+    """The account's, which may send no more in this hour or day. The transport pauses for an hour at a time, or for as long as
+    the server says; the message is due again, also after a 5xx."""
     ACCOUNT = "account"
-    """The account's: a person has to correct it, or a day has to pass. The transport pauses for long, with an alarm; the
-    message is due again, also after a 5xx."""
+    """The account's: a person has to correct it. The transport pauses for long, with an alarm; the message is due again, also
+    after a 5xx."""
 
 
 _FAULTS = {
     About.SESSION: Fault.UNDECIDED,
     About.RATE: Fault.RATE,
     About.CONNECTIONS: Fault.RATE,
+    About.QUOTA: Fault.QUOTA,
     About.LOGIN: Fault.ACCOUNT,
     About.ACCOUNT: Fault.ACCOUNT,
 }
@@ -97,7 +101,7 @@ def attribute(refusal: Refused, heard: Sequence[Heard], *, message: int, domain:
     """
     evidence = Evidence(refusal, heard, message, domain)
     about = known_replies.about(refusal.code, refusal.text)
-    pause = _named_pause(refusal) or (REFILL if about is About.ACCOUNT else None)
+    pause = _named_pause(refusal) or (REFILL if about in (About.QUOTA, About.ACCOUNT) else None)
     if refusal.phase in (Phase.CONNECT, Phase.LOGIN):
         verdict = Attribution(_before_mail(refusal, about, evidence))
     elif about in _FAULTS:
@@ -120,6 +124,8 @@ def _before_mail(refusal: Refused, about: About | None, evidence: Evidence) -> F
         refusal.phase is Phase.LOGIN and refusal.code.startswith("5")
     ):
         return Fault.ACCOUNT
+    if about is About.QUOTA:
+        return Fault.QUOTA
     is_full = about in (About.CONNECTIONS, About.RATE) or refusal.code == "421"
     return Fault.CONNECTIONS if is_full and evidence.last_accepted <= BURST else Fault.TRANSPORT
 

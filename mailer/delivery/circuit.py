@@ -9,14 +9,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import chain
 
 import structlog
+from django.core.mail import mailers
 from django.db.models import BooleanField, Case, Q, Value, When
 from django.db.models.functions import Coalesce, Now
 
 from mailer import routes
 from mailer.conf import options
-from mailer.delivery import retry
+from mailer.delivery import quota, retry, shares
 from mailer.delivery.attribution import Attribution, Fault
 from mailer.delivery.heartbeat import heartbeat
 from mailer.models import OPEN_END, TOOK, Circuit, DeliveryAttempt, Worker
@@ -55,18 +57,21 @@ Paused = Mapping[str, list[Circuit]]
 
 
 def paused() -> Paused:
-    """Return the transports that this host must not use now."""
+    """Return the transports that this host must not use now, those with a used up quota among them."""
     is_over = Case(When(paused_until__lte=Now(), then=Value(True)), default=Value(False), output_field=BooleanField())
     mine = Circuit.objects.exclude(paused_until=None).filter(host__in=[ALL, heartbeat.host]).annotate(is_over=is_over)
     by_alias: dict[str, list[Circuit]] = {}
-    for circuit in mine:
+    for circuit in [*mine, *chain.from_iterable(quota.used_up(mailers.settings).values())]:
         by_alias.setdefault(circuit.transport, []).append(circuit)
     return by_alias
 
 
-def find_transport(route: str, paused: Paused) -> Transport | None:
-    """Return the first transport of the route that is not paused, or that is to be probed; or None. Raises NoSuchTransport."""
-    aliases = routes.transports(route)
+def find_transport(route: str, paused: Paused, message_id: int = 0) -> Transport | None:
+    """Return the first transport of the route that is not paused, or that is to be probed; or None. Raises NoSuchTransport.
+
+    Which one is the first may depend on the message.
+    """
+    aliases = shares.in_order(route, message_id)
     if not aliases:
         raise NoSuchTransport(f"MAILERS has no {route or routes.PRIMARY!r} in this release")
     for alias in aliases:
@@ -88,8 +93,11 @@ def describe(paused: Paused) -> str:
 
 
 def _pause_in_words(circuits: Iterable[Circuit]) -> str:
+    circuits = list(circuits)
     if any(each.by_person for each in circuits):
         return "paused by a person"
+    if quotas := [each for each in circuits if each.by_quota]:
+        return f"paused until {quotas[0].paused_until:%H:%M:%S} UTC, {quotas[0].reason}"
     return f"paused, next probe {max(each.paused_until for each in circuits if each.paused_until):%H:%M:%S} UTC"
 
 
@@ -138,7 +146,7 @@ def pause_everywhere(transport: Transport, outcome: Refusal, fault: Attribution)
     """Pause a transport for all hosts: its server said that it takes no mail, or not from this account."""
     is_account = fault.fault is Fault.ACCOUNT
     policy = ACCOUNT if is_account else _up_to(LONGEST)
-    needs_person = is_account or isinstance(outcome, PermanentRefusal)
+    needs_person = is_account or (isinstance(outcome, PermanentRefusal) and fault.fault is not Fault.QUOTA)
     _pause(transport, ALL, outcome, policy, needs_person=needs_person, at_least=fault.pause or timedelta(0))
 
 

@@ -8,6 +8,7 @@ import structlog
 from mailer import routes
 from mailer.addresses import as_transmitted
 from mailer.database import hot_cursor
+from mailer.delivery import domains
 from mailer.delivery.circuit import Transport
 from mailer.delivery.heartbeat import heartbeat
 from mailer.delivery.steps import Postponed, Ready, Unsent
@@ -50,11 +51,16 @@ SELECT id, attempts, %(transport)s, %(host)s, %(taken)s, statement_timestamp(), 
 def claim(message: Message, ready: Ready, transport: Transport, taken: Taken) -> Ready | Postponed | Unsent | None:
     """Claim the message.
 
-    Unsent if the recipient was suppressed after the mail was composed, Postponed if that was one of several, None if another
-    worker has the message, or if its deadline has passed.
+    Unsent if the recipient was suppressed after the mail was composed, Postponed if that was one of several or if its domain
+    is full, None if another worker has the message, or if its deadline has passed.
     """
-    if claim_row(message, ready, transport.alias, taken):
+    place = domains.place_for(transport.alias, ready.recipient)
+    with domains.turn_at(place) as has_turn:
+        is_claimed = has_turn and claim_row(message, ready, transport.alias, taken)
+    if is_claimed:
         return ready
+    if place and not has_turn:
+        return place.full
     reason = suppression.reason_for(ready.recipient, ready.stream)
     if reason is None:
         return None

@@ -10,8 +10,7 @@ from django.db.models import BooleanField, Count, ExpressionWrapper, Min, Q
 
 from mailer import routes
 from mailer.addresses import canonical
-from mailer.conf import options
-from mailer.delivery import circuit
+from mailer.delivery import circuit, domains, limits, shares
 from mailer.delivery.claim import LEASE
 from mailer.delivery.pulse import Action, Pulse, paused
 from mailer.delivery.reserve import QUARANTINE
@@ -72,7 +71,8 @@ class Explanation:
     level: Level = Level.WAITING
 
     def __str__(self) -> str:
-        return f"{self.sentence} Next: {clock(self.until)}." if self.until else self.sentence
+        is_told = self.until is None or clock(self.until) in self.sentence
+        return self.sentence if is_told else f"{self.sentence} Next: {clock(self.until)}."
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +199,7 @@ def _why_it_waits(message: Message, pulse: Pulse) -> Explanation:
         or _no_worker_of_its_queue(message, pulse)
         or _in_hand(message, pulse)
         or _paused(message, pulse)
+        or _full_domain(message, pulse)
         or _its_turn(message, pulse)
     )
 
@@ -225,7 +226,7 @@ def _needs_release(what: str) -> str:
 
 
 def _later(message: Message, pulse: Pulse) -> Explanation | None:
-    if message.due_at <= pulse.now:
+    if message.due_at <= pulse.now or _full_domain(message, pulse):
         return None
     reason = _quoted(message.reason)
     if message.troubled_since:
@@ -275,6 +276,8 @@ def _paused(message: Message, pulse: Pulse) -> Explanation | None:
     if not stopping or len(stopping) < len(pauses):
         return None
     first = min(stopping, key=lambda pause: pause.paused_until or pulse.now)
+    if first.by_quota:
+        return Explanation(paused(first), first.ends_at)
     if first.by_person:
         return Explanation(paused(first), first.ends_at, first.ends_at is None, Action.RESUME, str(first.pk))
     until = max(first.paused_until or pulse.now, pulse.now)
@@ -294,6 +297,13 @@ def _pause(alias: str, hosts: set[str], pulse: Pulse) -> Circuit | None:
     return min((of_alias[host] for host in hosts), key=lambda pause: pause.paused_until or pulse.now)
 
 
+def _full_domain(message: Message, pulse: Pulse) -> Explanation | None:
+    place = domains.place_for(shares.in_order(message.transport, message.pk)[0], message.recipient)
+    if place is None or pulse.sending.get(place.domain, 0) < place.limit or message.due_at > pulse.now + domains.PAUSE:
+        return None
+    return Explanation(f"It waits for its turn: {place}.")
+
+
 def _its_turn(message: Message, pulse: Pulse) -> Explanation:
     since = f"It has been due since {clock(message.due_at)}"
     if pulse.now - message.due_at <= SLOW:
@@ -301,11 +311,12 @@ def _its_turn(message: Message, pulse: Pulse) -> Explanation:
             broker = f"The broker has not answered since {clock(pulse.broker_at) or 'the start'}"
             return Explanation(f"It is due. {broker}, so a worker takes it without a task, in some seconds.")
         return Explanation("It is due, and a worker takes it in a moment.")
-    learnt, set_by_hand = pulse.rates.get(routes.transports(message.transport)[0]), options().rate_per_second
+    alias = shares.in_order(message.transport, message.pk)[0]
+    learnt, set_by_hand = pulse.rates.get(alias), limits.of(alias).rate
     if learnt is not None and (set_by_hand is None or learnt < set_by_hand):
         return Explanation(f"{since}, and waits for its turn: the server takes about {learnt:.2g} messages a second.")
     if set_by_hand is not None:
-        limit = f"POSTCOMMIT_RATE_PER_SECOND is {set_by_hand:g}"
+        limit = f"{limits.of(alias).source} is {set_by_hand:g}"
         return Explanation(f"{since}, and waits for its turn: {limit}.")
     number = len(pulse.serving(message.queue))
     return Explanation(f"{since}. The workers of its queue ({number}) are busy with messages before it.")

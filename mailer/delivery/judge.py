@@ -48,7 +48,7 @@ def _hold_back(transport: Transport, refusal: Refused, found: Attribution) -> No
             rate.slow_down(transport.alias)
         case Fault.TRANSPORT if isinstance(refusal, TransportDown):
             circuit.pause_here(transport, refusal)
-        case Fault.TRANSPORT | Fault.ACCOUNT:
+        case Fault.TRANSPORT | Fault.QUOTA | Fault.ACCOUNT:
             circuit.pause_everywhere(transport, refusal, found)
         case Fault.MESSAGE:
             circuit.close(transport)

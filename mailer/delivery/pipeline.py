@@ -15,7 +15,7 @@ import structlog
 from mailer import email, signals, tracing
 from mailer.conf import options
 from mailer.database import is_away
-from mailer.delivery import circuit, rate, references, retry
+from mailer.delivery import circuit, domains, limits, quota, rate, references, retry
 from mailer.delivery.attribution import Fault
 from mailer.delivery.circuit import Transport
 from mailer.delivery.claim import LEASE, claim
@@ -27,6 +27,7 @@ from mailer.delivery.settle import settle_persistently, settle_unsent
 from mailer.delivery.steps import EXPIRED, Postponed, Ready, Trouble, Unsent
 from mailer.models import Message, State, Taken
 from mailer.outcomes import Accepted, Busy, Stop, TransportDown
+from mailer.routes import transports
 from mailer.text import mask
 from mailer.transports.client import LONGEST_ANSWER_TO_DOT
 from mailer.transports.connections import connect
@@ -84,12 +85,14 @@ def deliver_due(
     tried, size = 0, 1  # it grows while a batch is done in its turn: a server may take a second for each message
     routes = circuit.open_routes()
     waits_until: dict[str, float] = {}
+    are_put_off = False
     while time.monotonic() < ends and not must_stop():
         ready = [route for route in routes if waits_until.get(route, 0.0) <= time.monotonic()]
         batch = reserve_next(queues, ready, size, taken)
         if not batch:
-            if ready == routes:
+            if ready == routes and not are_put_off:
                 return tried
+            are_put_off = False
             time.sleep(min(PAUSE, max(ends - time.monotonic(), 0.0)))
             continue
         if not tried and has_due(queues, routes):
@@ -98,10 +101,11 @@ def deliver_due(
         for result in results:
             on_result(result.said)
         tried += len(results)
+        are_put_off |= any(result.is_put_off for result in results)
         size = min(MOST, 2 * len(results)) if len(results) == len(batch) else max(1, len(results))
         if results and results[-1].must_wait:
             waits_until[batch[0].message.transport] = time.monotonic() + PAUSE  # mail of other routes goes on
-        if batch[0].is_any_limited:
+        if batch[0].is_any_limited or waits_until:
             routes = circuit.open_routes()
     if has_due(queues, routes):
         on_more()
@@ -115,6 +119,8 @@ class Result:
     said: str
     must_wait: bool = False
     """Whether its transport takes no more messages at this moment."""
+    is_put_off: bool = False
+    """Whether it alone waits for a moment."""
     was_accepted: bool = True
     """False if the server's answer may have paused or slowed down the transport, which a reservation looks at."""
 
@@ -163,9 +169,9 @@ def _deliver(reserved: Reserved, rows: email.Rows, longest_wait: timedelta | Non
 def _deliver_in_hand(reserved: Reserved, rows: email.Rows, longest_wait: timedelta) -> Result:
     message = reserved.message
     match _attempt(reserved, rows, longest_wait):
-        case Postponed(reason):
-            release(message)
-            return Result(f"waits: {reason}", must_wait=True)
+        case Postponed(reason, pause):
+            release(message, pause=pause)
+            return Result(f"waits: {reason}", must_wait=pause is None, is_put_off=pause is not None)
         case Unsent() as unsent:
             may_change = unsent.state in (State.CANCELLED, State.SUPPRESSED)
             if settle_unsent(message, unsent, partial(prepare_again, message) if may_change else None):
@@ -210,10 +216,22 @@ def _run_steps(
         return Unsent(State.HELD, f"quarantined: {QUARANTINE} workers stopped while they prepared it")
     if reserved.is_expired():
         return EXPIRED
-    began = time.monotonic()
+    began, attempts = time.monotonic(), message.attempts
     transport = admit(reserved, longest_wait)
     if isinstance(transport, Postponed):
         return transport
+    try:
+        return _use(transport, reserved, rows, began)
+    finally:
+        if message.attempts == attempts:
+            quota.give_back(transport.alias)
+
+
+def _use(
+    transport: Transport, reserved: Reserved, rows: email.Rows, began: float
+) -> Postponed | Unsent | Trouble | Result | None:
+    """Prepare a message that was admitted, and send it."""
+    message = reserved.message
     if time.monotonic() - began > TURN:
         rows.clear()  # it waited for the rate limit, and what it refers to may have changed since the batch began
     ready = EXPIRED if reserved.is_expired() else prepare(message, rows)  # it may have waited for the rate limit
@@ -247,17 +265,21 @@ def _send(reserved: Reserved, ready: Ready, transport: Transport) -> Postponed |
 
 
 def admit(reserved: Reserved, longest_wait: timedelta) -> Transport | Postponed:
-    """Return the first working transport of the message's route, after waiting for the rate limit.
+    """Return the first working transport of the message's route, after waiting for its rate, and count it in its quota.
 
-    Postponed if every transport of the route is paused, or the wait would be longer than `longest_wait`. Raises
-    NoSuchTransport.
+    Postponed if every transport of the route is paused, if the recipient's domain is full, or if the wait would be longer than
+    `longest_wait`. Raises NoSuchTransport.
     """
-    is_limited = reserved.is_any_limited
-    paused = circuit.paused() if is_limited else {}
-    transport = circuit.find_transport(reserved.message.transport, paused)
+    message, is_limited = reserved.message, reserved.is_any_limited
+    paused = circuit.paused() if is_limited else quota.used_up(transports(message.transport))
+    transport = circuit.find_transport(message.transport, paused, message.pk)
     if transport is None:
         return Postponed(circuit.describe(paused))
-    wait = rate.book_slot(transport.alias, longest_wait) if is_limited or options().rate_per_second else 0.0
+    place = domains.place_for(transport.alias, message.recipient)
+    if place and place.is_full():  # before a slot is booked and the mail is built; the claim asks again
+        return place.full
+    is_counted = is_limited or limits.of(transport.alias).is_counted
+    wait = rate.book_slot(transport.alias, longest_wait) if is_counted else 0.0
     if wait is None:
         return Postponed("rate limit")
     if wait:

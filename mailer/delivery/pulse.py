@@ -8,12 +8,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from itertools import chain
 
+from django.core.mail import mailers
 from django.db.models import Max, Q
 from django.db.models.functions import Now
 
 from mailer import database
 from mailer.conf import options
+from mailer.delivery import domains, limits, quota
 from mailer.models import Circuit, Queue, Role, TransportState, Worker
 from mailer.text import clock
 
@@ -42,7 +45,7 @@ class Pulse:
     workers: Mapping[str, Worker] = field(default_factory=dict)
     """id → process that may have messages in hand, of those that are alive."""
     circuits: Sequence[Circuit] = ()
-    """The circuits that are open."""
+    """The circuits that are open, and one for each daily quota that is used up."""
     rates: Mapping[str, float] = field(default_factory=dict)
     """alias → messages a second, of transports that are slowed down."""
     worker_at: datetime | None = None
@@ -53,6 +56,8 @@ class Pulse:
     """The last answer of the broker to any worker."""
     beat_at: datetime | None = None
     """The last heartbeat of Celery beat."""
+    sending: Mapping[str, int] = field(default_factory=dict)
+    """domain → messages that are being sent to it, if any transport limits them."""
 
     def serving(self, queue: str) -> list[Worker]:
         """Return the living workers that serve a queue."""
@@ -103,11 +108,13 @@ def look() -> Pulse:
         swept_at=Max("swept_at"),
         broker_at=Max("broker_at"),
     )
+    circuits = Circuit.objects.exclude(paused_until=None).exclude(by_person=True, paused_until__lte=Now())
     return Pulse(
         now=database.now(),
         workers={str(worker.pk): worker for worker in Worker.objects.alive().exclude(role=Role.BEAT)},
-        circuits=list(Circuit.objects.exclude(paused_until=None).exclude(by_person=True, paused_until__lte=Now())),
+        circuits=[*circuits, *chain.from_iterable(quota.used_up(mailers.settings).values())],
         rates={state.alias: state.rate for state in TransportState.objects.all() if state.rate is not None},
+        sending=domains.sending() if any(limits.of(alias).domains for alias in mailers.settings) else {},
         **known,
     )
 
@@ -153,6 +160,9 @@ def _transports(pulse: Pulse) -> Iterator[Line]:
     if not pulse.circuits:
         yield Line("Transports", "All transports work.")
     for circuit in pulse.circuits:
+        if circuit.by_quota:
+            yield Line("Transports", paused(circuit), False)
+            continue
         action, then = (Action.RESUME, "Until") if circuit.by_person else (Action.PROBE, "Next probe")
         until = f" {then}: {clock(circuit.ends_at)}." if circuit.ends_at else ""
         yield Line("Transports", f"{paused(circuit)}{until}", False, action, str(circuit.pk))
@@ -160,6 +170,8 @@ def _transports(pulse: Pulse) -> Iterator[Line]:
 
 def paused(circuit: Circuit) -> str:
     """Say that a transport is paused, since when, and why."""
+    if circuit.by_quota:
+        return f"The transport {circuit.transport!r} waits: {circuit.reason} until {clock(circuit.ends_at)}."
     since = f" since {clock(circuit.paused_since)}" if circuit.paused_since else ""
     reason = f": {circuit.reason.rstrip('. ')}" if circuit.reason else ""
     if circuit.by_person:

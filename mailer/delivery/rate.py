@@ -1,4 +1,4 @@
-"""The pace of a transport, shared by all workers: its rate limit, as set by the operator or learnt from the server."""
+"""The pace of a transport, shared by all workers: its rate, set by the operator or learnt from the server, and its quota."""
 
 from datetime import timedelta
 from typing import Any
@@ -8,8 +8,8 @@ from django.db import connection, transaction
 from django.db.models import Count, Max, Min
 from django.db.models.functions import Now
 
-from mailer.conf import options
-from mailer.delivery import pacing
+from mailer.delivery import limits, pacing
+from mailer.delivery.quota import HOUR, TAKEN, WITH_ONE_MORE
 from mailer.models import TOOK, DeliveryAttempt, Queue, TransportState
 
 log = structlog.get_logger(__name__)
@@ -25,13 +25,18 @@ FASTER = pacing.FASTER.format(
     rate="transport.rate", idle="extract(epoch FROM statement_timestamp() - transport.slot_at)"
 )
 BOOK_SLOT = f"""
-INSERT INTO {TransportState._meta.db_table} AS transport (alias, slot_at)
-VALUES (%(alias)s, statement_timestamp() + %(interval)s)
+INSERT INTO {TransportState._meta.db_table} AS transport (alias, slot_at, taken)
+VALUES (
+    %(alias)s, statement_timestamp() + %(interval)s,
+    CASE WHEN %(quota)s::bigint IS NULL THEN '{{}}' ELSE jsonb_build_object({HOUR}, 1) END
+)
 ON CONFLICT (alias) DO UPDATE SET
     slot_at = greatest(transport.slot_at, statement_timestamp())
         + greatest(%(interval)s, interval '1 second' / transport.rate),
-    rate = {FASTER}
-    WHERE transport.slot_at IS NULL OR transport.slot_at <= statement_timestamp() + %(longest_wait)s
+    rate = {FASTER},
+    taken = CASE WHEN %(quota)s::bigint IS NULL THEN transport.taken ELSE {WITH_ONE_MORE} END
+    WHERE (transport.slot_at IS NULL OR transport.slot_at <= statement_timestamp() + %(longest_wait)s)
+      AND (%(quota)s::bigint IS NULL OR {TAKEN} < %(quota)s::bigint)
 RETURNING extract(epoch FROM slot_at - greatest(%(interval)s, interval '1 second' / rate) - clock_timestamp())
 """  # noqa: S608 - the name is our own model's
 
@@ -42,16 +47,17 @@ def longest_wait(queue: str) -> timedelta:
 
 
 def book_slot(alias: str, longest_wait: timedelta) -> float | None:
-    """Book the next slot of the transport. Return the seconds until then.
+    """Book the next slot of the transport, and count it in its quota. Return the seconds until then.
 
-    None, and nothing is booked, if the slot is further away than `longest_wait`.
+    None, and nothing is booked, if the slot is further away than `longest_wait`, or if the quota is used up.
     """
-    rate = options().rate_per_second
-    if rate is None and not TransportState.objects.filter(alias=alias, rate__isnull=False).exists():
+    limit = limits.of(alias)
+    if not limit.is_counted and not TransportState.objects.filter(alias=alias, rate__isnull=False).exists():
         return 0.0  # another transport is limited
     values: dict[str, Any] = {
         "alias": alias,
-        "interval": timedelta(seconds=1 / rate) if rate else timedelta(0),
+        "interval": timedelta(seconds=1 / limit.rate) if limit.rate else timedelta(0),
+        "quota": limit.quota,
         "longest_wait": longest_wait,
     }
     with connection.cursor() as cursor:

@@ -131,14 +131,15 @@ def _reserved(message: Any, asked: float, taken: Taken) -> Reserved:
 
 
 def release(*messages: Message, reason: str = "", pause: timedelta | None = None) -> int:
-    """Put reserved messages back. They are due at once; or after a pause, with the reason why they could not be prepared.
+    """Put reserved messages back. They are due at once, or after a pause; with a reason if they could not be prepared.
 
     Return how many of them were still waiting in this worker's hands.
     """
     changes: dict[str, Any] = {"worker": None, "reservations": 0}
     if pause is not None:
-        said = replace_unstorable(reason)
-        changes |= {"due_at": Now() + pause, "reason": said, "troubled_since": Coalesce("troubled_since", Now())}
+        changes["due_at"] = Now() + pause
+    if reason:
+        changes |= {"reason": replace_unstorable(reason), "troubled_since": Coalesce("troubled_since", Now())}
     ids = [message.pk for message in messages]
     return Message.objects.waiting().filter(pk__in=ids, worker=heartbeat.worker).update(**changes)
 

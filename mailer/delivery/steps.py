@@ -10,9 +10,13 @@ from mailer.models import State
 
 @dataclass(frozen=True, slots=True)
 class Postponed:
-    """The message waits for its transport: for the end of a pause, a probe, a connection, or the rate limit."""
+    """The message waits for its transport: for the end of a pause, a probe, a connection, or the rate limit.
+
+    With a pause it waits alone, for so long, and others go on.
+    """
 
     reason: str
+    pause: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)

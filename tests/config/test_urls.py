@@ -56,6 +56,18 @@ def test_the_url_of_a_transport_becomes_a_mailer(url: str, backend: str, options
     assert email_url(url) == {"BACKEND": f"{backend}.EmailBackend", "OPTIONS": options}
 
 
+@pytest.mark.parametrize("url", ["smtp://h/?tls=1&{}", "ses:?region_name=eu-west-1&{}", "postmark:?{}&server_token=t"])
+def test_limits_are_no_options_of_the_backend(url: str) -> None:
+    made = email_url(url.format("rate=14/s&quota=50000/day&weight=10&domains=gmail.com:5"))
+
+    assert made.pop("LIMITS") == {"rate": "14/s", "quota": "50000/day", "weight": "10", "domains": "gmail.com:5"}
+    assert made == email_url(url.format(""))
+
+
+def test_a_limit_without_a_value_is_not_dropped() -> None:
+    assert email_url("smtp://h/?rate=")["LIMITS"] == {"rate": ""}
+
+
 def test_every_provider_of_anymail_is_known() -> None:
     assert {"amazon_ses", "brevo", "mailgun", "postmark", "resend", "sendgrid", "unisender_go"} <= PROVIDERS
     assert PROVIDERS.isdisjoint(NOT_PROVIDERS)

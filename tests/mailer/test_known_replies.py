@@ -23,11 +23,11 @@ def test_each_example_is_known_and_no_earlier_row_takes_it(known: Known) -> None
     [
         (
             "550 5.4.5 Daily sending quota exceeded. Learn more at https://support.google.com/a/answer/166852 - gsmtp",
-            About.ACCOUNT,
+            About.QUOTA,
         ),
         (
             "550 5.7.1 Daily SMTP relay limit exceeded for customer. For more information on SMTP relay ...",
-            About.ACCOUNT,
+            About.QUOTA,
         ),
         ("554 5.2.0 STOREDRV.Submission.Exception:OutboundSpamException; Failed to process message", About.ACCOUNT),
         ("550 5.7.705 Access denied, tenant has exceeded threshold.", About.ACCOUNT),
@@ -45,9 +45,12 @@ def test_each_example_is_known_and_no_earlier_row_takes_it(known: Known) -> None
         ('401 {"ErrorMessage":"Your account has been temporarily blocked."}', About.ACCOUNT),
         ('401 {"errors":[{"message":"Maximum credits exceeded"}]}', About.ACCOUNT),
         ("535 5.7.8 Authentication failed: your account is suspended", About.ACCOUNT),
-        ("535 5.7.0 Daily limit for log-ins reached", About.ACCOUNT),
+        ("535 5.7.0 Daily limit for log-ins reached", About.QUOTA),
         ('429 {"statusCode":429,"name":"monthly_quota_exceeded"}', About.ACCOUNT),
-        ("550 Domain a.example has exceeded the max defers and failures per hour (5/5 (100%)) allowed.", About.ACCOUNT),
+        ("550 5.7.1 Exceed Sending Limit (monthly)", About.ACCOUNT),
+        ("550 5.7.1 Monthly sending limit exceeded", About.ACCOUNT),
+        ("421 Domain mg.shop.example is not allowed to send: the account is disabled", About.ACCOUNT),
+        ("550 Domain a.example has exceeded the max defers and failures per hour (5/5 (100%)) allowed.", About.QUOTA),
         ("535 5.7.8 Username and Password not accepted", About.LOGIN),
         ("530 Must issue a STARTTLS command first", About.LOGIN),
         ('429 {"name":"rate_limit_exceeded"}', About.RATE),

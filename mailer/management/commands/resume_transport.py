@@ -1,7 +1,8 @@
 from argparse import ArgumentParser
 from typing import Any
 
-from mailer.delivery import circuit, sweep
+from mailer.delivery import circuit, quota, sweep
+from mailer.delivery.pulse import paused
 from mailer.management.operator import OperatorCommand
 from mailer.management.transport import known_transport
 
@@ -18,6 +19,8 @@ class Command(OperatorCommand):
     def handle(self, *args: Any, alias: str, **options: Any) -> None:
         if not circuit.resume(known_transport(alias)):
             self.stdout.write(f"The transport {alias!r} was not paused.")
+            for pause in quota.used_up([alias]).get(alias, []):
+                self.stdout.write(paused(pause))
             return
         sweep.kick_queues()
         self.stdout.write(f"The transport {alias!r} is used again. Workers take the mail that waits for it now.")

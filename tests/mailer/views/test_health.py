@@ -19,6 +19,7 @@ FINE: dict[str, Any] = {
     "broker": True,
     "oldest_due_seconds": 0.0,
     "workers": 1,
+    "paused": [],
     "waiting": {},
     **NO_PULSE,
 }
@@ -143,6 +144,7 @@ def test_without_a_database_it_is_not_ready(client: Client, monkeypatch: pytest.
         "broker": True,
         "oldest_due_seconds": None,
         "workers": None,
+        "paused": [],
         "waiting": {},
         **NO_PULSE,
     }
