@@ -194,8 +194,8 @@ def _smtp(url: str, *, use_ssl: bool) -> Mailer:
     oauth = {"provider": query.pop("oauth"), **query} if "oauth" in query else None  # the mailer checks its options
     if query and not oauth:
         raise EnvError(
-            f"unknown option {min(query)!r} of an SMTP transport; it has tls=1, rate, quota, weight and domains, and oauth=… with "
-            "options of its own"
+            f"unknown option {min(query)!r} of an SMTP transport; it has tls=1, {', '.join(sorted(LIMITS))}, and oauth=… "
+            "with options of its own"
         )
     if not parts.hostname:
         raise EnvError("an SMTP transport needs a host: smtp://user:password@host:587/?tls=1")

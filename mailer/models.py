@@ -73,6 +73,9 @@ ACCEPTED, REFUSED = "accepted", "refused"
 ERASED = {"(erased)": True}
 """The arguments of a message whose recipient was erased. No field can have this name."""
 
+OPEN_END = datetime(9999, 1, 1, tzinfo=UTC)
+"""The end of a pause that lasts until a person ends it, and when a message is due that waits for it."""
+
 SILENCE = timedelta(seconds=8)
 """A worker without a heartbeat for this long counts as dead. Its claims and reservations are abandoned."""
 
@@ -149,9 +152,14 @@ class MessageQuerySet(models.QuerySet["Message"]):
         return self.waiting().filter(due_at__lte=Now() - since).free()
 
     def late(self, since: timedelta) -> Self:
-        """Return waiting messages that have been due, or could not be prepared, for this long."""
+        """Return waiting messages that have been due, could not be prepared, or were set aside, for this long."""
         limit = Now() - since
-        return self.waiting().filter(Q(due_at__lte=limit) | Q(troubled_since__lte=limit))
+        is_set_aside = Q(due_at=OPEN_END, first_due_at__lte=limit)
+        return self.waiting().filter(Q(due_at__lte=limit) | Q(troubled_since__lte=limit) | is_set_aside)
+
+    def set_aside(self) -> Self:
+        """Return waiting messages that no worker looks at, because their stream was paused when they were due."""
+        return self.waiting().filter(due_at=OPEN_END)
 
     def expired(self) -> Self:
         """Return waiting messages whose deadline has passed."""
@@ -279,11 +287,12 @@ class Message(models.Model):
                 condition=Q(state=State.SENDING, claimed_until__isnull=False) | ~Q(state=State.SENDING),
             ),
         ]
-        indexes = [  # the first five stay as small as the backlog
+        indexes = [  # the first six stay as small as the backlog
             models.Index("queue", "transport", "due_at", name="message_due", condition=Q(state__in=WAITING)),
             models.Index(
                 "expires_at", name="message_expiring", condition=Q(state__in=WAITING, expires_at__isnull=False)
             ),
+            models.Index("kind", name="message_set_aside", condition=Q(state__in=WAITING, due_at=OPEN_END)),
             models.Index("notify_at", name="message_notify", condition=Q(notify_at__isnull=False)),
             models.Index("kind", name="message_held", condition=Q(state=State.HELD)),
             models.Index("claimed_until", name="message_claimed", condition=Q(state=State.SENDING)),
@@ -447,6 +456,7 @@ class DeliveryEvent(models.Model):
         indexes = [
             models.Index("apply_at", name="event_to_apply", condition=Q(apply_at__isnull=False)),
             models.Index("received_at", name="event_of_nobody", condition=Q(message=None)),
+            models.Index("received_at", name="event_complained", condition=Q(what=What.COMPLAINED)),
         ]
 
     def __str__(self) -> str:
@@ -516,10 +526,6 @@ class Suppression(models.Model):
         return f"mail of the stream {self.stream}" if self.stream else "mail at all"
 
 
-OPEN_END = datetime(9999, 1, 1, tzinfo=UTC)
-"""The end of a pause that lasts until a person ends it."""
-
-
 class Circuit(models.Model):
     """The circuit breaker of a transport, as one host sees it. While the transport works there need be no row.
 
@@ -583,3 +589,37 @@ class TransportState(models.Model):
 
     def __str__(self) -> str:
         return self.alias
+
+
+class StreamReputation(models.Model):
+    """How many recipients of a stream reported its mail as spam, and whether it is paused.
+
+    A stream without complaints may have no row.
+    """
+
+    stream = models.CharField(max_length=50, primary_key=True)
+    complaints = models.PositiveIntegerField(
+        default=0, help_text="Of the mails of the last day, those that were reported as spam."
+    )
+    sent = models.PositiveIntegerField(
+        default=0, help_text="The mails of the last day. 0: so few were reported that they were not counted."
+    )
+    counted_at = models.DateTimeField(db_default=Now())
+    counts_from = models.DateTimeField(
+        null=True, blank=True, help_text="A person resumed it then. Mail that was sent before does not count."
+    )
+    paused_since = models.DateTimeField(null=True, blank=True, help_text="Since then its mail waits.")
+    by_person = models.BooleanField(default=False, help_text="A person paused it.")
+    reason = models.TextField(blank=True)
+
+    class Meta:
+        ordering = ["stream"]
+        verbose_name = "stream"
+
+    def __str__(self) -> str:
+        return self.stream
+
+    @property
+    def rate(self) -> float | None:
+        """The share of the mails of the last day that was reported as spam. None: too few were reported to tell."""
+        return self.complaints / self.sent if self.sent else None

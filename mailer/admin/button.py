@@ -22,6 +22,7 @@ VIEWS = {
     Action.DELIVER: "admin:mailer_deliver_now",
     Action.PROBE: "admin:mailer_probe_now",
     Action.RESUME: "admin:mailer_resume_now",
+    Action.RESUME_STREAM: "admin:mailer_resume_stream",
 }
 """The pages that these buttons post to. Other actions concern one message only."""
 
@@ -37,7 +38,7 @@ class Button:
 
 
 def button_of(action: Action | None, target: str = "", **fields: object) -> Button | None:
-    """Return the button of an action that is not about one message only; None for others. `target` is a circuit."""
+    """Return the button of an action that is not about one message only; None for others. `target` is what it is about."""
     view = VIEWS.get(action) if action else None
     return Button(str(action), reverse(view, args=[target] if target else []), fields, is_main=True) if view else None
 

@@ -15,7 +15,9 @@ from mailer.delivery.claim import LEASE
 from mailer.delivery.pulse import Action, Pulse, paused
 from mailer.delivery.reserve import QUARANTINE
 from mailer.email import KINDS
+from mailer.feedback import reputation
 from mailer.models import (
+    OPEN_END,
     TOOK,
     Circuit,
     DeliveryAttempt,
@@ -67,7 +69,7 @@ class Explanation:
     action: Action | None = None
     """The one useful thing to do."""
     target: str = ""
-    """The primary key of the circuit that the action is about."""
+    """The primary key of what the action is about: a circuit or a stream."""
     level: Level = Level.WAITING
 
     def __str__(self) -> str:
@@ -193,6 +195,7 @@ def _why_it_waits(message: Message, pulse: Pulse) -> Explanation:
     """The causes in the order in which they would stop it."""
     return (
         _unknown_here(message)
+        or _set_aside(message, pulse)
         or _later(message, pulse)
         or _no_worker_at_all(pulse)
         or _expired(message, pulse)
@@ -223,6 +226,18 @@ def _unknown_here(message: Message) -> Explanation | None:
 
 def _needs_release(what: str) -> str:
     return f"it waits for a release that has the {what}; this one has not. Deploy that release, or cancel it."
+
+
+def _set_aside(message: Message, pulse: Pulse) -> Explanation | None:
+    """The pause of its stream, if it is due, or was when a worker set it aside."""
+    is_aside = message.due_at == OPEN_END
+    if message.due_at > pulse.now and not is_aside:
+        return None
+    mine = KINDS[message.kind].stream
+    paused = next((each for each in pulse.streams if each.paused_since and mine and each.pk == mine.name), None)
+    if paused:
+        return Explanation(reputation.describe(paused), is_stuck=True, action=Action.RESUME_STREAM, target=paused.pk)
+    return Explanation("Its stream goes on. A sweep makes it due in a moment.") if is_aside else None
 
 
 def _later(message: Message, pulse: Pulse) -> Explanation | None:
@@ -337,8 +352,12 @@ def tally(pulse: Pulse, messages: MessageQuerySet) -> Sequence[Cause]:
 
     One message is explained for all that share what an explanation depends on.
     """
-    alike = messages.annotate(is_due=_is(due_at__lte=pulse.now), is_troubled=_is(troubled_since__isnull=False))
-    groups = alike.order_by().values("state", "kind", "queue", "transport", "is_due", "is_troubled")
+    alike = messages.annotate(
+        is_due=_is(due_at__lte=pulse.now),
+        is_aside=_is(due_at=OPEN_END),
+        is_troubled=_is(troubled_since__isnull=False),
+    )
+    groups = alike.order_by().values("state", "kind", "queue", "transport", "is_due", "is_aside", "is_troubled")
     counted = groups.annotate(number=Count("pk"), example=Min("pk"), since=Min("first_due_at"))
     numbers = {example: (number, since) for example, number, since in counted.values_list("example", "number", "since")}
     causes: dict[str, Cause] = {}

@@ -15,7 +15,7 @@ import structlog
 from mailer import email, signals, tracing
 from mailer.conf import options
 from mailer.database import is_away
-from mailer.delivery import circuit, domains, limits, quota, rate, references, retry
+from mailer.delivery import circuit, domains, limits, quota, rate, references, retry, streams
 from mailer.delivery.attribution import Fault
 from mailer.delivery.circuit import Transport
 from mailer.delivery.claim import LEASE, claim
@@ -129,6 +129,9 @@ class Result:
         return self.must_wait or not self.was_accepted
 
 
+SET_ASIDE = Result("waits: its stream is paused")
+
+
 def _deliver_batch(
     batch: Sequence[Reserved], must_stop: Callable[[], bool] = lambda: False, longest_wait: timedelta | None = None
 ) -> Sequence[Result]:
@@ -136,11 +139,12 @@ def _deliver_batch(
     ends = time.monotonic() + TURN
     results: list[Result] = []
     with heartbeat.holding(*(reserved.message.pk for reserved in batch)):
-        rows = references.load(reserved.message for reserved in batch)
+        aside = streams.set_aside(batch)
+        rows = references.load(reserved.message for reserved in batch if reserved.message.pk not in aside)
         for reserved in batch:
             if results and (results[-1].ends_batch or time.monotonic() > ends or must_stop()):
                 break
-            result = _deliver(reserved, rows, longest_wait)
+            result = SET_ASIDE if reserved.message.pk in aside else _deliver(reserved, rows, longest_wait)
             if result is None:
                 break
             results.append(result)

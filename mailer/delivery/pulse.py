@@ -17,7 +17,8 @@ from django.db.models.functions import Now
 from mailer import database
 from mailer.conf import options
 from mailer.delivery import domains, limits, quota
-from mailer.models import Circuit, Queue, Role, TransportState, Worker
+from mailer.feedback import reputation
+from mailer.models import Circuit, Queue, Role, StreamReputation, TransportState, Worker
 from mailer.text import clock
 
 BROKER_SILENT = timedelta(seconds=12)
@@ -32,6 +33,7 @@ class Action(StrEnum):
     DELIVER = "Deliver now from here"
     PROBE = "Probe now"
     RESUME = "Resume"
+    RESUME_STREAM = "Resume the stream"
     RETRY = "Retry"
     CANCEL = "Cancel"
     RESEND = "Send again"
@@ -58,6 +60,8 @@ class Pulse:
     """The last heartbeat of Celery beat."""
     sending: Mapping[str, int] = field(default_factory=dict)
     """domain → messages that are being sent to it, if any transport limits them."""
+    streams: Sequence[StreamReputation] = ()
+    """The streams that are paused, and those whose mail was reported as spam."""
 
     def serving(self, queue: str) -> list[Worker]:
         """Return the living workers that serve a queue."""
@@ -97,7 +101,7 @@ class Line:
     is_well: bool = True
     action: Action | None = None
     target: str = ""
-    """The primary key of the circuit that the action is about."""
+    """The primary key of what the action is about: a circuit or a stream."""
 
 
 def look() -> Pulse:
@@ -115,13 +119,14 @@ def look() -> Pulse:
         circuits=[*circuits, *chain.from_iterable(quota.used_up(mailers.settings).values())],
         rates={state.alias: state.rate for state in TransportState.objects.all() if state.rate is not None},
         sending=domains.sending() if any(limits.of(alias).domains for alias in mailers.settings) else {},
+        streams=list(StreamReputation.objects.exclude(complaints=0, paused_since=None)),
         **known,
     )
 
 
 def health(pulse: Pulse) -> list[Line]:
-    """Return the lines of health: workers, broker, beat, and each transport that is paused."""
-    return [_workers(pulse), _broker(pulse), _beat(pulse), *_transports(pulse)]
+    """Return the lines of health: workers, broker, beat, transports that are paused, and streams that are or may be soon."""
+    return [_workers(pulse), _broker(pulse), _beat(pulse), *_transports(pulse), *_streams(pulse)]
 
 
 def _workers(pulse: Pulse) -> Line:
@@ -166,6 +171,14 @@ def _transports(pulse: Pulse) -> Iterator[Line]:
         action, then = (Action.RESUME, "Until") if circuit.by_person else (Action.PROBE, "Next probe")
         until = f" {then}: {clock(circuit.ends_at)}." if circuit.ends_at else ""
         yield Line("Transports", f"{paused(circuit)}{until}", False, action, str(circuit.pk))
+
+
+def _streams(pulse: Pulse) -> Iterator[Line]:
+    for stream in pulse.streams:
+        if stream.paused_since:
+            yield Line("Streams", reputation.describe(stream), False, Action.RESUME_STREAM, stream.pk)
+        elif reputation.is_high(stream):
+            yield Line("Streams", reputation.describe(stream), False)
 
 
 def paused(circuit: Circuit) -> str:

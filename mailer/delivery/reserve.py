@@ -16,7 +16,7 @@ from django.db import connection
 from django.db.models.functions import Coalesce, Now
 
 from mailer.delivery.heartbeat import heartbeat
-from mailer.models import SILENCE, WAITING, Circuit, Message, Taken, TransportState, Worker
+from mailer.models import SILENCE, WAITING, Circuit, Message, StreamReputation, Taken, TransportState, Worker
 from mailer.text import replace_unstorable
 
 QUARANTINE = 3
@@ -56,7 +56,8 @@ RETURNING message.*, place,
     expires_at - statement_timestamp() AS time_left, statement_timestamp() - troubled_since AS trouble,
     statement_timestamp() - message.due_at AS late,
     EXISTS (SELECT 1 FROM {Circuit._meta.db_table} WHERE paused_until IS NOT NULL)
-    OR EXISTS (SELECT 1 FROM {TransportState._meta.db_table} WHERE rate IS NOT NULL) AS is_any_limited
+    OR EXISTS (SELECT 1 FROM {TransportState._meta.db_table} WHERE rate IS NOT NULL) AS is_any_limited,
+    ARRAY(SELECT stream FROM {StreamReputation._meta.db_table} WHERE paused_since IS NOT NULL) AS paused_streams
 """  # noqa: S608 - the names are our own models'
 ONE = RESERVE.format(which="id = %(id)s")
 NEXT = RESERVE.format(which="queue = %(queue)s AND transport = %(transport)s")
@@ -75,6 +76,8 @@ class Reserved:
     """How long it has been due."""
     is_any_limited: bool
     """Whether any transport is paused or slowed down."""
+    paused_streams: Sequence[str]
+    """The same for all messages that were reserved together."""
     taken: Taken
 
     def is_expired(self) -> bool:
@@ -127,7 +130,8 @@ def _reserve(statement: str, limit: int, taken: Taken, **which: Any) -> Sequence
 
 def _reserved(message: Any, asked: float, taken: Taken) -> Reserved:
     expires = asked + message.time_left.total_seconds() if message.time_left is not None else math.inf
-    return Reserved(message, expires, message.trouble or timedelta(0), message.late, message.is_any_limited, taken)
+    trouble = message.trouble or timedelta(0)
+    return Reserved(message, expires, trouble, message.late, message.is_any_limited, message.paused_streams, taken)
 
 
 def release(*messages: Message, reason: str = "", pause: timedelta | None = None) -> int:

@@ -12,12 +12,12 @@ from django.db.models.functions import Now
 from mailer import email, signals
 from mailer.conf import options
 from mailer.database import is_away
-from mailer.delivery import broker, circuit
+from mailer.delivery import broker, circuit, streams
 from mailer.delivery.heartbeat import heartbeat
 from mailer.delivery.reserve import has_due
 from mailer.delivery.settle import settle_abandoned, settle_unsent
 from mailer.delivery.steps import EXPIRED
-from mailer.feedback import events
+from mailer.feedback import events, reputation
 from mailer.models import Message, Queue, Worker
 
 log = structlog.get_logger(__name__)
@@ -34,9 +34,11 @@ def sweep() -> None:
     """Do all of it once. Several sweeps may run at once."""
     settled = settle_claims_of_dead_workers() if heartbeat.has_lasted() else 0
     expired = expire_overdue()
+    streams.make_due()
     kicked = kick_queues()
     repeat_receivers()
     events.apply_due()
+    reputation.judge()
     Worker.objects.filter(seen_at__lt=Now() - DEAD).delete()
     circuit.forget_old()
     if settled or expired or kicked:

@@ -43,6 +43,16 @@ def find(name: str) -> Stream | None:
     return next((kind.stream for kind in kinds() if kind.stream and kind.stream.name == name), None)
 
 
+def streams() -> list[str]:
+    """Return the names of the streams of this release."""
+    return sorted({kind.stream.name for kind in kinds() if kind.stream})
+
+
+def kinds_of(*streams: str) -> list[str]:
+    """Return the names, present and former, of the kinds of e-mail that belong to these streams."""
+    return [name for kind in kinds() if kind.stream and kind.stream.name in streams for name in kind.names()]
+
+
 def unsubscribe(membership: Membership) -> None:
     """Stop mail of this stream to the address. A message that already waits becomes suppressed when it is due."""
     stream = membership.stream.name

@@ -54,6 +54,8 @@ def _look() -> Mapping[str, Any]:
     for circuit in pulse.circuits:
         if not circuit.by_quota:
             circuit.reason = ""  # everybody may read this page: not what a server or a person said about the transport
+    for stream in pulse.streams:
+        stream.reason = ""
     late = list(Message.objects.late(GRACE).order_by().values_list("pk", flat=True)[:LOOKED_AT])
     return {
         "oldest_due_seconds": Message.objects.age_of_oldest_due(),

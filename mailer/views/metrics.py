@@ -22,7 +22,8 @@ from mailer.delivery import circuit, figures
 from mailer.delivery.figures import ATTEMPTS, DELAYS, Figures, Row
 from mailer.delivery.pulse import Pulse
 from mailer.email import KINDS
-from mailer.models import Circuit, Queue, State
+from mailer.models import Circuit, Queue, State, StreamReputation
+from mailer.recipients import subscriptions
 
 OTHER = "other"
 """The label of kinds, queues and transports that this release does not know, so that the number of series is bounded."""
@@ -61,6 +62,7 @@ class FiguresCollector(Collector):
         yield _attempts(self.figures.attempts)
         yield from _pulse(self.figures.pulse)
         yield from _transports(self.figures.pulse.circuits)
+        yield from _streams(self.figures.pulse.streams)
 
 
 def _unsettled(rows: Iterable[Row]) -> Iterator[Metric]:
@@ -130,6 +132,20 @@ def _transports(circuits: Iterable[Circuit]) -> Iterator[Metric]:
     yield _gauge("postcommit_transport_paused", "1 while a transport is paused, on one host or all.", labels, paused)
     help_text = "1 while a person must correct the configuration or the account of a transport."
     yield _gauge("postcommit_transport_needs_person", help_text, labels, needs_person)
+
+
+def _streams(rows: Iterable[StreamReputation]) -> Iterator[Metric]:
+    known = {row.pk: row for row in rows}
+    streams = {name: known.get(name, StreamReputation()) for name in subscriptions.streams()}
+    help_text = "1 while the mail of a stream waits, because a person or too many reports of spam paused it."
+    paused: dict[Key, float] = {(name,): int(row.paused_since is not None) for name, row in streams.items()}
+    yield _gauge("postcommit_stream_paused", help_text, ("stream",), paused)
+    help_text = (
+        "Of the mail of a stream in the last day, the share that was reported as spam; 0 while too few were. "
+        "Of a paused stream, as it was then."
+    )
+    shares: dict[Key, float] = {(name,): row.rate or 0.0 for name, row in streams.items()}
+    yield _gauge("postcommit_stream_complaint_ratio", help_text, ("stream",), shares)
 
 
 def _gauge(name: str, help_text: str, labels: Key, values: Mapping[Key, float]) -> Metric:

@@ -28,7 +28,7 @@ from accounts import links, verification
 from accounts.models import EmailChange, User
 from accounts.sessions import Session
 from mailer.email import Stream
-from mailer.models import Circuit, Message, Suppression, TransportState, Worker
+from mailer.models import Circuit, Message, StreamReputation, Suppression, TransportState, Worker
 from mailer.recipients import subscriptions
 from tests.mailer.kinds import Plain
 
@@ -132,6 +132,8 @@ def world() -> World:
             "mailer_transportstate": [TransportState.objects.create(alias="transport").pk],
             "admin:mailer_probe_now": [1],
             "admin:mailer_resume_now": [1],
+            "admin:mailer_resume_stream": ["news"],
+            "mailer_streamreputation": [StreamReputation.objects.create(stream="news").pk],
             "admin:mailer_message_kind": ["mailer.TestEmail"],
             "admin:mailer_message_kind_html": ["mailer.TestEmail", "en"],
             "admin:mailer_message_send_sample": ["mailer.TestEmail", "en"],
@@ -329,6 +331,7 @@ TABLE: dict[str, Rule] = {
     "admin:mailer_suppression_lift": for_staff(FORM, "mailer_suppression.delete"),
     "admin:mailer_probe_now": for_staff({"POST": 302}, "mailer_message.change"),
     "admin:mailer_resume_now": for_staff({"POST": 302}, "mailer_message.change"),
+    "admin:mailer_resume_stream": for_staff({"POST": 302}, "mailer_message.change"),
     "admin:mailer_deliver_now": for_staff({"POST": 302}, "mailer_message.change"),
     **model("accounts_user", add=SUPERUSER),
     "admin:auth_user_password_change": for_staff(FORM, "accounts_user.change"),
@@ -343,6 +346,7 @@ TABLE: dict[str, Rule] = {
     "admin:mailer_suppression_delete": for_staff(FORM, "mailer_suppression.delete"),  # it asks for a note first
     **read_only("mailer_transportstate"),
     **read_only("mailer_circuit"),
+    **read_only("mailer_streamreputation"),
     **read_only("mailer_worker"),
 }
 SECRET_LINKS = {"verify", "password_reset_confirm", "email_change_confirm", "email_change_stop", "unsubscribe"}

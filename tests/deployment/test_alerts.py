@@ -19,7 +19,8 @@ from ruamel.yaml import YAML
 
 from accounts.models import User
 from mailer import outbox
-from mailer.models import Circuit, DeliveryAttempt, Message, Queue, Role, State, Worker
+from mailer.feedback import reputation
+from mailer.models import Circuit, DeliveryAttempt, Message, Queue, Role, State, StreamReputation, Worker
 from tests.deployment.files import ROOT
 from tests.mailer.kinds import Plain
 from tests.mailer.scrape import TOKEN, scrape
@@ -57,6 +58,8 @@ FAULTS: Mapping[str, Callable[[], object]] = {
     "PostcommitMailWaits": lambda: Message.objects.update(first_due_at=LONG_AGO, due_at=Now()),
     "PostcommitTransportPaused": lambda: Circuit.objects.create(**PAUSED),
     "PostcommitTransportNeedsPerson": lambda: Circuit.objects.create(**PAUSED, needs_person=True),
+    "PostcommitStreamPaused": lambda: reputation.pause("news", ""),
+    "PostcommitStreamComplaints": lambda: StreamReputation.objects.create(stream="news", complaints=4, sent=3_000),
     "PostcommitHeld": lambda: Message.objects.update(state=State.HELD, reason="perhaps sent"),
     "PostcommitQuarantined": lambda: Message.objects.update(state=State.HELD, reason="quarantined: 3 workers stopped"),
     "PostcommitFailures": lambda: settle_all(State.FAILED),
@@ -71,7 +74,7 @@ def healthy(user: User, settings: Settings) -> Callable[[], None]:
     settings.POSTCOMMIT = {"METRICS_TOKEN": TOKEN}
 
     def repair() -> None:
-        for model in (Worker, Circuit, Message):
+        for model in (Worker, Circuit, Message, StreamReputation):
             model.objects.all().delete()
         Worker.objects.create(host="a", pid=1, queues=Queue.values, swept_at=Now(), broker_at=Now())
         Worker.objects.create(host="a", pid=2, role=Role.BEAT)

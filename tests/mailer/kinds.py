@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 from django.utils import timezone
 
 from accounts.models import User
-from mailer.email import BULK, Email, Recipient, WhenUncertain
+from mailer.email import BULK, Email, Recipient, Stream, WhenUncertain
 
 TEMPLATES = Path(__file__).parent / "templates"
 """The template folders of these kinds; see the fixture `showcase_templates`."""
@@ -42,6 +42,12 @@ class Bulletin(Plain):
     """To many recipients, in bulk."""
 
     queue: ClassVar = BULK
+
+
+class Newsletter(Bulletin):
+    """To those who did not unsubscribe from it."""
+
+    stream: ClassVar = Stream("news", "News")
 
 
 class Broken(Plain):

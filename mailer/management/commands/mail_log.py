@@ -8,7 +8,7 @@ from django.template.defaultfilters import pluralize
 from mailer.delivery.explain import Explanation, Facts, explain, facts
 from mailer.delivery.pulse import look
 from mailer.management.operator import OperatorCommand
-from mailer.models import DeliveryAttempt, Message, Suppression
+from mailer.models import OPEN_END, DeliveryAttempt, Message, Suppression
 from mailer.recipients.search import MOST, Found, find
 from mailer.text import clock
 
@@ -74,7 +74,7 @@ def _mail(message: Message, explanation: Explanation) -> Iterator[str]:
     yield f"    to {message.recipient}, {message.message_id_header}"
     times = {
         "asked for": message.created_at,
-        "due": message.due_at if message.settled_at is None else None,
+        "due": None if message.settled_at or message.due_at == OPEN_END else message.due_at,
         "settled": message.settled_at,
         "no attempt after": message.expires_at if message.settled_at is None else None,
     }

@@ -12,7 +12,7 @@ from pytest_django import Settings
 
 from accounts.models import User
 from mailer import outbox
-from mailer.models import Circuit, DeliveryAttempt, Message, Role, State, Worker
+from mailer.models import Circuit, DeliveryAttempt, Message, Role, State, StreamReputation, Worker
 from tests.mailer.kinds import Bulletin, Plain
 from tests.mailer.scrape import TOKEN, scrape
 
@@ -141,6 +141,19 @@ def test_paused_transports() -> None:
     assert series['postcommit_transport_paused{host="a",transport="transport"}'] == 1
     assert series['postcommit_transport_needs_person{host="all",transport="transport"}'] == 1
     assert series['postcommit_transport_needs_person{host="a",transport="transport"}'] == 0
+
+
+@pytest.mark.django_db
+def test_paused_streams_and_their_complaints() -> None:
+    assert scrape()['postcommit_stream_paused{stream="news"}'] == 0
+
+    StreamReputation.objects.create(stream="news", complaints=4, sent=1_000, paused_since=Now())
+    StreamReputation.objects.create(stream="gone", complaints=4, sent=1_000, paused_since=Now())
+
+    series = scrape()
+    assert series['postcommit_stream_paused{stream="news"}'] == 1
+    assert series['postcommit_stream_complaint_ratio{stream="news"}'] == pytest.approx(0.004)
+    assert 'postcommit_stream_paused{stream="gone"}' not in series  # the number of series is bounded
 
 
 @pytest.mark.django_db
