@@ -21,7 +21,7 @@ REFUSED = re.compile(
     r"|unsolicited|prohibited|banned|content|too (large|big))|\brelay(ing)?\b|\b(message|mail) size\b|\bsize limit",
     re.IGNORECASE,
 )
-OURS = {About.ACCOUNT, About.LOGIN, About.SENDER}
+OURS = {About.ACCOUNT, About.QUOTA, About.LOGIN, About.SENDER}
 """What is said about us, and not about the address."""
 
 
