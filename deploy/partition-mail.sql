@@ -53,6 +53,7 @@ SELECT setval(pg_get_serial_sequence('mailer_deliveryattempt', 'id'), max(id)) F
 ALTER TABLE mailer_message ADD FOREIGN KEY (resent_from_id) REFERENCES mailer_message DEFERRABLE INITIALLY DEFERRED;
 ALTER TABLE mailer_deliveryattempt ADD FOREIGN KEY (message_id) REFERENCES mailer_message DEFERRABLE INITIALLY DEFERRED;
 ALTER TABLE mailer_suppression ADD FOREIGN KEY (message_id) REFERENCES mailer_message DEFERRABLE INITIALLY DEFERRED;
+ALTER TABLE mailer_deliveryevent ADD FOREIGN KEY (message_id) REFERENCES mailer_message DEFERRABLE INITIALLY DEFERRED;
 
 -- A key is unique among the unsettled messages of all partitions. An index of one partition cannot say so.
 CREATE FUNCTION mailer_message_keep_key_unique() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -103,6 +104,7 @@ BEGIN
     EXECUTE format('SELECT max(id) FROM mailer_message_%s', part) INTO last;
     UPDATE mailer_suppression SET message_id = NULL WHERE message_id <= last;
     UPDATE mailer_message SET resent_from_id = NULL WHERE resent_from_id <= last;
+    DELETE FROM mailer_deliveryevent WHERE message_id <= last;
     EXECUTE format('ALTER TABLE mailer_deliveryattempt DETACH PARTITION mailer_deliveryattempt_%s', part);
     EXECUTE format('DROP TABLE mailer_deliveryattempt_%s', part);
     EXECUTE format('ALTER TABLE mailer_message DETACH PARTITION mailer_message_%s', part);
