@@ -1,6 +1,7 @@
 """Read settings from environment variables. An error names its variable and never shows the value, which may be a secret."""
 
 import pkgutil
+import re
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
@@ -34,7 +35,7 @@ class Environment(Env):
 
     def __init__(self) -> None:
         super().__init__(eager=False)
-        for parser in (origin, secret_keys, page, mail_address, rate_limits, redis_url, email_url):
+        for parser in (origin, secret_keys, logins, page, mail_address, rate_limits, redis_url, email_url):
             self.add_parser(parser.__name__, parser)
 
     def seal(self) -> None:
@@ -84,6 +85,14 @@ def secret_keys(value: str) -> list[str]:
     if any(len(key) < KEY_LENGTH for key in keys):
         raise EnvError(f"each key needs at least {KEY_LENGTH} characters")
     return keys
+
+
+def logins(value: str) -> list[str]:
+    """Parse `user:password`, or several with commas between them."""
+    found = [login for login in value.split(",") if login]
+    if not all(re.fullmatch(r"[^:]+:.+", login) for login in found):
+        raise EnvError("write user:password, or several with commas between them")
+    return found
 
 
 def page(value: str) -> str:

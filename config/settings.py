@@ -48,6 +48,21 @@ PRIVACY_URL: str = env.page("PRIVACY_URL", "")
 TERMS_URL: str = env.page("TERMS_URL", "")
 login_of_flower = validate.Regexp(r"(.+:.+)?\Z", error="write user:password")
 FLOWER_BASIC_AUTH: str = env.str("FLOWER_BASIC_AUTH", "", validate=login_of_flower)
+webhooks: dict[str, Any] = {
+    "WEBHOOK_SECRET": env.logins("ANYMAIL_WEBHOOK_SECRET", ""),
+    "MAILERSEND_SIGNING_SECRET": env.str("ANYMAIL_MAILERSEND_SIGNING_SECRET", ""),
+    "MAILERSEND_INBOUND_SECRET": env.str("ANYMAIL_MAILERSEND_INBOUND_SECRET", ""),
+    "MAILGUN_WEBHOOK_SIGNING_KEY": env.str("ANYMAIL_MAILGUN_WEBHOOK_SIGNING_KEY", ""),
+    "MAILTRAP_TRACKING_SECRET": env.str("ANYMAIL_MAILTRAP_TRACKING_SECRET", ""),
+    "MAILTRAP_INBOUND_SECRET": env.str("ANYMAIL_MAILTRAP_INBOUND_SECRET", ""),
+    "MANDRILL_WEBHOOK_KEY": env.str("ANYMAIL_MANDRILL_WEBHOOK_KEY", ""),
+    "POSTAL_WEBHOOK_KEY": env.str("ANYMAIL_POSTAL_WEBHOOK_KEY", ""),
+    "SENDGRID_TRACKING_WEBHOOK_VERIFICATION_KEY": env.str("ANYMAIL_SENDGRID_TRACKING_WEBHOOK_VERIFICATION_KEY", ""),
+    "UNISENDER_GO_API_KEY": env.str("ANYMAIL_UNISENDER_GO_API_KEY", ""),
+    "BREVO_API_KEY": env.str("ANYMAIL_BREVO_API_KEY", ""),
+    "MAILTRAP_API_TOKEN": env.str("ANYMAIL_MAILTRAP_API_TOKEN", ""),
+    "RESEND_API_KEY": env.str("ANYMAIL_RESEND_API_KEY", ""),
+}
 FLOWER_URL: str = env.str("FLOWER_URL", "")
 ACCOUNTS_MAIL_PER_NETWORK: str = env.rate_limits("ACCOUNTS_MAIL_PER_NETWORK", "60/hour")
 VERIFICATION_DELAY: float = env.float("VERIFICATION_DELAY", 5.0, validate=validate.Range(min=0, max=86_400))
@@ -212,6 +227,9 @@ DATABASES = {
 MAILERS: dict[str, dict[str, Any]] = {"default": {"BACKEND": "mailer.backend.OutboxBackend"}, "transport": transport}
 if fallback:
     MAILERS["fallback"] = fallback
+
+# What Anymail checks webhooks by, and fetches the mail with that they announce. Anymail takes an empty key for a key.
+ANYMAIL: dict[str, Any] = {name: value for name, value in webhooks.items() if value}
 
 # mailer/conf.py explains and converts the values; `manage.py check` names a broken one.
 POSTCOMMIT = {"SUPPORT_ADDRESS": SUPPORT_EMAIL, "HEALTHCHECK_PING_URL": HEALTHCHECK_PING_URL} | {

@@ -16,3 +16,8 @@ if find_spec("prometheus_client"):
     from mailer.views.metrics import metrics
 
     urlpatterns.append(path("metrics", metrics, name="metrics"))
+
+if find_spec("anymail"):
+    from mailer.views.webhooks import webhook
+
+    urlpatterns.append(path("anymail/<slug:provider>/<slug:kind>/", webhook, name="webhook"))

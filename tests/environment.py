@@ -48,6 +48,6 @@ ENVIRONMENT = {
     "DJANGO_SETTINGS_MODULE": "config.settings",
 }
 for name in list(os.environ):
-    if name.startswith(("POSTCOMMIT_", "FLOWER_")):
+    if name.startswith(("POSTCOMMIT_", "FLOWER_", "ANYMAIL_")):
         del os.environ[name]
 os.environ.update(ENVIRONMENT)

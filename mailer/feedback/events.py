@@ -4,7 +4,7 @@ A report is stored first, so that whoever sent it is answered at once. It may co
 its own attempt is committed, or about a mail that is none of ours.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -141,18 +141,24 @@ def _message_of(event: DeliveryEvent) -> Message | None:
     took = DeliveryAttempt.objects.filter(outcome__in=[*TOOK, Outcome.UNCERTAIN, Outcome.PENDING])
     if event.source != BOUNCE_MAIL:
         took = took.filter(transport__in=transports_of(event.source))
-    match event.about:
+    for attempts in _attempts(event.about, took):
+        found = {attempt.message_id: attempt.message for attempt in attempts.select_related("message")[:BATCH]}
+        if found:
+            return next(iter(found.values())) if len(found) == 1 else None
+    return None
+
+
+def _attempts(about: dict[str, Any], took: QuerySet[DeliveryAttempt]) -> Iterator[QuerySet[DeliveryAttempt]]:
+    """Yield the attempts that each name of the mail stands for. A token of ours is the only name, whatever else is said."""
+    match about:
         case {"message": number}:
-            attempts = took.filter(message=number)
-        case {"message_id": message_id}:
-            attempts = took.filter(message__message_id_header=message_id)
-        case {"provider_id": provider_id}:
-            answer = anymail.stored_id(provider_id)
-            attempts = took.alias(begins=RESPONSE_BEGINS).filter(begins=answer, response__startswith=PROVIDER_ID)
-        case _:
-            return None
-    found = {attempt.message_id: attempt.message for attempt in attempts.select_related("message")[:BATCH]}
-    return next(iter(found.values())) if len(found) == 1 else None
+            yield took.filter(message=number)
+            return
+    if message_id := about.get("message_id"):
+        yield took.filter(message__message_id_header=message_id)
+    if provider_id := about.get("provider_id"):
+        answer = anymail.stored_id(provider_id)
+        yield took.alias(begins=RESPONSE_BEGINS).filter(begins=answer, response__startswith=PROVIDER_ID)
 
 
 def transports_of(provider: str) -> list[str]:

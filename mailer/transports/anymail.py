@@ -58,8 +58,8 @@ WITHOUT_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "Credent
 
 METADATA = "postcommit"
 """The name of our token in the metadata of a mail."""
-WITHOUT_METADATA = {"Postal"}
-"""Anymail refuses metadata for them."""
+WITHOUT_METADATA = {"MailerSend", "Postal"}
+"""Anymail refuses a mail with metadata for them. Their reports name it by the provider's id, or by the Message-ID."""
 
 REFUSED = {"invalid", "rejected", "failed"}
 """Anymail's statuses of a recipient that mean a refusal; the others are sent, queued and unknown."""

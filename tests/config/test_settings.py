@@ -253,3 +253,14 @@ def test_production_asks_staff_for_a_second_factor(
         monkeypatch.setenv(name, value)
     settings = runpy.run_path(str(PROJECT / "config" / "settings.py"))
     assert settings["STAFF_SECOND_FACTOR"] is expected
+
+
+def test_anymail_gets_the_secrets_of_webhooks_and_no_empty_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = ENVIRONMENT | {"ANYMAIL_WEBHOOK_SECRET": "hooks:new,hooks:old", "ANYMAIL_POSTAL_WEBHOOK_KEY": ""}
+    assert read_settings(monkeypatch, environment)["ANYMAIL"] == {"WEBHOOK_SECRET": ["hooks:new", "hooks:old"]}
+
+
+def test_a_secret_of_webhooks_that_no_request_could_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ImproperlyConfigured, match="ANYMAIL_WEBHOOK_SECRET: write user:password") as refusal:
+        read_settings(monkeypatch, ENVIRONMENT | {"ANYMAIL_WEBHOOK_SECRET": "only-a-password"})
+    assert "only-a-password" not in str(refusal.value)

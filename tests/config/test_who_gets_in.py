@@ -121,6 +121,7 @@ def world() -> World:
             "email_change_stop": [change.pk, links.code(links.STOP_CHANGE, change)],
             "unsubscribe": [token := subscriptions.token(OWNER, NEWS)],
             "unsubscribe/<path:token>": [token],
+            "webhook": ["postmark", "tracking"],
             "admin:app_list": ["accounts"],
             "accounts_user": [owner.pk],
             "accounts_emailverification": [link.pk],
@@ -272,6 +273,7 @@ TABLE: dict[str, Rule] = {
     "healthz": public(always(200)),
     "readyz": public(always(200)),
     "metrics": public({"GET": 404}),  # without a token in the settings
+    "webhook": public(always(404)),  # without a secret in the settings
     "set_language": public({"POST": 302}),
     "signup": public(FORM),
     "check_inbox": public(FORM | {"POST": 302}),  # to the log-in page: these browsers have no sign-up
@@ -350,8 +352,11 @@ TABLE: dict[str, Rule] = {
     **read_only("mailer_worker"),
 }
 SECRET_LINKS = {"verify", "password_reset_confirm", "email_change_confirm", "email_change_stop", "unsubscribe"}
-WITHOUT_CSRF = {"unsubscribe", "unsubscribe/<path:token>", "set_language"}
-"""A mail client has no token, and its secret link is the permission. A language changes only what a browser shows."""
+WITHOUT_CSRF = {"unsubscribe", "unsubscribe/<path:token>", "set_language", "webhook"}
+"""A mail client has no token, and its secret link is the permission. A language changes only what a browser shows.
+
+Providers bring a secret or a signature.
+"""
 
 
 def routes(resolver: Any = None, prefix: str = "", namespace: str = "") -> Iterator[tuple[str, str]]:

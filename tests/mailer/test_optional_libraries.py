@@ -50,11 +50,12 @@ import mailer
 from mailer.celery import configure
 configure(app)
 call_command("check", tags=["postcommit", "emails"])
-import mailer.urls  # without /metrics
+import mailer.urls  # without /metrics and /anymail/
 needing = {
     "mailer.transports.dkim", "mailer.transports.dns_records", "mailer.transports.dns_sending",
     "mailer.transports.oauth.endpoint",
     "mailer.composing.premailer", "mailer.views.metrics",
+    "mailer.views.webhooks", "mailer.feedback.providers",
 }
 for module in pkgutil.walk_packages(mailer.__path__, "mailer."):
     if module.name not in needing:

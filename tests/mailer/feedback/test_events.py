@@ -159,6 +159,16 @@ def test_a_report_that_comes_before_the_answer_of_its_own_attempt_waits_for_it(
     assert message.events.get().what == What.DELIVERED
 
 
+def test_a_mail_is_found_by_the_providers_id_if_the_provider_replaced_the_message_id(
+    user: User, smtp: Sink, settings: Settings
+) -> None:
+    message = sent(user)
+    settings.MAILERS = {**settings.MAILERS, "transport": POSTMARK}
+    DeliveryAttempt.objects.update(response="provider's message id abc-1")
+    say(report(What.DELIVERED, message_id="<its own@postmark>", provider_id="abc-1"), source="Postmark")
+    assert message.events.get().what == What.DELIVERED
+
+
 def test_a_report_about_nobodys_mail_is_given_up_and_stops_no_other(user: User, smtp: Sink) -> None:
     strange = report(bounce=Bounce.HARD, recipient="eve@example.com", message_id="<unknown@example.com>")
     say(strange, report(What.DELIVERED, message=sent(user).pk))
