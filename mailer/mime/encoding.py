@@ -7,7 +7,7 @@ import re
 import secrets
 from email import policy
 from email.contentmanager import ContentManager, raw_data_manager
-from email.headerregistry import Address, AddressHeader, HeaderRegistry
+from email.headerregistry import Address, AddressHeader, HeaderRegistry, MessageIDHeader, UnstructuredHeader
 from email.message import EmailMessage as Entity
 from email.message import Message
 from functools import cache, lru_cache
@@ -16,6 +16,7 @@ from typing import Any
 from django.core.mail import EmailMessage
 
 from mailer.addresses import domain_in_ascii
+from mailer.mime import folding
 from mailer.outcomes import Unsendable
 
 LONGEST_LINE = 998
@@ -173,35 +174,32 @@ class _Policy(policy.EmailPolicy):
     def fold_uncached(self, name: str, value: str) -> bytes:
         """Fold the field, including its line end."""
         # 8BITMIME does not permit 8-bit octets in headers (RFC 6152, 3), so only UTF-8 headers have them.
-        folded: bytes = self.fold(name, value).encode()
+        folded = self._folded(name, value).encode()
         if NO_FIELD.search(folded):  # Python decodes encoded words in parameters without checking the result
             raise Unsendable("a header field contains a line break or a NUL")
-        if isinstance(value, AddressHeader):
-            return self._check_addresses(name, value, folded)
-        # Python turns a long word into encoded words in order to fold it. This breaks a URL, as in List-Unsubscribe.
-        if b"=?" in folded and str(value).isascii():
-            unfolded = self._fold_late(name, value)
-            return folded if b"=?" in unfolded else unfolded
-        return folded
+        return self._check_addresses(name, value, folded) if isinstance(value, AddressHeader) else folded
+
+    def _folded(self, name: str, value: Any) -> str:
+        if type(value) is class_of(name.lower()):  # no field of prebuilt MIME, which stays as it is
+            if isinstance(value, UnstructuredHeader | MessageIDHeader):
+                return folding.text(name, str(value), utf8=self.utf8).replace("\r\n", self.linesep)
+            if isinstance(value, AddressHeader) and all(group.display_name is None for group in value.groups):
+                return folding.mailboxes(name, value.addresses, utf8=self.utf8).replace("\r\n", self.linesep)
+        return str(self.fold(name, value))
 
     def _check_addresses(self, name: str, value: Any, folded: bytes) -> bytes:
         """Return the folded field. Raises Unsendable if it would be read as other addresses than the caller wrote.
 
-        Python removes the quotes of a name that it folds (https://github.com/python/cpython/issues/80222, until 3.12.8 and
-        3.13.1), and decodes a name that looks like an encoded word.
+        Python decodes a name that looks like an encoded word.
         """
-        for candidate in (folded, self._fold_late(name, value)):
-            unfolded = candidate.decode().partition(":")[2].replace("\r\n", "").strip()
-            if self._specs(self.header_factory(name, unfolded)) == self._specs(value):
-                return candidate
-        raise Unsendable("a name beside an address would be read as another address, or is too long (RFC 5322, 2.1.1)")
+        unfolded = "".join(folded.decode().partition(":")[2].splitlines()).strip()
+        if self._specs(self.header_factory(name, unfolded)) != self._specs(value):
+            raise Unsendable("a name beside an address would be read as another address (RFC 5322, 3.4)")
+        return folded
 
     @staticmethod
     def _specs(header: Any) -> list[str]:
         return [address.addr_spec for address in header.addresses]
-
-    def _fold_late(self, name: str, value: str) -> bytes:
-        return str(self.clone(max_line_length=LONGEST_LINE).fold(name, value)).encode()
 
 
 @lru_cache(maxsize=256)
