@@ -2,12 +2,11 @@
 
 import re
 from collections.abc import Iterable
-from urllib.parse import unquote
 
 from django.utils.html import escape, format_html
 from django.utils.safestring import SafeString, mark_safe
 
-from local.inbox.reading import CID, MAX_CIDS, Part
+from local.inbox.reading import CID, MAX_CIDS, Part, content_ids
 
 # Without the punctuation of the sentence around it. A closing bracket belongs to a URL that opens it.
 URL = re.compile(r"""(https?://(?:\([^\s<>"()]{0,200}\)|[^\s<>"()]){1,2000}(?<![.,;:!?'*\]}]))""", re.IGNORECASE)
@@ -39,7 +38,7 @@ def framed(html: str, parts: Iterable[Part], parts_url: str) -> str:
     by_content_id = {part.content_id: part for part in parts if part.content_id}
 
     def address(match: re.Match[str]) -> str:
-        part = by_content_id.get(match[2]) or by_content_id.get(unquote(match[2]))
+        part = next((by_content_id[name] for name in content_ids(match[2]) if name in by_content_id), None)
         return f"{match[1]}{escape(parts_url)}{part.number}/" if part else match[0]
 
     html = LOADING.sub(r"<\1x-", CID.sub(address, html, count=MAX_CIDS))

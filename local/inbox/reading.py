@@ -16,8 +16,10 @@ from email.message import Message
 from email.parser import BytesHeaderParser
 from email.policy import EmailPolicy
 from functools import lru_cache
+from html import unescape
 from itertools import islice
 from time import thread_time
+from urllib.parse import unquote
 
 type AnyMessage = Message[str, str]
 
@@ -157,11 +159,17 @@ def _reading(message: AnyMessage, policy: Lenient) -> Reading:
             extension = mimetypes.guess_extension(part.content_type) or ".bin"
             part.filename = part.filename or f"part-{part.number}{extension}"
             reading.parts.append(part)
-    shown = {match[2] for match in islice(CID.finditer(reading.html or ""), MAX_CIDS)}
+    cids = islice(CID.finditer(reading.html or ""), MAX_CIDS)
+    shown = {name for match in cids for name in content_ids(match[2])}
     for part in reading.parts:
         part.embedded = part.content_id in shown
     reading.cut = policy.is_late
     return reading
+
+
+def content_ids(in_html: str) -> tuple[str, ...]:
+    """Return the Content-IDs that a `cid:` URL in HTML may name: as it is written, and without escapes (RFC 2392, 2)."""
+    return in_html, unescape(in_html), unquote(unescape(in_html))
 
 
 def _leaves(part: AnyMessage) -> Iterator[AnyMessage]:

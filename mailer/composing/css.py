@@ -10,8 +10,11 @@ import css_inline
 
 from mailer.conf import options
 
-KEPT_STYLE = re.compile(r'<style data-inline="no">(.*?)</style>', re.DOTALL)
-PLACEHOLDER = '<!--"kept style"-->'  # both engines keep comments in place, and escaped text cannot look like one
+KEPT = re.compile(
+    r'<!--.*?-->|(?P<kept><style data-inline="no">.*?</style>|<!\[(?:if\b[^\]>]*|endif)\]>)', re.DOTALL | re.IGNORECASE
+)
+"""Outside comments: a style to keep, and Outlook's `<![if !mso]>` and `<![endif]>`, of which both engines make comments."""
+PLACEHOLDER = '<!--"kept"-->'  # both engines keep comments in place, and escaped text cannot look like one
 
 
 def inline_css(html: str) -> str:
@@ -19,10 +22,17 @@ def inline_css(html: str) -> str:
 
     A `<style data-inline="no">` stays unchanged; the engines would drop selectors that match nothing.
     """
-    pieces = KEPT_STYLE.split(html)  # what stands between the kept styles, and their CSS, in turn
-    inlined = ENGINES[options().inliner](PLACEHOLDER.join(pieces[::2]))
-    for css in pieces[1::2]:
-        inlined = inlined.replace(PLACEHOLDER, f"<style>{css}</style>", 1)
+    kept: list[str] = []
+
+    def keep(found: re.Match[str]) -> str:
+        if not found["kept"]:
+            return found[0]
+        kept.append(found["kept"].replace(' data-inline="no"', "", 1))
+        return PLACEHOLDER
+
+    inlined = ENGINES[options().inliner](KEPT.sub(keep, html))
+    for each in kept:
+        inlined = inlined.replace(PLACEHOLDER, each, 1)
     # Both engines add a missing <html> and <body>, but no doctype; without it, clients use quirks mode.
     return inlined if inlined[:9].lower() == "<!doctype" else f"<!DOCTYPE html>\n{inlined}"
 

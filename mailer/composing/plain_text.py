@@ -27,7 +27,14 @@ UNBROKEN = 100_000
 """A width that no line reaches."""
 
 BLANKS = re.compile(r"[\t\n\f\r \xa0\u2007]+")
-HIDDEN = re.compile(r"(?:^|;)\s*(?:display\s*:\s*none|visibility\s*:\s*hidden)", re.IGNORECASE)
+HIDDEN = re.compile(
+    r"(?:^|;)\s*(?:display\s*:\s*none|visibility\s*:\s*hidden"
+    r"|(?:font-size|max-height|opacity)\s*:\s*0*\.?0*(?:px|em|rem|pt|%)?\s*(?:!important\s*)?(?:;|$))",
+    re.IGNORECASE,
+)
+"""How senders hide the text for the list of an inbox, a preheader."""
+PADDING = re.compile(r"(?:[\u034f\u00ad\u200b-\u200f\u2007\u2060\ufeff]\s*){4,}")
+"""Characters without a width that follow a preheader, so that a client shows nothing after it. A few stand in words."""
 BULLET = re.compile(r"(?:[*+o-]|\d+\.) ")
 INLINE = ("b", "strong", "i", "em", "u", "s", "span", "font", "small", "big", "bdi", "code")
 UNDERLINES = {"h1": "=", "h2": "-"}
@@ -64,7 +71,7 @@ def _lay_out(element: HtmlElement, width: int) -> str:
     _replace_blocks(element, width)
     for each in element.iter():
         # inscriptis decodes entities a second time, after lxml
-        each.text, each.tail = (text and text.replace("&", "&amp;") for text in (each.text, each.tail))
+        each.text, each.tail = (text and PADDING.sub("", text).replace("&", "&amp;") for text in (each.text, each.tail))
     text = Inscriptis(element, ParserConfig(css=CSS)).get_text()
     return re.sub(r"\n{3,}", "\n\n", "\n".join(_wrap_all(text.split("\n"), width))).strip("\n")
 

@@ -117,6 +117,25 @@ def test_pictures_in_the_html_come_from_the_mail_itself(inbox: RunningInbox) -> 
 
 
 @pytest.mark.parametrize(
+    ("content_id", "url"),
+    [
+        ("logo@x", "cid:logo%40x"),
+        ("logo@x", "CID:logo@x"),
+        ("a&b@x", "cid:a&amp;b%40x"),
+        ("a%40b", "cid:a%40b"),
+        ("50%@x", "cid:50%25@x"),
+    ],
+)
+def test_a_picture_is_found_however_its_url_is_escaped(inbox: RunningInbox, content_id: str, url: str) -> None:
+    message = html_mail(f'<img src="{url}">')
+    html_part = message.get_payload()[1]  # type: ignore[index]
+    html_part.add_related(PICTURE, maintype="image", subtype="gif", cid=f"<{content_id}>")  # type: ignore[union-attr]
+    message_id = inbox.send(bytes(message))
+    assert f'src="{inbox.url}/messages/{message_id}/parts/1/"' in inbox.ask(f"/messages/{message_id}/html/").text
+    assert "part-1" not in inbox.ask(f"/messages/{message_id}/").text  # it is no attachment
+
+
+@pytest.mark.parametrize(
     ("claimed", "served"), [("text/html", "application/octet-stream"), ("image/svg+xml", "image/svg+xml")]
 )
 def test_an_attachment_is_downloaded_and_never_opened(inbox: RunningInbox, claimed: str, served: str) -> None:

@@ -203,6 +203,21 @@ def test_a_style_marked_as_not_inlined_stays_unchanged() -> None:
 
 
 @pytest.mark.usefixtures("engine")
+@pytest.mark.parametrize(
+    "conditional",
+    [
+        "<![if !mso]><p>x</p><![endif]>",
+        "<![IF gte mso 9]><p>x</p><![ENDIF]>",
+        "<!--[if !mso]><!--><p>x</p><!--<![endif]-->",
+        "<!--[if mso]><![if gte mso 9]>y<![endif]><![endif]--><p>x</p>",
+        '<!--[if mso]><style data-inline="no">a{}</style><![endif]--><p>x</p>',
+    ],
+)
+def test_a_condition_for_outlook_stays_a_condition(conditional: str) -> None:
+    assert conditional in inline_css(PAGE.format(head="<meta charset=utf-8>", body=conditional))
+
+
+@pytest.mark.usefixtures("engine")
 @pytest.mark.parametrize("html", ["<p>x</p>", "<html><body><p>x</p></body></html>", "<!doctype html><p>x</p>"])
 def test_a_fragment_becomes_a_document(html: str) -> None:
     document = inline_css(html)

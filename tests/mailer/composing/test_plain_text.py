@@ -51,6 +51,10 @@ BLOCKS = {
     "code": ("<pre>def f():\n\n    return '&lt;'  # &amp;amp;</pre>", "def f():\n\n    return '<'  # &amp;"),
     "an image": ('<p><img src="x" alt="A cat"> and <img src="y" alt=""></p>', "[A cat] and"),
     "hidden elements": ('<p>a<span style="display: none">b</span></p><div hidden>c</div><i aria-hidden="true">d</i>', "a"),
+    "a preheader": ('<div style="font-size:0px; line-height: 0">b</div><p style="max-height:0;overflow:hidden">c</p>'
+                    '<p style="opacity: 0 !important">d</p><p style="font-size: 0.9em; opacity: .5">a</p>', "a"),
+    "padding behind a preheader": (f"<p>a</p><div>{'&#847;&zwnj;&nbsp;' * 40}</div><p>b{'&#8203;&shy; ' * 9}</p>", "a\n\nb"),
+    "joiners inside words": ("<p>می&zwnj;خواهم 👨&zwj;👩&zwj;👧</p>", "می\u200cخواهم 👨\u200d👩\u200d👧"),
     "elements with data-text=no": ('<p>a</p><p data-text="no">b</p>', "a"),
     "a comment for Outlook": ("<p>a</p><!--[if mso]><p>b</p><![endif]--><p>c</p>", "a\n\nc"),
     "a table for layout": ('<table role="presentation"><tr><td><table role="presentation"><tr><td>&nbsp;</td></tr></table>'
