@@ -11,6 +11,7 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from accounts import time_zones
 from accounts.addresses import canonical
 from accounts.sessions import Session  # noqa: F401 - a model of this app, kept beside its store
 
@@ -73,8 +74,14 @@ class User(AbstractBaseUser, PermissionsMixin):
         return self.email
 
     def clean(self) -> None:
-        """Store the address in canonical form."""
+        """Store the address and the time zone in the form in which they are found."""
         self.email = canonical(self.email)
+        self.time_zone = time_zones.validated(self.time_zone)
+
+    @property
+    def known_time_zone(self) -> str:
+        """The time zone; empty, which is the site's, if the stored one does not exist."""
+        return time_zones.known(self.time_zone)
 
     @property
     def has_verified_email(self) -> bool:

@@ -2,20 +2,35 @@
 
 import pkgutil
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import partial
+from ipaddress import ip_address
 from typing import Any
-from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode
 
 import anymail.backends
+import idna
+import psycopg
 from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.core.validators import validate_email
+from django.http.request import split_domain_port
 from environs import Env, EnvError, EnvValidationError
 from limits import parse_many
+from psycopg.conninfo import conninfo_to_dict
+
+from mailer import server_url
+from mailer.server_url import HOW as HINT
 
 KEY_LENGTH = 50
-HINT = "write @ : / in a user or password as %40 %3A %2F"
 
+NEEDS_POSTGRES = (
+    "PostgreSQL 15 or newer is needed, because workers share the mail by its row locks (SKIP LOCKED): "
+    "postgres://user:password@host:5432/name"
+)
+KNOWN_TO_LIBPQ = {option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults()} | {"ssl"}
+"""`ssl=true` is `sslmode=require`, as Java has it."""
 BROKERS = ("redis", "rediss", "redis+socket", "sentinel")
 NOT_PROVIDERS = {"base", "base_requests", "console", "test", "sendinblue"}
 PROVIDERS = {module.name for module in pkgutil.iter_modules(anymail.backends.__path__)} - NOT_PROVIDERS
@@ -35,8 +50,21 @@ class Environment(Env):
 
     def __init__(self) -> None:
         super().__init__(eager=False)
-        for parser in (origin, secret_keys, logins, page, mail_address, rate_limits, redis_url, email_url):
-            self.add_parser(parser.__name__, parser)
+        parsers = (
+            line,
+            origin,
+            hosts,
+            secret_keys,
+            logins,
+            page,
+            mail_address,
+            rate_limits,
+            database_url,
+            redis_url,
+            email_url,
+        )
+        for parser in parsers:
+            self.add_parser(parser.__name__, partial(_without_spaces, parser))
 
     def seal(self) -> None:
         """Raise ImproperlyConfigured, with one sentence for each variable that is missing or invalid."""
@@ -58,25 +86,79 @@ class Broker:
     limits_options: dict[str, Any] = field(default_factory=dict)
 
 
+def _without_spaces(parser: Callable[..., Any], value: str, **options: Any) -> Any:
+    """A value that was pasted has spaces and line breaks around it."""
+    return parser(value.strip(), **options)
+
+
+def line(value: str) -> str:
+    """Parse a text of one line."""
+    if not value.isprintable():
+        raise EnvError("write one line, without control characters")
+    return value
+
+
 def split(url: str) -> SplitResult:
-    """Split a URL. Raises EnvError without the URL in it; urlsplit's own errors show the URL, and so its password."""
+    """Split the URL of a server. Raises EnvError if its user or password may be read wrongly. No error shows the URL."""
+    return _explained(server_url.split, url)
+
+
+def _explained[Read](read: Callable[[str], Read], url: str) -> Read:
     try:
-        parts = urlsplit(url)
-        _ = parts.port  # raises ValueError as well
+        return read(url)
+    except ValueError as error:
+        raise EnvError(str(error)) from None
+
+
+def _scheme(url: str) -> str:
+    """Return the part before the first colon. A value without one may be a password, which no error may show."""
+    return url.partition(":")[0].lower() if ":" in url else ""
+
+
+def options_in(query: str) -> dict[str, str]:
+    """Parse the part of a URL behind its `?`. A plus is a plus, as keys have it; a space is `%20`."""
+    try:
+        if "#" in query:
+            raise ValueError
+        pairs = parse_qsl(query.strip("&").replace("+", "%2B"), strict_parsing=bool(query.strip("&")), errors="strict")
     except ValueError:
-        raise EnvError(f"not a URL with a host and a port that is a number; {HINT}") from None
-    return parts
+        raise EnvError("behind the ? write name=value&name=value, and in a value & # % as %26 %23 %25") from None
+    return dict(pairs)
 
 
 def origin(value: str, *, local_only: bool = False) -> str:
-    """Parse the base of every link: a URL without a path, such as `https://example.com`."""
-    parts = split(value)
+    """Parse the base of every link: a URL without a path, such as `https://example.com`. Return it as browsers write it."""
+    parts = _explained(server_url.split_any, value)
     extra = parts.path.strip("/") or parts.query or parts.fragment or parts.username or parts.password
     if parts.scheme not in ("http", "https") or not parts.hostname or extra:
         raise EnvError("write only scheme and host, as in https://example.com")
     if local_only and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
         raise EnvError(f"{parts.netloc} is not this machine, and DEBUG shows settings to every visitor: set DEBUG=0.")
-    return f"{parts.scheme}://{parts.netloc}"
+    is_default = parts.port in (None, {"http": 80, "https": 443}[parts.scheme])
+    return f"{parts.scheme}://{host(parts.hostname)}{'' if is_default else f':{parts.port}'}"
+
+
+def host(name: str) -> str:
+    """Return a host as browsers and Django write it: `xn--bcher-kva.example` for `Bücher.example.`, `[::1]` for `::1`."""
+    try:
+        if ":" in name:
+            name = f"[{ip_address(name.strip('[]')).compressed}]"
+        elif not name.isascii():
+            name = idna.encode(name, uts46=True).decode()
+    except ValueError:  # idna's errors are among them
+        name = ""
+    name = name.rstrip(".").lower()
+    if not split_domain_port(name)[0]:
+        raise EnvError("the host must be a domain of letters, digits, hyphens and dots, or an IP address")
+    return name
+
+
+def hosts(value: str) -> list[str]:
+    """Parse hosts with commas between them. `.example.com` stands for its subdomains, too, and `*` for every host."""
+    names = [name for name in map(str.strip, value.split(",")) if name]
+    if any("/" in name for name in names):
+        raise EnvError("write hosts without a scheme and a path, as in example.com,www.example.com")
+    return [name if name == "*" else "." * name.startswith(".") + host(name.removeprefix(".")) for name in names]
 
 
 def secret_keys(value: str) -> list[str]:
@@ -98,9 +180,14 @@ def logins(value: str) -> list[str]:
 def page(value: str) -> str:
     """Parse the address of a page: a URL, a path on this site, or nothing."""
     is_path = value.startswith("/") and not value.startswith("//")
-    if value and not is_path and not (split(value).scheme in ("http", "https") and split(value).hostname):
+    if value and not is_path and not _is_page(value):
         raise EnvError("write a URL, as in https://example.com/privacy, or a path, as in /privacy")
     return value
+
+
+def _is_page(url: str) -> bool:
+    parts = _explained(server_url.split_any, url)
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 def mail_address(value: str) -> str:
@@ -122,16 +209,48 @@ def rate_limits(value: str) -> str:
     return value
 
 
+def database_url(url: str) -> dict[str, Any]:
+    """Parse `postgres://user:password@host:5432/name?sslmode=…` as PostgreSQL's own library does, with several hosts, too.
+
+    The option `disable_server_side_cursors` is Django's.
+    """
+    if _scheme(url) not in ("postgres", "postgresql", "pgsql"):
+        raise EnvError(NEEDS_POSTGRES)
+    address, _, query = _explained(server_url.normalized, url).partition("?")
+    options = options_in(query)
+    is_pooled = options.pop("disable_server_side_cursors", "false").lower() in ("true", "1", "yes")
+    if unknown := options.keys() - KNOWN_TO_LIBPQ:
+        raise EnvError(f"PostgreSQL's library has no option {min(unknown)!r}")
+    try:
+        found = conninfo_to_dict(f"postgresql{address[address.index(':') :]}?{urlencode(options, quote_via=quote)}")
+    except psycopg.Error:  # its text shows parts of the URL
+        raise EnvError(f"not a URL that PostgreSQL's library can read; {HINT}") from None
+    ports = [port for port in str(found.get("port", "")).split(",") if port]
+    if not all(port.isdecimal() and 0 < int(port) < 65_536 for port in ports):
+        raise EnvError(f"a port must be a number up to 65535; {HINT}")
+    if not found.keys() & {"dbname", "service"}:
+        raise EnvError("name the database at the end of the address: postgres://user:password@host:5432/name")
+    names = {"NAME": "dbname", "USER": "user", "PASSWORD": "password", "HOST": "host", "PORT": "port"}
+    database: dict[str, Any] = {name: found.pop(key, "") for name, key in names.items()}
+    return {
+        "ENGINE": "django.db.backends.postgresql",
+        "DISABLE_SERVER_SIDE_CURSORS": is_pooled,
+        "OPTIONS": found,
+    } | database
+
+
 def redis_url(url: str) -> Broker:
     """Parse `redis://`, `rediss://`, `redis+socket://` and `sentinel://h1:p;sentinel://h2:p/0?master_name=…`.
 
     A `rediss://` address without `ssl_cert_reqs` gets `required`, because kombu would check no certificate.
     """
-    scheme = url.partition(":")[0]
+    scheme = _scheme(url)
     if scheme not in BROKERS:
         raise EnvError(f"unknown scheme {scheme!r}; use one of {', '.join(f'{s}://' for s in BROKERS)}")
+    servers = url.split(";") if scheme == "sentinel" else [url]
+    url = ";".join(_explained(server_url.normalized, server) for server in servers)
     address, _, query = url.partition("?")
-    options = dict(parse_qsl(query))
+    options = options_in(query)
     if scheme == "sentinel":
         return _sentinel(address, options.get("master_name"))
     split(url)
@@ -170,12 +289,13 @@ def email_url(url: str) -> Mailer:
     `smtp://user:pass@host:587/?tls=1`, `smtps://user:pass@host`, `postmark:?server_token=…`, `ses:?region_name=…`, and for
     log-in with a token `smtp://user@host:587/?tls=1&oauth=microsoft&…`.
     """
-    limits = {name: text for name, text in parse_qsl(split(url).query, keep_blank_values=True) if name in LIMITS}
+    query = parse_qsl(url.partition("?")[2], keep_blank_values=True)  # a limit without a value is a mistake
+    limits = {name: text for name, text in query if name in LIMITS}
     return _without_limits(url) | ({"LIMITS": limits} if limits else {})
 
 
 def _without_limits(url: str) -> Mailer:
-    scheme = url.partition(":")[0].lower()
+    scheme = _scheme(url)
     if scheme in ("smtp", "smtps"):
         return _smtp(url, use_ssl=scheme == "smtps")
     provider = SHORT_NAMES.get(scheme, scheme)
@@ -184,21 +304,21 @@ def _without_limits(url: str) -> Mailer:
         close = get_close_matches(scheme, known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(known)}"
         raise EnvError(f"unknown transport {scheme!r}; {hint}")
-    options: dict[str, Any] = _options(split(url))
+    options: dict[str, Any] = _options(url.partition("?")[2])
     if provider == "amazon_ses":
         client = {name: options.pop(name) for name in options.keys() - SES_OPTIONS}
         options |= {"client_params": client} if client else {}
     return {"BACKEND": f"anymail.backends.{provider}.EmailBackend", "OPTIONS": options}
 
 
-def _options(parts: SplitResult) -> dict[str, str]:
-    """Return the query without what is for the mailer."""
-    return {name: text for name, text in parse_qsl(parts.query) if name not in LIMITS}
+def _options(query: str) -> dict[str, str]:
+    """Parse the query, without what is for the mailer."""
+    return {name: text for name, text in options_in(query).items() if name not in LIMITS}
 
 
 def _smtp(url: str, *, use_ssl: bool) -> Mailer:
     parts = split(url)
-    query = _options(parts)
+    query = _options(parts.query)
     use_tls = query.pop("tls", "0") in ("1", "true", "yes")
     oauth = {"provider": query.pop("oauth"), **query} if "oauth" in query else None  # the mailer checks its options
     if query and not oauth:

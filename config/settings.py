@@ -35,14 +35,14 @@ def in_debug(value: str) -> dict[str, Any]:
 SECRET_KEY: str = env.str("SECRET_KEY", validate=validate.Length(min=KEY_LENGTH), **in_debug("only-for-debug" * 4))
 SECRET_KEY_FALLBACKS: list[str] = env.secret_keys("SECRET_KEY_FALLBACKS", "")
 SITE_URL: str = env.origin("SITE_URL", local_only=DEBUG, **in_debug("http://localhost:8000"))
-hosts: list[str] = env.list("ALLOWED_HOSTS", [])
+hosts: list[str] = env.hosts("ALLOWED_HOSTS", "")
 TRUSTED_PROXIES: list[str] = env.list("TRUSTED_PROXIES", [])
-database: dict[str, Any] = env.dj_db_url("DATABASE_URL")
+database: dict[str, Any] = env.database_url("DATABASE_URL")
 broker: Broker = env.redis_url("REDIS_URL")
 transport: Mailer = env.email_url("EMAIL_URL")
 fallback: Mailer | None = env.email_url("FALLBACK_EMAIL_URL") if env.str("FALLBACK_EMAIL_URL", "") else None
-DEFAULT_FROM_EMAIL: str = env.str("DEFAULT_FROM_EMAIL", **in_debug("Postcommit <hello@postcommit.example>"))
-HEALTHCHECK_PING_URL: str = env.str("HEALTHCHECK_PING_URL", "")  # mailer/conf.py checks it
+DEFAULT_FROM_EMAIL: str = env.line("DEFAULT_FROM_EMAIL", **in_debug("Postcommit <hello@postcommit.example>"))
+HEALTHCHECK_PING_URL: str = env.line("HEALTHCHECK_PING_URL", "")  # mailer/conf.py checks it
 SUPPORT_EMAIL: str = env.mail_address("SUPPORT_EMAIL", "")
 PRIVACY_URL: str = env.page("PRIVACY_URL", "")
 TERMS_URL: str = env.page("TERMS_URL", "")
@@ -50,20 +50,20 @@ login_of_flower = validate.Regexp(r"(.+:.+)?\Z", error="write user:password")
 FLOWER_BASIC_AUTH: str = env.str("FLOWER_BASIC_AUTH", "", validate=login_of_flower)
 webhooks: dict[str, Any] = {
     "WEBHOOK_SECRET": env.logins("ANYMAIL_WEBHOOK_SECRET", ""),
-    "MAILERSEND_SIGNING_SECRET": env.str("ANYMAIL_MAILERSEND_SIGNING_SECRET", ""),
-    "MAILERSEND_INBOUND_SECRET": env.str("ANYMAIL_MAILERSEND_INBOUND_SECRET", ""),
-    "MAILGUN_WEBHOOK_SIGNING_KEY": env.str("ANYMAIL_MAILGUN_WEBHOOK_SIGNING_KEY", ""),
-    "MAILTRAP_TRACKING_SECRET": env.str("ANYMAIL_MAILTRAP_TRACKING_SECRET", ""),
-    "MAILTRAP_INBOUND_SECRET": env.str("ANYMAIL_MAILTRAP_INBOUND_SECRET", ""),
-    "MANDRILL_WEBHOOK_KEY": env.str("ANYMAIL_MANDRILL_WEBHOOK_KEY", ""),
-    "POSTAL_WEBHOOK_KEY": env.str("ANYMAIL_POSTAL_WEBHOOK_KEY", ""),
-    "SENDGRID_TRACKING_WEBHOOK_VERIFICATION_KEY": env.str("ANYMAIL_SENDGRID_TRACKING_WEBHOOK_VERIFICATION_KEY", ""),
-    "UNISENDER_GO_API_KEY": env.str("ANYMAIL_UNISENDER_GO_API_KEY", ""),
-    "BREVO_API_KEY": env.str("ANYMAIL_BREVO_API_KEY", ""),
-    "MAILTRAP_API_TOKEN": env.str("ANYMAIL_MAILTRAP_API_TOKEN", ""),
-    "RESEND_API_KEY": env.str("ANYMAIL_RESEND_API_KEY", ""),
+    "MAILERSEND_SIGNING_SECRET": env.line("ANYMAIL_MAILERSEND_SIGNING_SECRET", ""),
+    "MAILERSEND_INBOUND_SECRET": env.line("ANYMAIL_MAILERSEND_INBOUND_SECRET", ""),
+    "MAILGUN_WEBHOOK_SIGNING_KEY": env.line("ANYMAIL_MAILGUN_WEBHOOK_SIGNING_KEY", ""),
+    "MAILTRAP_TRACKING_SECRET": env.line("ANYMAIL_MAILTRAP_TRACKING_SECRET", ""),
+    "MAILTRAP_INBOUND_SECRET": env.line("ANYMAIL_MAILTRAP_INBOUND_SECRET", ""),
+    "MANDRILL_WEBHOOK_KEY": env.line("ANYMAIL_MANDRILL_WEBHOOK_KEY", ""),
+    "POSTAL_WEBHOOK_KEY": env.line("ANYMAIL_POSTAL_WEBHOOK_KEY", ""),
+    "SENDGRID_TRACKING_WEBHOOK_VERIFICATION_KEY": env.line("ANYMAIL_SENDGRID_TRACKING_WEBHOOK_VERIFICATION_KEY", ""),
+    "UNISENDER_GO_API_KEY": env.line("ANYMAIL_UNISENDER_GO_API_KEY", ""),
+    "BREVO_API_KEY": env.line("ANYMAIL_BREVO_API_KEY", ""),
+    "MAILTRAP_API_TOKEN": env.line("ANYMAIL_MAILTRAP_API_TOKEN", ""),
+    "RESEND_API_KEY": env.line("ANYMAIL_RESEND_API_KEY", ""),
 }
-FLOWER_URL: str = env.str("FLOWER_URL", "")
+FLOWER_URL: str = env.line("FLOWER_URL", "")
 ACCOUNTS_MAIL_PER_NETWORK: str = env.rate_limits("ACCOUNTS_MAIL_PER_NETWORK", "60/hour")
 VERIFICATION_DELAY: float = env.float("VERIFICATION_DELAY", 5.0, validate=validate.Range(min=0, max=86_400))
 LOG_LEVEL: str = env.str("LOG_LEVEL", "INFO", validate=validate.OneOf(["DEBUG", "INFO", "WARNING", "ERROR"]))
@@ -168,7 +168,7 @@ LOGIN_REDIRECT_URL = LOGOUT_REDIRECT_URL = "home"
 
 # --- Security --------------------------------------------------------------------------------------------------------
 
-ALLOWED_HOSTS = hosts or [str(urlsplit(SITE_URL).hostname)]
+ALLOWED_HOSTS = hosts or [urlsplit(SITE_URL).netloc.removesuffix(f":{urlsplit(SITE_URL).port}")]
 over_https = SITE_URL.startswith("https://")
 SECURE_CSP = {
     "default-src": [CSP.NONE],
@@ -196,7 +196,7 @@ DEVICE_COOKIE_NAME = f"{cookie_prefix}device"
 
 # A pooler that lends connections by transaction, such as pgbouncer, has neither cursors nor prepared statements that outlive a
 # transaction, and takes no `options` from a client: there the role has the limits (docs/scaling.md).
-is_pooled = bool(database.get("OPTIONS", {}).pop("disable_server_side_cursors", False))
+is_pooled: bool = database["DISABLE_SERVER_SIDE_CURSORS"]
 # A connection that fell silent is given up within about 10 s, and a statement after 30 s. A migration may take longer, but
 # while it waits for a lock all queries of the table wait behind it.
 is_migration = sys.argv[1:2] == ["migrate"]
@@ -217,10 +217,7 @@ DATABASES = {
     | {
         "CONN_MAX_AGE": 600,
         "CONN_HEALTH_CHECKS": True,
-        "DISABLE_SERVER_SIDE_CURSORS": is_pooled,
-        "OPTIONS": connecting
-        | ({"prepare_threshold": None} if is_pooled else of_one_server)
-        | database.get("OPTIONS", {}),
+        "OPTIONS": connecting | ({"prepare_threshold": None} if is_pooled else of_one_server) | database["OPTIONS"],
     }
 }
 

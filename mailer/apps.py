@@ -10,8 +10,12 @@ class MailerConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from mailer import checks  # noqa: F401 - importing registers them
+        from mailer import (
+            checks,  # noqa: F401 - importing registers them
+            replicas,
+        )
         from mailer.transports import anymail
 
         anymail.connect()
+        replicas.install()
         autodiscover_modules("emails")

@@ -10,7 +10,6 @@ from email.utils import parseaddr
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any, Literal, get_args, get_origin
-from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured, ValidationError
@@ -19,6 +18,7 @@ from django.core.validators import validate_email
 from django.dispatch import receiver
 
 from mailer.addresses import as_compared, domain_in_ascii, mailbox
+from mailer.server_url import HOW, split
 
 HORIZON = timedelta(seconds=60)
 """Celery keeps a countdown in a worker's memory, and repeats it when it outlasts the broker's visibility timeout. A message
@@ -158,16 +158,16 @@ def _check_together(options: Options) -> None:
         raise ImproperlyConfigured(
             f"POSTCOMMIT_BOUNCE_ADDRESS must have {LONGEST_BOUNCE_LOCAL} plain characters at most before its @."
         )
-    mailbox = options.bounce_mailbox
-    if mailbox and not (
-        _is_url(mailbox, "imaps", "imap") and urlsplit(mailbox).username and urlsplit(mailbox).password
-    ):
+    if options.bounce_mailbox and not _is_mailbox(options.bounce_mailbox):
         raise ImproperlyConfigured(
-            "POSTCOMMIT_BOUNCE_MAILBOX must be a URL, as in imaps://user:password@mail.example.com/INBOX, with % codes for "
-            "special characters."
+            f"POSTCOMMIT_BOUNCE_MAILBOX must be a URL, as in imaps://user:password@mail.example.com/INBOX; {HOW}"
         )
-    if options.healthcheck_ping_url and not _is_url(options.healthcheck_ping_url):
-        raise ImproperlyConfigured("POSTCOMMIT_HEALTHCHECK_PING_URL must be a URL, as in https://hc-ping.com/…")
+    ping_url = options.healthcheck_ping_url
+    if ping_url and ("@" in ping_url or not _is_url(ping_url, "https", "http")):
+        raise ImproperlyConfigured(
+            "POSTCOMMIT_HEALTHCHECK_PING_URL must be a URL, as in https://hc-ping.com/…, without user and password, and with "
+            "%40 %23 for @ and #."
+        )
     if options.metrics_token and not SECRET.fullmatch(options.metrics_token):
         raise ImproperlyConfigured(
             "POSTCOMMIT_METRICS_TOKEN must have 20 characters at least: letters, digits and - . _ ~ + / = only."
@@ -183,12 +183,16 @@ def _check_together(options: Options) -> None:
             raise ImproperlyConfigured(f"{used}, which is not installed: pip install django-postcommit[{extra}]")
 
 
+def _is_mailbox(url: str) -> bool:
+    return _is_url(url, "imaps", "imap") and bool(split(url).username and split(url).password)
+
+
 def _is_url(text: str, *schemes: str) -> bool:
     try:
-        parts = urlsplit(text)
-        return parts.scheme in (schemes or ("http", "https")) and bool(parts.hostname) and parts.port != 0
+        parts = split(text)
     except ValueError:
         return False
+    return parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
 
 
 def sender_domain() -> str:

@@ -11,19 +11,17 @@ keys and loaded from the database in the worker.
 
 import dataclasses
 import inspect
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from functools import cache
-from typing import Any, ClassVar, Self, dataclass_transform, get_args, get_type_hints
+from typing import Any, ClassVar, Self, dataclass_transform
 
 from django.conf import settings
-from django.core.exceptions import ObjectDoesNotExist, ValidationError
 from django.db.models import Model
 
+from mailer import fields
 from mailer.attachments import Attachment
 from mailer.models import ERASED, Queue
 
@@ -199,18 +197,18 @@ class Email:
 
     def _argument(self, name: str) -> Any:
         value = getattr(self, name)
-        if isinstance(value, Model):
-            if value.pk is None or value._state.adding:
-                raise TypeError(f"{self.kind}.{name} is a {type(value).__name__} that is not saved; save it first")
-            key = value.pk
-            return key if isinstance(key, int | str) else str(key)
         try:
-            json.dumps(value)
-        except (TypeError, ValueError):
-            raise TypeError(
-                f"{self.kind}.{name} is a {type(value).__name__}; use a model instance or a JSON value"
-            ) from None
-        return value
+            fields.check(type(self), name, value)
+        except TypeError as error:
+            raise TypeError(f"{self.kind}.{error}") from None
+        if not isinstance(value, Model):
+            return value
+        if value._state.adding or not value._is_pk_set():  # type: ignore[attr-defined]
+            raise TypeError(f"{self.kind}.{name} is a {type(value).__name__} that is not saved; save it first")
+        try:
+            return fields.stored(fields.models_of(type(self))[name], value)  # type: ignore[arg-type]
+        except TypeError as error:
+            raise TypeError(f"{self.kind}.{name}: {error}") from None
 
     @classmethod
     def load(cls, arguments: Mapping[str, Any], rows: Rows | None = None) -> Self:
@@ -226,30 +224,19 @@ class Email:
 
     @classmethod
     def _load_field(cls, name: str, value: Any, rows: Rows) -> Any:
-        model = models_of(cls).get(name)  # type: ignore[arg-type]
+        model = fields.models_of(cls).get(name)  # type: ignore[arg-type]
         if model is None or value is None:
             return value
         if row := rows.pop((model, str(value)), None):  # for one e-mail only: its code may change the instance
             return row
         try:
-            return model._default_manager.get(pk=value)
-        except (ObjectDoesNotExist, ValidationError):
+            return fields.row(model, value)
+        except fields.NoSuchRow:
             raise ReferenceGone(f"{model._meta.verbose_name} {value} no longer exists") from None
 
 
 RESERVED = frozenset({*vars(Email), *inspect.get_annotations(Email)})
 """Names that a field would hide."""
-
-
-@cache
-def models_of(kind: type[Email]) -> Mapping[str, type[Model]]:
-    """Return the models of those fields of a kind that hold model instances."""
-    return {
-        name: model
-        for name, hint in get_type_hints(kind).items()
-        for model in (hint, *get_args(hint))  # `Order | None` as well
-        if inspect.isclass(model) and issubclass(model, Model)
-    }
 
 
 def kinds() -> list[type[Email]]:

@@ -30,6 +30,7 @@ from mailer.models import ACCEPTED, SOURCES, UNSETTLED, WAITING, Message, Messag
 from mailer.recipients import suppression
 from mailer.recipients.subscriptions import copy_unsubscribes as copy_unsubscribes
 from mailer.recipients.suppression import has_arrived as has_arrived
+from mailer.replicas import reading_from_writer
 
 log = structlog.get_logger(__name__)
 
@@ -150,7 +151,7 @@ def resend(message: Message) -> Message:
     Its Message-ID is new, so receivers do not drop it as a copy. Raises UnknownKind and ReferenceGone, and ValueError if its
     transport is no longer in MAILERS.
     """
-    with transaction.atomic():
+    with transaction.atomic(), reading_from_writer():
         _keep_body(message)
         again = _new_message(find(message.kind).load(message.arguments), using=message.transport)
         again.resent_from = message

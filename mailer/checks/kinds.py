@@ -3,6 +3,7 @@
 A sample that queries the database is a warning: checks run before `migrate` too, on a database without tables.
 """
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from django.core.checks import CheckMessage, Error, register
 from django.core.checks import Warning as CheckWarning
 from django.core.exceptions import ImproperlyConfigured
 
+from mailer import fields
 from mailer.addresses import mailbox
 from mailer.checks.settings import ADDRESS_HINT
 from mailer.composing import previews
@@ -43,7 +45,7 @@ def check_kind(kind: type[Email]) -> list[CheckMessage]:
 
 
 def _built(kind: type[Email]) -> Iterator[CheckMessage]:
-    for language in previews.languages():
+    for index, language in enumerate(previews.languages()):
         try:
             preview = previews.preview(kind, language)
         except NeedsDatabase as error:
@@ -55,7 +57,16 @@ def _built(kind: type[Email]) -> Iterator[CheckMessage]:
         except NoPreview as error:
             yield Error(f"It cannot be built from its sample in {language!r}: {error}", id="mailer.E005")
         else:
+            yield from _fields(preview) if not index else ()
             yield from _check_preview(preview)
+
+
+def _fields(preview: Preview) -> Iterator[CheckMessage]:
+    for field in dataclasses.fields(preview.mail):  # type: ignore[arg-type]
+        try:
+            fields.check(type(preview.mail), field.name, getattr(preview.mail, field.name))
+        except TypeError as error:
+            yield Error(f"It cannot be stored: {error}", id="mailer.E017")
 
 
 def _check_preview(preview: Preview) -> Iterator[CheckMessage]:

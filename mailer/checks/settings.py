@@ -13,6 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import InvalidMailer, mailers
 from django.core.mail.backends import console, dummy, locmem
 from django.core.mail.handler import DEFAULT_MAILER_BACKEND
+from django.db import connection
 from django.utils.module_loading import import_string
 
 from mailer import routes
@@ -108,10 +109,24 @@ def _celery() -> Iterator[CheckMessage]:
             "package's __init__.py.",
             id="mailer.W005",
         )
+    if current_app.conf.task_always_eager:
+        yield CheckWarning(
+            "task_always_eager: the process that commits also sends the mail. What is due later, or is refused for now, waits "
+            "for manage.py deliver_due.",
+            hint="In tests leave it out and use the fixture `outbox` of mailer.testing.pytest_plugin, or its class Outbox.",
+            id="mailer.W007",
+        )
     yield from check_visibility_timeout(current_app.conf.broker_transport_options or {})
 
 
 def _database() -> Iterator[CheckMessage]:
+    if connection.vendor != "postgresql":
+        yield Error(
+            "DATABASES['default'] is not PostgreSQL, which the mailer needs: workers share the mail by its row locks (SKIP "
+            "LOCKED).",
+            id="mailer.E018",
+        )
+        return
     database = settings.DATABASES["default"]
     is_remote = database.get("HOST") and not database["HOST"].startswith("/")
     if is_remote and not {"tcp_user_timeout", "keepalives_idle"} <= database.get("OPTIONS", {}).keys():

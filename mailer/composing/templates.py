@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
+import structlog
 from django.conf import settings
 from django.template import Context, TemplateDoesNotExist, VariableDoesNotExist
 from django.template.loader import get_template
@@ -19,6 +20,9 @@ from mailer.composing.css import inline_css
 from mailer.composing.plain_text import plain_text
 from mailer.conf import options
 from mailer.email import Email, Recipient
+from mailer.text import mask
+
+log = structlog.get_logger(__name__)
 
 UNSENDABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 """Control characters and code points that UTF-8 cannot encode. RFC 5321 forbids NUL; HTML parsers fail on all of them."""
@@ -40,8 +44,13 @@ def render(email: Email, recipient: Recipient, *, unsubscribe_url: str = "") -> 
     The templates see `unsubscribe_url`. Without a `body.txt` the text is made from the HTML. Control characters and lone
     surrogates are removed. Raises what a template or the e-mail's own code raises.
     """
-    zone = zoneinfo.ZoneInfo(recipient.time_zone) if recipient.time_zone else timezone.get_default_timezone()
-    with translation.override(recipient.language or settings.LANGUAGE_CODE), timezone.override(zone):
+    zone = _zone(email, recipient)
+    if zone is None:
+        recipient = dataclasses.replace(recipient, time_zone=None)
+    with (
+        translation.override(recipient.language or settings.LANGUAGE_CODE),
+        timezone.override(zone or timezone.get_default_timezone()),
+    ):
         data = {
             **{field.name: getattr(email, field.name) for field in dataclasses.fields(email)},  # type: ignore[arg-type]
             "recipient": recipient,
@@ -59,6 +68,17 @@ def render(email: Email, recipient: Recipient, *, unsubscribe_url: str = "") -> 
         except TemplateDoesNotExist:
             return Content(subject, plain_text(html), html)
         return Content(subject, _render(f"{email.template}/body.txt", data, escape=False).strip() + "\n", html)
+
+
+def _zone(email: Email, recipient: Recipient) -> zoneinfo.ZoneInfo | None:
+    """None: the site's. A name that is wrong, or that this machine does not know, must not keep a mail from leaving."""
+    if not recipient.time_zone:
+        return None
+    try:
+        return zoneinfo.ZoneInfo(str(recipient.time_zone))
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        log.warning("unknown time zone", kind=email.kind, time_zone=mask(str(recipient.time_zone))[:50])
+        return None
 
 
 def site_name() -> str:

@@ -14,6 +14,7 @@ from mailer.delivery.steps import Ready, Trouble, Unsent
 from mailer.models import Message, State
 from mailer.outcomes import Unsendable
 from mailer.recipients import suppression
+from mailer.replicas import reading_from_writer
 from mailer.text import mask
 from mailer.transports import staging
 
@@ -30,11 +31,12 @@ def prepare(message: Message, rows: email.Rows | None = None) -> Ready | Unsent 
     """
     kind = email.find(message.kind)
     try:
-        mail = kind.load(message.arguments, rows)
-        if not mail.is_wanted():
-            return Unsent(State.CANCELLED, "no longer wanted when it was due")
-        stream = mail.stream.name if mail.stream else ""
-        return _exclude_recipients(message, build(mail, message.message_id_header), stream)
+        with reading_from_writer():
+            mail = kind.load(message.arguments, rows)
+            if not mail.is_wanted():
+                return Unsent(State.CANCELLED, "no longer wanted when it was due")
+            stream = mail.stream.name if mail.stream else ""
+            return _exclude_recipients(message, build(mail, message.message_id_header), stream)
     except email.Unwanted as unwanted:
         return Unsent(State.CANCELLED, str(unwanted))
     except email.UnknownKind:

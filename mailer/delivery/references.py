@@ -1,14 +1,15 @@
 """Load the rows that a batch of messages refers to: one statement for each model, instead of one for each message."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
 import structlog
+from django.db import router
 from django.db.models import BinaryField, Model, QuerySet
 
-from mailer import email
+from mailer import email, fields
 from mailer.database import is_away
 from mailer.email import Rows
 from mailer.models import Message
@@ -26,9 +27,12 @@ def load(messages: Iterable[Message]) -> Rows:
     for message in messages:
         with suppress(Exception):  # it is prepared by itself, where the error is found again and stops no other message
             for model, value in _references(message):
-                keys[model].add(value)
+                keys[model].add(fields.loaded(model, value))
     return {
-        (model, str(row.pk)): row for model, values in keys.items() if len(values) > 1 for row in _find(model, values)
+        (model, key): row
+        for model, values in keys.items()
+        if len(values) > 1
+        for key, row in _find(model, values).items()
     }
 
 
@@ -36,25 +40,27 @@ def _references(message: Message) -> Iterator[tuple[type[Model], Any]]:
     kind = email.KINDS.get(message.kind)
     if kind is None or message.key:
         return
-    for name, model in email.models_of(kind).items():  # type: ignore[arg-type]
+    for name, model in fields.models_of(kind).items():  # type: ignore[arg-type]
         if (value := message.arguments.get(name)) is not None and not _has_files(model):
             yield model, value
 
 
-def _find(model: type[Model], values: set[Any]) -> Iterable[Model]:
-    """Return the rows with these primary keys, each with a copy of its own of the rows that it refers to, such as a user.
+def _find(model: type[Model], values: set[Any]) -> Mapping[str, Model]:
+    """Return the rows with these primary keys, by the keys as they are stored.
 
-    None if that fails: then each message is prepared by itself, and the one that is to blame stops no other.
+    Each has a copy of its own of the rows that it refers to, such as a user. None if that fails: then each
+    message is prepared by itself, and the one that is to blame stops no other.
     """
     try:
-        rows: QuerySet[Model] = model._default_manager.filter(pk__in=values)
+        rows: QuerySet[Model] = model._default_manager.using(router.db_for_write(model)).filter(pk__in=values)
         related = _related(model)
-        return list(rows.select_related(*related) if related else rows)  # without names, Django would choose them
+        rows = rows.select_related(*related) if related else rows  # without names, Django would choose them
+        return {str(fields.stored(model, row)): row for row in rows}
     except Exception as error:  # the application's code, or a value that is no primary key
         if is_away(error):
             raise
         log.warning("rows not loaded together", model=model._meta.label, error=type(error).__name__)
-        return []
+        return {}
 
 
 def _related(model: type[Model]) -> list[str]:

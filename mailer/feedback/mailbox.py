@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import structlog
 from django.db import Error
 
 from mailer.database import is_away
 from mailer.feedback.opened import LONGEST
+from mailer.server_url import split
 from mailer.text import in_words, mask
 
 if TYPE_CHECKING:  # an extra
@@ -47,7 +48,7 @@ class Mailbox:
     @classmethod
     def from_url(cls, url: str) -> "Mailbox":
         """Return the parts of a URL that the settings have checked."""
-        parts = urlsplit(url)
+        parts = split(url)
         folder = unquote(parts.path.strip("/")) or "INBOX"
         user, password = unquote(parts.username or ""), unquote(parts.password or "")
         return cls(parts.hostname or "", parts.port, user, password, folder, parts.scheme == "imaps")

@@ -77,6 +77,19 @@ def test_the_time_zone_can_be_set(administrator: Client) -> None:
     assert User.objects.get(pk=user.pk).time_zone == "Asia/Bangkok"
 
 
+@pytest.mark.parametrize(
+    ("typed", "stored"), [("Asia/Bangok", ""), ("Mars/Phobos", ""), (" asia/bangkok ", "Asia/Bangkok"), ("utc", "UTC")]
+)
+def test_a_mistyped_time_zone_is_refused_or_corrected(administrator: Client, typed: str, stored: str) -> None:
+    user = User.objects.create_user("ben@example.com")
+
+    answer = save(administrator, user, time_zone=typed)
+
+    assert User.objects.get(pk=user.pk).time_zone == stored
+    if not stored:
+        assert "There is no such time zone. Write it as in Asia/Bangkok." in answer.content.decode()
+
+
 def test_a_new_name_ends_no_session(administrator: Client) -> None:
     user = member()
     browser = log_in()

@@ -1,5 +1,7 @@
 """The profile: name, language and time zone."""
 
+from email.utils import parseaddr
+
 import pytest
 from django.core import mail
 from django.test import Client
@@ -57,6 +59,20 @@ def test_an_invalid_choice_is_refused_at_its_field(field: str, value: str) -> No
     assert (answer.status_code, list(answer.context["form"].errors)) == (200, [field])
     after = User.objects.get()
     assert (after.name, after.language, after.time_zone) == (before.name, before.language, before.time_zone)
+
+
+@pytest.mark.parametrize("stored", ["Asia/Bangok", "asia/bangkok", "Mars/Phobos", "Asia", "../../etc/passwd", "x" * 50])
+def test_a_time_zone_that_does_not_exist_stops_neither_pages_nor_mail(stored: str) -> None:
+    user = member()
+    User.objects.update(time_zone=stored, is_staff=True)
+    browser = log_in()
+
+    assert browser.get(reverse("profile")).status_code == 200
+    assert browser.get(reverse("second_factor"), follow=True).status_code == 200
+    email_change.request(User.objects.get(), "new@example.com")
+    deliver_all()
+    assert user.email in [address for sent in mail.outbox for address in (parseaddr(to)[1] for to in sent.to)]
+    assert save(browser, time_zone="Asia/Bangkok").status_code == 302
 
 
 def test_the_profile_form_changes_no_other_field() -> None:

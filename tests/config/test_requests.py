@@ -4,6 +4,7 @@ import uuid
 
 import pytest
 from django.test import Client, RequestFactory
+from pytest_django import Settings
 from structlog.testing import capture_logs
 
 from accounts.models import User
@@ -75,3 +76,27 @@ def test_the_access_log_has_the_route_and_not_the_path(client: Client) -> None:
     assert line["route"] == "accounts/verify/<uuid:verification_id>/<str:code>/"
     assert (line["method"], line["status"]) == ("GET", 404)
     assert str(link) not in str(lines)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("url", ["http://[::1]:8200", "https://xn--bcher-kva.example", "http://127.0.0.1:8000"])
+def test_a_site_may_be_an_address_or_have_letters_of_any_language(url: str, settings: Settings) -> None:
+    scheme, host = url.split("://")
+    settings.ALLOWED_HOSTS = [host.removesuffix(":8200").removesuffix(":8000")]
+    browser = Client(enforce_csrf_checks=True, headers={"host": host, "origin": url})
+    secure = scheme == "https"
+    page = browser.get("/accounts/signup/", secure=secure)
+    assert page.status_code == 200
+
+    answer = browser.post(
+        "/accounts/signup/",
+        {
+            "email": "ann@example.com",
+            "password1": "a long Password 1",
+            "password2": "a long Password 1",
+            "csrfmiddlewaretoken": page.context["csrf_token"],
+        },
+        secure=secure,
+    )
+
+    assert answer.status_code == 302

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
@@ -41,6 +42,14 @@ def test_the_deployment_check_is_clean_under_production_values() -> None:
 
     assert done.returncode == 0, done.stderr
     assert "no issues (0 silenced)" in done.stdout
+
+
+def test_a_machine_may_have_no_time_zones_no_home_and_no_folder_for_temporary_files() -> None:
+    pytest.importorskip("tzdata")
+
+    done = manage("check", without="TMPDIR", PYTHONTZPATH="", HOME="/nonexistent")
+
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_deployment_check_asks_for_a_proxy() -> None:
@@ -88,14 +97,30 @@ def test_production_does_not_start_without_what_it_needs(monkeypatch: pytest.Mon
         ({"SITE_URL": "https://shop.example:x"}, ["SITE_URL: not a URL"]),
         ({"SECRET_KEY_FALLBACKS": "short"}, ["SECRET_KEY_FALLBACKS: each key needs at least 50 characters"]),
         ({"REDIS_URL": "redis://:hunter2/x@h:6379/0"}, ["REDIS_URL: not a URL with a host and a port"]),
-        ({"EMAIL_URL": "smtp://u:hunt\u2100er2@h"}, ["EMAIL_URL: not a URL with a host and a port"]),
+        ({"EMAIL_URL": "smtp://u:hunter2@h\u2100"}, ["EMAIL_URL: not a URL with a host and a port"]),
+        ({"SITE_URL": "https://my_shop.example"}, ["SITE_URL: the host must be a domain of letters"]),
+        ({"SITE_URL": "https://b\u00fccher-.example"}, ["SITE_URL: the host must be a domain of letters"]),
+        ({"SITE_URL": "https://[fe80::1%25eth0]"}, ["SITE_URL: the host must be a domain of letters"]),
+        ({"ALLOWED_HOSTS": "https://shop.example"}, ["ALLOWED_HOSTS: write hosts without a scheme"]),
+        ({"ALLOWED_HOSTS": "shop.example,my shop.example"}, ["ALLOWED_HOSTS: the host must be a domain of letters"]),
+        ({"DEFAULT_FROM_EMAIL": "Shop\n <shop@shop.example>"}, ["DEFAULT_FROM_EMAIL: write one line"]),
+        ({"EMAIL_URL": "hunter2"}, ["EMAIL_URL: unknown transport ''"]),
+        ({"EMAIL_URL": "postmark:?server_token=hunt#er2"}, ["EMAIL_URL: behind the ? write name=value"]),
+        ({"EMAIL_URL": "mailgun:?api_key=hunt&er2"}, ["EMAIL_URL: behind the ? write name=value"]),
         ({"DEBUG": "1"}, ["SITE_URL: shop.example is not this machine, and DEBUG shows settings"]),
         (
             {"DEBUG": "1", "LOG_LEVEL": "LOUD"},
             ["SITE_URL: shop.example is not this machine", "LOG_LEVEL: Must be one of"],
         ),
         ({"DEBUG": "perhaps"}, ["DEBUG: Not a valid boolean."]),
-        ({"DATABASE_URL": "nonsense"}, ["DATABASE_URL: "]),
+        ({"DATABASE_URL": "nonsense"}, ["DATABASE_URL: PostgreSQL 15 or newer is needed"]),
+        ({"DATABASE_URL": "mysql://u:hunter2@h/d"}, ["DATABASE_URL: PostgreSQL 15 or newer is needed"]),
+        ({"DATABASE_URL": "sqlite:///db.sqlite3"}, ["DATABASE_URL: PostgreSQL 15 or newer is needed"]),
+        ({"DATABASE_URL": "postgres://u:hunter2@h:port/d"}, ["DATABASE_URL: a port must be a number"]),
+        ({"DATABASE_URL": "postgres://u:hunter2@h:70000/d"}, ["DATABASE_URL: a port must be a number"]),
+        ({"DATABASE_URL": "postgres://u:hunter2@h"}, ["DATABASE_URL: name the database"]),
+        ({"DATABASE_URL": "postgres://u:hunter2@h/d?currentSchema=x"}, ["no option 'currentSchema'"]),
+        ({"DATABASE_URL": "postgres://u:hunter2@[h/d"}, ["DATABASE_URL: not a URL that PostgreSQL's library can read"]),
         ({"EMAIL_URL": "smpt://h"}, ["EMAIL_URL: unknown transport 'smpt'; did you mean smtp?"]),
         ({"FALLBACK_EMAIL_URL": "smpt://h"}, ["FALLBACK_EMAIL_URL: unknown transport"]),
         ({"FLOWER_BASIC_AUTH": "nocolon"}, ["FLOWER_BASIC_AUTH: write user:password"]),
@@ -153,6 +178,18 @@ with connection.cursor() as cursor:
     assert done.stdout.strip() == timeouts, done.stderr
 
 
+def test_the_second_of_two_servers_is_used_if_it_takes_writes() -> None:
+    """The first one is a folder without a server."""
+    user, _, server = PRODUCTION["DATABASE_URL"].partition("@")
+    first, second = server.replace(server.partition(":")[0], "%2Fnowhere").partition("/")[0], server.partition("/")[0]
+    url = f"{user}@{first},{second}/postgres?target_session_attrs=read-write"
+    code = "from django.db import connection; connection.cursor(); print(connection.connection.info.host)"
+
+    done = manage("shell", "--no-imports", "-c", code, DATABASE_URL=url)
+
+    assert done.stdout.strip() == unquote(second.partition(":")[0]), done.stderr
+
+
 @pytest.mark.parametrize(
     ("query", "is_pooled"), [("?disable_server_side_cursors=true&sslmode=require", True), ("", False)]
 )
@@ -169,6 +206,51 @@ def test_behind_a_pooler_nothing_is_expected_to_outlive_a_transaction(
     assert ("options" not in options) is is_pooled
     assert options.get("sslmode") == ("require" if is_pooled else None)
     assert "disable_server_side_cursors" not in options
+
+
+def test_spaces_and_line_breaks_around_a_value_do_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("DATABASES", "MAILERS", "CELERY_BROKER_URL", "RATE_LIMITS_URL", "SITE_URL", "ALLOWED_HOSTS", "PRIVACY_URL")
+    given = PRODUCTION | {"PRIVACY_URL": "https://shop.example/@us#privacy", "SUPPORT_EMAIL": "help@shop.example"}
+    kept = ("SECRET_KEY", "ENV_FILES", "DEBUG", "TRUSTED_PROXIES", "FLOWER_BASIC_AUTH", "DJANGO_SETTINGS_MODULE")
+    pasted = {name: value if name in kept else f" \t{value} \r\n" for name, value in given.items()}
+
+    settings, others = read_settings(monkeypatch, given), read_settings(monkeypatch, given | pasted)
+
+    for name in (*names, "DEFAULT_FROM_EMAIL", "SUPPORT_EMAIL"):
+        assert others[name] == settings[name]
+
+
+@pytest.mark.parametrize(
+    ("url", "expected", "host"),
+    [
+        (" HTTPS://Shop.Example/ \n", "https://shop.example", "shop.example"),
+        ("https://shop.example.", "https://shop.example", "shop.example"),
+        ("https://shop.example:443", "https://shop.example", "shop.example"),
+        ("http://shop.example:8200", "http://shop.example:8200", "shop.example"),
+        ("https://B\u00fccher.example./", "https://xn--bcher-kva.example", "xn--bcher-kva.example"),
+        ("https://stra\u00dfe.example:8443", "https://xn--strae-oqa.example:8443", "xn--strae-oqa.example"),
+        ("http://[::1]:8200", "http://[::1]:8200", "[::1]"),
+        ("http://[0:0:0:0:0:0:0:1]", "http://[::1]", "[::1]"),
+        ("http://127.0.0.1:8000", "http://127.0.0.1:8000", "127.0.0.1"),
+    ],
+)
+def test_the_sites_url_is_written_as_browsers_write_it(
+    monkeypatch: pytest.MonkeyPatch, url: str, expected: str, host: str
+) -> None:
+    settings = read_settings(monkeypatch, PRODUCTION | {"SITE_URL": url})
+
+    assert (settings["SITE_URL"], settings["ALLOWED_HOSTS"]) == (expected, [host])
+    assert settings["OTP_WEBAUTHN_RP_ID"] == host.strip("[]")
+    assert settings["OTP_WEBAUTHN_ALLOWED_ORIGINS"] == [expected]
+
+
+def test_allowed_hosts_have_the_form_in_which_requests_name_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = " Shop.Example. , .b\u00fccher.example,::1,[::2], 10.0.0.7 ,"
+
+    settings = read_settings(monkeypatch, PRODUCTION | {"ALLOWED_HOSTS": given})
+
+    assert settings["ALLOWED_HOSTS"] == ["shop.example", ".xn--bcher-kva.example", "[::1]", "[::2]", "10.0.0.7"]
+    assert read_settings(monkeypatch, PRODUCTION | {"ALLOWED_HOSTS": "*"})["ALLOWED_HOSTS"] == ["*"]
 
 
 def test_a_process_ends_with_one_line() -> None:

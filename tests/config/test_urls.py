@@ -42,6 +42,7 @@ SMTP: dict[str, Any] = {"host": "h", "port": None, "username": "", "password": "
                 "oauth": {"provider": "microsoft", "tenant": "t", "client_id": "c", "client_secret": "a+b"},
             },
         ),
+        ("postmark:?server_token=a+b/c?d%26e%3D", "anymail.backends.postmark", {"server_token": "a+b/c?d&e="}),
         ("postmark:?server_token=t", "anymail.backends.postmark", {"server_token": "t"}),
         ("mailgun:?api_key=k&sender_domain=d", "anymail.backends.mailgun", {"api_key": "k", "sender_domain": "d"}),
         (
@@ -82,10 +83,10 @@ def test_every_provider_of_anymail_is_known() -> None:
         ("smpt://h", "did you mean smtp?"),
         ("postmrk:?server_token=secret", "did you mean postmark?"),
         ("carrier-pigeon:", "unknown transport 'carrier-pigeon'; use one of smtp"),
-        ("smtp:", "needs a host"),
+        ("smtp://", "needs a host"),
         ("smtp://secret@h", "needs a user and a password"),
-        ("smtp://user:pa/secret@h", "write @ : / in a user or password as"),
-        ("smtp://h:secret", "write @ : / in a user or password as"),
+        ("smtp://user:pa/secret@h", "write @ : / ? # % as %40"),
+        ("smtp://h:secret", "write @ : / ? # % as %40"),
         ("smtp://h/?ssl=1", "unknown option 'ssl'"),
         ("smtps://h/?tls=1", "remove tls=1"),
         (

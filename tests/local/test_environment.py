@@ -3,10 +3,9 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-import dj_database_url
 import pytest
 
-from config.environment import redis_url
+from config.environment import database_url, redis_url
 from local import CannotStart, environment
 
 SOCKETS = Path("/home/Ann/Some Folder")
@@ -74,7 +73,7 @@ def test_given_servers_hold_in_every_terminal_until_the_next_start() -> None:
 
 def test_socket_paths_may_have_capitals_and_spaces() -> None:
     values = environment.generated({}, {}, DEFAULTS, SOCKETS)
-    assert dj_database_url.parse(values["DATABASE_URL"])["HOST"] == str(SOCKETS)
+    assert database_url(values["DATABASE_URL"])["HOST"] == str(SOCKETS)
     assert redis_url(values["REDIS_URL"]).url == "redis+socket:///home/Ann/Some%20Folder/valkey.sock"
 
 

@@ -14,7 +14,7 @@ from django.core import checks as django_checks
 from django.core.checks import CheckMessage
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
-from django.db import connection
+from django.db import connection, connections
 from django.utils.translation import get_language
 from pytest_django import Settings
 
@@ -333,3 +333,9 @@ def test_a_broken_default_sender_is_an_error(sender: str, settings: Settings) ->
     settings.DEFAULT_FROM_EMAIL = sender
 
     assert ids(settings_checks.check_settings(None)) == ["mailer.E011"]
+
+
+def test_another_database_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections["default"], "vendor", "sqlite")
+
+    assert [message.id for message in settings_checks.check_settings(None)] == ["mailer.E018"]

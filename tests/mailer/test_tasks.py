@@ -1,12 +1,19 @@
 """What a task returns is a sentence for Flower."""
 
+from collections import Counter
+from collections.abc import Callable, Iterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
+from celery import current_app
+from django.db import transaction
 from django.db.models.functions import Now
+from structlog.testing import capture_logs
 
 from accounts.models import User
 from mailer import outbox, tasks
+from mailer.checks.settings import check_settings
 from mailer.delivery import pipeline
 from mailer.models import Circuit, Message, State
 from tests.mailer.kinds import Plain
@@ -38,6 +45,34 @@ def test_a_worker_that_is_behind_with_its_tasks_goes_on_in_batches(user: User, s
     }
 
 
+@pytest.fixture
+def eager() -> Iterator[None]:
+    current_app.conf.task_always_eager = True
+    yield
+    current_app.conf.task_always_eager = False
+
+
+def test_with_eager_tasks_the_process_that_commits_delivers(user: User, smtp: Sink, eager: None) -> None:
+    with transaction.atomic():
+        for _ in range(5):
+            outbox.enqueue(Plain(user))
+    outbox.enqueue_many(Plain(user) for _ in range(3))
+    later = outbox.enqueue(Plain(user), delay=timedelta(seconds=5))
+
+    assert Counter(Message.objects.exclude(pk=later.pk).values_list("state", flat=True)) == {State.SENT: 8}
+    assert Message.objects.get(pk=later.pk).state == State.QUEUED
+    assert "mailer.W007" in [message.id for message in check_settings(None)]
+
+
+def test_with_eager_tasks_a_refusal_is_no_error_of_the_caller(user: User, smtp: Sink, eager: None) -> None:
+    with smtp.away(), capture_logs() as logged:
+        message = outbox.enqueue(Plain(user))
+
+    message.refresh_from_db()
+    assert message.state != State.SENT
+    assert not [line for line in logged if line["log_level"] in ("error", "critical")]
+
+
 def test_tasks_say_when_a_paused_transport_is_probed(user: User, smtp: Sink) -> None:
     message = outbox.enqueue(Plain(user))
     circuit = Circuit.objects.create(transport="transport", paused_until=Now() + timedelta(minutes=5))
@@ -46,3 +81,14 @@ def test_tasks_say_when_a_paused_transport_is_probed(user: User, smtp: Sink) -> 
 
     assert tasks.deliver_message(message.pk) == f"waits: {paused}"
     assert tasks.deliver_due("default") == paused
+
+
+@pytest.mark.django_db
+def test_eager_tasks_deliver_inside_a_test_case_too(
+    user: User, smtp: Sink, eager: None, django_capture_on_commit_callbacks: Callable[..., Any]
+) -> None:
+    with django_capture_on_commit_callbacks(execute=True):
+        message = outbox.enqueue(Plain(user))
+
+    message.refresh_from_db()
+    assert message.state == State.SENT

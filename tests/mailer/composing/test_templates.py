@@ -5,10 +5,12 @@ from email import message_from_bytes
 from email.policy import default
 from pathlib import Path
 from typing import Any, ClassVar
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from mailer.composing.message import assemble
 from mailer.composing.templates import Content, render
@@ -45,6 +47,30 @@ def test_a_mail_uses_the_recipients_language_and_time_zone(folder: Path) -> None
 
     assert thai.subject == "th ใช่ 19:00"
     assert default_.subject == "en Yes 12:00"
+
+
+@pytest.mark.parametrize(
+    "name", ["Asia/Bangok", "Mars/Phobos", "../../etc/passwd", "Asia", "a" * 300, "ann@example.com", "\0"]
+)
+def test_a_time_zone_that_does_not_exist_is_logged_and_the_sites_is_used(folder: Path, name: str) -> None:
+    (folder / "body.txt").write_text("{{ moment|date:'H:i' }} {{ recipient.time_zone }}")
+    note = Note("x", moment=datetime(2026, 11, 21, 12, tzinfo=UTC).isoformat())
+
+    with capture_logs() as logged:
+        content = render(note, Recipient("a@example.com", time_zone=name))
+
+    assert content.text == "12:00 None\n"
+    assert [(line["event"], line["kind"]) for line in logged] == [("unknown time zone", note.kind)]
+    assert "ann@" not in str(logged)
+
+
+def test_a_time_zone_may_be_the_zone_itself(folder: Path) -> None:
+    (folder / "body.txt").write_text("{{ moment|date:'H:i' }}")
+    zone: Any = ZoneInfo("Asia/Bangkok")  # what a field for time zones holds
+
+    content = render(Note(moment="2026-11-21T12:00:00+00:00"), Recipient("a@example.com", time_zone=zone))
+
+    assert content.text == "19:00\n"
 
 
 @given(name=st.text(max_size=80))
