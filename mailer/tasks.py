@@ -74,7 +74,14 @@ def call_receivers(message_ids: list[int]) -> str:
 @shared_task(name=broker.EVENTS_TASK, max_retries=0)
 def apply_events(count: int) -> str:
     """Apply the reports that are due: bounces, complaints, deliveries. A worker repeats it by itself."""
-    return f"{events.apply_due()} reports applied"
+    try:
+        return f"{events.apply_due()} reports applied"
+    except Error as error:
+        if not is_away(error):
+            raise
+        connection.close()
+        log.warning("database away", error=type(error).__name__)
+        return "database away"
 
 
 @shared_task(name="mailer.tasks.read_bounces", max_retries=0, time_limit=TIME_LIMIT)

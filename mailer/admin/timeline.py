@@ -50,7 +50,7 @@ def _moments(message: Message, known: Facts) -> Iterator[Moment]:
     if message.first_due_at - message.created_at >= SHOWN:
         yield Moment(message.first_due_at, "Due")
     yield from map(_of_attempt, known.attempts)
-    yield from (_of_event(event, message) for event in known.events)
+    yield from map(_of_event, known.events)
     yield from _pressed(message)
     for copy in message.resent_as.all():
         yield Moment(copy.created_at, f"Sent again as message {copy.pk}", str(copy.get_state_display()))
@@ -74,7 +74,7 @@ def _of_attempt(attempt: DeliveryAttempt) -> Moment:
     )
 
 
-def _of_event(event: DeliveryEvent, message: Message) -> Moment:
+def _of_event(event: DeliveryEvent) -> Moment:
     level = {What.DELIVERED: Level.WELL, What.DELAYED: Level.WAITING} | dict.fromkeys(BAD_NEWS, Level.BAD)
     details = [
         event.recipient,
@@ -83,8 +83,7 @@ def _of_event(event: DeliveryEvent, message: Message) -> Moment:
     ]
     details += [f"said by {event.source}, and read at {clock(event.received_at)}"]
     what = str(event.get_what_display()).capitalize()
-    at = event.at if event.at >= message.created_at else event.received_at  # its sender's clock is wrong
-    return Moment(at, what, " · ".join(filter(None, details)), level.get(What(event.what), ""))
+    return Moment(event.at, what, " · ".join(filter(None, details)), level.get(What(event.what), ""))
 
 
 def _level(attempt: DeliveryAttempt) -> Level:

@@ -176,8 +176,8 @@ def kick_if_idle(queue: str) -> bool:
 
 
 def publish_events(count: int) -> bool:
-    """Publish a task that applies so many new reports."""
-    return _publish(EVENTS_TASK, count, Queue.DEFAULT, timedelta(0), f"{count} reports", events=count)
+    """Publish a task that applies so many new reports, behind all urgent mail."""
+    return _publish(EVENTS_TASK, count, Queue.BULK, timedelta(0), f"{count} reports", events=count)
 
 
 def publish_receivers(message_ids: Sequence[int], queue: str) -> bool:

@@ -163,7 +163,10 @@ def erase(holding: Holding, progress: Progress) -> int:
         erased += _erase_batch(frozenset(batch), holding)
         progress(len(batch))
     about = Q(recipient__iexact=holding.address) | Q(original_recipient__iexact=holding.address)
-    DeliveryEvent.objects.filter(about, message=None).delete()
+    DeliveryEvent.objects.filter(
+        about, message=None
+    ).delete()  # it waits for one that is being applied, which is not deleted
+    DeliveryEvent.objects.filter(about, message__in=holding.own | holding.copies).update(**events.FORGOTTEN)
     log.info("erased what is stored about an address", messages=erased)
     return erased
 

@@ -11,12 +11,13 @@ from typing import Any
 import structlog
 from django.core.mail import mailers
 from django.db import transaction
-from django.db.models import F, Max, Q, QuerySet, Value
+from django.db.models import F, Q, QuerySet, Value
 from django.db.models.functions import Greatest, Now
+from django.utils import timezone
 from django.utils.module_loading import import_string
 
 from mailer import email
-from mailer.addresses import canonical
+from mailer.addresses import as_transmitted, canonical
 from mailer.database import is_away
 from mailer.feedback.report import Report
 from mailer.mime import serializer
@@ -42,11 +43,15 @@ log = structlog.get_logger(__name__)
 
 BATCH = 200
 """Reports that one transaction applies."""
+MOST = 600
+"""Reports that one call applies: whoever calls it has other work to do, and the next sweep goes on."""
+MOST_OF_A_MAIL = 2_000
+"""Reports about one mail that are kept with it, of those that come by mail: each recipient can write any number of them."""
 PAUSE = timedelta(seconds=30)
 """The first pause until the message of a report is looked for again. The next ones are as long as the report is old."""
 PATIENCE = timedelta(hours=2)
 """How long a message is looked for: longer than a worker keeps an outcome that it cannot record."""
-LONGEST_TEXT = 1_000
+LONGEST_TEXT, LONGEST_ADDRESS = 1_000, 254
 SOFT_BOUNCES, SOFT_WINDOW = 5, timedelta(days=14)
 """So many mails that come back within this time, and none that is delivered, stop mail to an address."""
 FORGOTTEN: dict[str, Any] = {"recipient": "", "original_recipient": "", "text": "", "about": {}}
@@ -70,11 +75,11 @@ def _row(source: str, report: Report) -> DeliveryEvent:
         event_id=_fitting(report.event_id, 200),
         what=report.what,
         bounce=report.bounce,
-        recipient=_fitting(report.recipient, 254),
-        original_recipient=_fitting(report.original_recipient, 254),
+        recipient=_one_spelling(report.recipient),
+        original_recipient=_one_spelling(report.original_recipient),
         code=_fitting(report.code, 40),
         text=mask(_fitting(report.text, LONGEST_TEXT)),
-        at=report.at,
+        at=min(report.at, timezone.now()),  # the sender's clock may be wrong
         about={
             name: _fitting(value, 998) if isinstance(value, str) else value for name, value in about.items() if value
         },
@@ -86,10 +91,15 @@ def _fitting(text: str, length: int) -> str:
     return replace_unstorable(text)[:length]
 
 
+def _one_spelling(address: str) -> str:
+    """Return the address as it is transmitted, so that whoever is erased is found."""
+    return as_transmitted(_fitting(address, LONGEST_ADDRESS))[:LONGEST_ADDRESS]
+
+
 def apply_due() -> int:
-    """Apply the reports that are due, and return their number. Several calls at once share the work."""
+    """Apply reports that are due, about MOST, and return their number. Several calls at once share the work."""
     applied = 0
-    while batch := _apply_batch():
+    while applied < MOST and (batch := _apply_batch()):
         applied += batch
     return applied
 
@@ -126,7 +136,13 @@ def _apply(event: DeliveryEvent) -> bool:
     message = _message_of(event)
     if message is None:
         return False
+    if event.source == BOUNCE_MAIL and message.events.count() >= MOST_OF_A_MAIL:
+        DeliveryEvent.objects.filter(pk=event.pk).update(apply_at=None)
+        log.warning("too many reports about one mail", **message.log_fields(), report=event.pk)
+        return True
     changes = FORGOTTEN if message.arguments == ERASED else {}
+    if event.at < message.created_at:  # the sender's clock is wrong
+        changes = {**changes, "at": F("received_at")}
     DeliveryEvent.objects.filter(pk=event.pk).update(message=message, apply_at=None, **changes)
     log.info(
         "reported", **message.log_fields(), source=event.source, what=event.what, bounce=event.bounce, code=event.code
@@ -174,34 +190,38 @@ def _provider(path: str) -> str:
 def _address(event: DeliveryEvent, message: Message) -> str:
     """Return the address that we wrote to and that the report is about, or nothing if it is about another one.
 
-    A mail that was forwarded comes back for the address that it was forwarded to. A provider knows only ours.
+    A mail that was forwarded comes back for the address that it was forwarded to. That may be anybody's, and some providers
+    repeat it.
     """
-    named = [each for each in (event.original_recipient, event.recipient) if each]
-    if event.source != BOUNCE_MAIL and named:
-        return named[0] if staging.reaches(named[0]) else ""
     ours = _recipients(message)
-    if not named:  # complaints often hide it
+    if not (named := _named(event)):  # complaints often hide it
         return ours[0] if len(ours) == 1 and staging.reaches(ours[0]) else ""
     compared = {canonical(each): each for each in ours}
-    return next((compared[form] for form in map(canonical, named) if form in compared and staging.reaches(form)), "")
+    return next((compared[form] for form in named if form in compared and staging.reaches(form)), "")
+
+
+def _named(event: DeliveryEvent) -> list[str]:
+    """Return the addresses that the report names, the one that we wrote to first."""
+    return [canonical(each) for each in (event.original_recipient, event.recipient) if each]
 
 
 def _recipients(message: Message) -> list[str]:
+    """Return all recipients. An empty one stands for those that are not known any more."""
     if message.payload:
         return serializer.recipients(bytes(message.payload.document))
     known = [*message.answers, *_copies(message), message.recipient]
-    return list({canonical(each): each for each in known if each}.values())
+    return list({canonical(each): each for each in known}.values())
 
 
 def _copies(message: Message) -> list[str]:
-    """Return who else gets a mail of this kind. Nobody, if that can no longer be told."""
+    """Return who else gets a mail of this kind."""
     try:
         mail = email.find(message.kind).load(message.arguments)
         return [each.address for each in (*mail.cc(), *mail.bcc())]
     except Exception as error:  # the row that it refers to is gone, or the e-mail's own code raises
         if is_away(error):
             raise
-        return []
+        return [""]
 
 
 def _stop_mail(event: DeliveryEvent, message: Message, address: str) -> None:
@@ -230,9 +250,15 @@ def _stream(message: Message) -> str:
 def _is_unreachable(address: str) -> bool:
     """Return whether so many mails to the address came back lately, with none that was delivered between them."""
     since = Now() - SOFT_WINDOW
-    lately: QuerySet[DeliveryEvent] = DeliveryEvent.objects.filter(
-        message__in=search.messages_to(address), at__gt=since
-    )
-    delivered = lately.filter(what=What.DELIVERED).aggregate(at=Max("at"))["at"]
-    soft = lately.filter(Q(at__gt=delivered) if delivered else Q(), what=What.BOUNCED, bounce=Bounce.SOFT)
-    return soft.values("message").distinct().count() >= SOFT_BOUNCES
+    lately = DeliveryEvent.objects.filter(message__in=search.messages_to(address), at__gt=since)
+    newest = lately.filter(Q(what=What.DELIVERED) | Q(what=What.BOUNCED, bounce=Bounce.SOFT)).order_by("-at", "-pk")
+    came_back = set()
+    for event in newest[:BATCH]:
+        if canonical(address) not in (
+            _named(event) or [canonical(address)]
+        ):  # it is about another recipient of the mail
+            continue
+        if event.what == What.DELIVERED:
+            break
+        came_back.add(event.message_id)
+    return len(came_back) >= SOFT_BOUNCES

@@ -40,7 +40,7 @@ def _judge(row: StreamReputation, now: datetime) -> None:
     since = max(now - WINDOW, row.counts_from or now - WINDOW)
     sent = Message.objects.filter(kind__in=subscriptions.kinds_of(row.stream), state=State.SENT, settled_at__gt=since)
     reports = DeliveryEvent.objects.filter(what=What.COMPLAINED, received_at__gt=since, message__in=sent)
-    complaints = reports.order_by().values("message").distinct().count()
+    complaints = reports.order_by().values("message__recipient").distinct().count()  # a person counts once
     if complaints == row.complaints and (not complaints or row.counted_at > now - AGAIN):
         return
     unchanged = StreamReputation.objects.filter(pk=row.pk, paused_since=None, counts_from=row.counts_from)

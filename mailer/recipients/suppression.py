@@ -35,11 +35,15 @@ def suppress(
 ) -> None:
     """Stop all mail to an address, or the mail of one stream. A row that is there stays as it is.
 
-    `message` is the one to which a server gave the reason, and `source` names that server's transport, or who says so.
+    But what a person wants replaces what a mail that arrives would disprove. `message` is the one to which a server gave
+    the reason, and `source` names that server's transport, or who says so.
     """
     row = Suppression(address=address, stream=stream, reason=reason, message=message, cause=cause, source=source)
     # get_or_create() would fail if the existing row is deleted before it is read.
     Suppression.objects.bulk_create([row], ignore_conflicts=True)
+    if cause not in UNREACHABLE:
+        disprovable = Suppression.objects.filter(address=address, stream=stream, cause__in=UNREACHABLE)
+        disprovable.update(reason=reason, message=message, cause=cause, source=source)
 
 
 def suppressed(addresses: Collection[str]) -> set[str]:

@@ -3,6 +3,7 @@
 What is stored is applied by a task, or by the sweep.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, partial
@@ -46,6 +47,8 @@ SIGNED = {
     "unisender_go_tracking_webhook": "UNISENDER_GO_API_KEY",
 }
 """The settings with which Anymail checks signatures, by the names of its URLs. All others need WEBHOOK_SECRET."""
+LOGIN = re.compile(r"[^:]+:.+")
+"""Anymail would compare `None`, of a variable that is not set, with a log-in that is not there, and find them equal."""
 LARGEST = 2_621_440
 """Octets of a request, unless DATA_UPLOAD_MAX_MEMORY_SIZE says something else."""
 MOST_EVENTS = 10_000
@@ -165,8 +168,12 @@ def _tolerant(view_class: type) -> type:
 
 def _has_secret(name: str) -> bool:
     """Return whether Anymail has something to check a request by. Otherwise it would believe everybody."""
-    wanted = filter(None, ["WEBHOOK_SECRET", SIGNED.get(name)])
-    return any(get_anymail_setting(setting, default=None) for setting in wanted)
+    secret = get_anymail_setting("WEBHOOK_SECRET", default=None) or []
+    logins = [secret] if isinstance(secret, str) else secret
+    if not all(isinstance(login, str) and LOGIN.fullmatch(login) for login in logins):
+        log.error("a webhook is not configured", error="WEBHOOK_SECRET is not user:password, or a list of such")
+        return False
+    return bool(logins or (name in SIGNED and get_anymail_setting(SIGNED[name], default=None)))
 
 
 def _is_too_large(request: HttpRequest) -> bool:

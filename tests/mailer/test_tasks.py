@@ -6,15 +6,18 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+import redis
 from celery import current_app
-from django.db import transaction
+from django.db import OperationalError, transaction
 from django.db.models.functions import Now
 from structlog.testing import capture_logs
 
 from accounts.models import User
 from mailer import outbox, tasks
 from mailer.checks.settings import check_settings
+from mailer.delivery import broker as publishing
 from mailer.delivery import pipeline
+from mailer.feedback import events
 from mailer.models import Circuit, Message, State
 from tests.mailer.kinds import Plain
 from tests.smtp_sink import Sink
@@ -71,6 +74,19 @@ def test_with_eager_tasks_a_refusal_is_no_error_of_the_caller(user: User, smtp: 
     message.refresh_from_db()
     assert message.state != State.SENT
     assert not [line for line in logged if line["log_level"] in ("error", "critical")]
+
+
+def test_reports_wait_while_the_database_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lose() -> int:
+        raise OperationalError("the connection is lost")
+
+    monkeypatch.setattr(events, "apply_due", lose)
+    assert tasks.apply_events(1) == "database away"
+
+
+def test_reports_overtake_no_urgent_mail(broker: redis.Redis) -> None:
+    publishing.publish_events(3)
+    assert (broker.llen("default"), broker.llen("bulk")) == (0, 1)
 
 
 def test_tasks_say_when_a_paused_transport_is_probed(user: User, smtp: Sink) -> None:

@@ -1,5 +1,6 @@
 """What the receiving side reports is applied to the right message, whatever the order, and only to the right address."""
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 from datetime import timedelta
@@ -26,6 +27,7 @@ from mailer.models import (
     DeliveryAttempt,
     DeliveryEvent,
     Message,
+    Payload,
     State,
     Suppression,
     What,
@@ -196,6 +198,19 @@ def test_a_provider_says_nothing_about_mail_that_went_another_way(user: User, sm
     assert causes() == [(user.email, Cause.BOUNCE, "")]
 
 
+@pytest.mark.parametrize("what", [What.BOUNCED, What.COMPLAINED])
+def test_a_provider_that_repeats_what_a_stranger_wrote_names_only_whom_we_wrote_to(
+    user: User, smtp: Sink, settings: Settings, what: What
+) -> None:
+    """Amazon SES has the address of a bounce from the bounce itself: whoever forwards a mail writes it."""
+    message = sent(user)
+    settings.MAILERS = {**settings.MAILERS, "transport": POSTMARK}
+    say(report(what, bounce=Bounce.HARD, recipient="victim@example.com", message=message.pk), source="Postmark")
+    assert causes() == []
+    say(report(what, bounce=Bounce.HARD, recipient="Ann@Example.com", message=message.pk), source="Postmark")
+    assert [address for address, *_ in causes()] == [user.email]
+
+
 def test_a_message_that_no_server_took_has_no_bounce(user: User, smtp: Sink) -> None:
     message = outbox.enqueue(Plain(user))
     say(report(bounce=Bounce.HARD, recipient=user.email, message=message.pk))
@@ -230,6 +245,41 @@ def test_an_erased_person_does_not_come_back_with_a_late_report(user: User, smtp
     assert message.events.values_list("recipient", "original_recipient", "text").get() == ("", "", "")
 
 
+def test_an_erased_person_is_not_suppressed_by_name_either(user: User, smtp: Sink, settings: Settings) -> None:
+    message = sent(user)
+    settings.MAILERS = {**settings.MAILERS, "transport": POSTMARK}
+    Message.objects.filter(pk=message.pk).update(recipient="", arguments=ERASED)
+    say(report(What.COMPLAINED, recipient=user.email, message=message.pk), source="Postmark")
+    assert message.events.get().what == What.COMPLAINED
+    assert causes() == []
+
+
+def test_a_complaint_without_a_name_is_nobodys_when_the_other_recipients_are_not_known_any_more(smtp: Sink) -> None:
+    send_mail("Hello", "Text", None, ["ann@example.com", "bob@example.com"])
+    message = deliver(Message.objects.get())
+    Payload.objects.all().delete()
+    say(report(What.COMPLAINED, message=message.pk))
+    assert causes() == []
+    say(report(What.COMPLAINED, recipient="ann@example.com", message=message.pk))
+    assert causes() == [("ann@example.com", Cause.COMPLAINT, "")]
+
+
+def test_a_soft_bounce_of_one_recipient_counts_for_no_other(user: User, smtp: Sink) -> None:
+    for _ in range(events.SOFT_BOUNCES):
+        message = deliver(outbox.enqueue(Shared(user, copies=["bob@example.com"])))
+        say(report(bounce=Bounce.SOFT, recipient="bob@example.com", message=message.pk))
+    say(report(bounce=Bounce.SOFT, recipient=user.email, message=message.pk))
+    assert user.email not in [address for address, *_ in causes()]
+
+
+def test_a_delivery_to_one_recipient_excuses_no_other(user: User, smtp: Sink) -> None:
+    for _ in range(events.SOFT_BOUNCES):
+        message = deliver(outbox.enqueue(Shared(user, copies=["bob@example.com"])))
+        say(report(bounce=Bounce.SOFT, recipient=user.email, message=message.pk))
+        say(report(What.DELIVERED, recipient="bob@example.com", message=message.pk))
+    assert causes() == [(user.email, Cause.BOUNCES, "")]
+
+
 def test_a_report_that_breaks_the_code_stops_no_other(user: User, smtp: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
     find = events._message_of
 
@@ -240,6 +290,32 @@ def test_a_report_that_breaks_the_code_stops_no_other(user: User, smtp: Sink, mo
     message = sent(user)
     say(report(What.OPENED, message=message.pk), report(What.DELIVERED, message=message.pk))
     assert list(message.events.values_list("what", flat=True)) == [What.DELIVERED]
+
+
+def test_a_pile_of_reports_is_applied_in_turns(user: User, smtp: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a part of the sweep, which must look after the mail of dead workers too."""
+    monkeypatch.setattr(events, "BATCH", 1)
+    monkeypatch.setattr(events, "MOST", 2)
+    message = sent(user)
+    events.store(events.BOUNCE_MAIL, [report(What.OPENED, message=message.pk) for _ in range(3)])
+    assert [events.apply_due() for _ in range(3)] == [2, 1, 0]
+
+
+def test_who_reports_again_and_again_makes_no_page_slow(
+    user: User, smtp: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "MOST_OF_A_MAIL", 2)
+    message = sent(user)
+    say(*[report(recipient=f"{n}@example.org", message=message.pk) for n in range(3)])
+    assert message.events.count() == 2
+    assert not DeliveryEvent.objects.exclude(apply_at=None).exists()
+
+
+@pytest.mark.parametrize("wrong", [timedelta(hours=20), timedelta(days=-900)])
+def test_a_report_from_the_future_or_from_before_the_mail_is_of_now(user: User, smtp: Sink, wrong: timedelta) -> None:
+    message = sent(user)
+    say(dataclasses.replace(report(message=message.pk), at=timezone.now() + wrong))
+    assert message.created_at <= DeliveryEvent.objects.get().at <= timezone.now()
 
 
 def test_texts_of_any_kind_and_length_can_be_stored(user: User, smtp: Sink) -> None:

@@ -23,7 +23,8 @@ ids = itertools.count()
 def mail(number: int, *, ago: timedelta = timedelta(hours=1), kind: str = "tests.Newsletter") -> list[Message]:
     """Make sent messages."""
     return Message.objects.bulk_create(
-        Message(kind=kind, recipient="ann@example.com", state=State.SENT, settled_at=Now() - ago) for _ in range(number)
+        Message(kind=kind, recipient=f"p{next(ids)}@example.com", state=State.SENT, settled_at=Now() - ago)
+        for _ in range(number)
     )
 
 
@@ -87,6 +88,14 @@ def test_a_message_counts_once_and_other_reports_and_other_mail_count_not() -> N
     complain(*mail(10, ago=DAY))
     reputation.judge()
     assert (news().complaints, news().rate, news().paused_since) == (3, None, None)
+
+
+def test_one_person_who_reports_many_mails_pauses_no_stream() -> None:
+    messages = mail(10)
+    Message.objects.update(recipient="ann@example.com")
+    complain(*messages)
+    reputation.judge()
+    assert (news().complaints, news().paused_since) == (1, None)
 
 
 def test_the_warning_ends_when_the_mail_is_a_day_old() -> None:

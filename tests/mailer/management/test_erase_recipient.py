@@ -1,6 +1,7 @@
 """`export_recipient` and `erase_recipient`: what is stored about an address."""
 
 import json
+import threading
 from datetime import timedelta
 from io import StringIO
 from pathlib import Path
@@ -23,7 +24,7 @@ from mailer.emails import TestEmail
 from mailer.feedback import events
 from mailer.feedback.report import Report
 from mailer.mime import serializer
-from mailer.models import DeliveryAttempt, Message, Outcome, Payload, State, Suppression, What
+from mailer.models import DeliveryAttempt, DeliveryEvent, Message, Outcome, Payload, State, Suppression, What
 from mailer.recipients import suppression
 from mailer.recipients.subscriptions import Membership, is_unsubscribed, resubscribe
 from tests.mailer.kinds import Plain, Shared
@@ -78,6 +79,35 @@ def everything() -> str:
 
 def _load(payload: Payload) -> EmailMessage:
     return serializer.load(bytes(payload.document))
+
+
+def test_a_report_that_spells_the_domain_in_another_way_is_erased_too() -> None:
+    report("Ann@Bücher.example", message_id="<not-found-yet@example.com>")
+    erasure.erase(erasure.find("ann@xn--bcher-kva.example", lambda _: None), lambda _: None)
+    assert not DeliveryEvent.objects.exists()
+
+
+def test_a_report_that_is_applied_at_the_same_moment_does_not_bring_the_address_back(
+    user: User, smtp: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message = settle(outbox.enqueue(Plain(user)))
+    holding, is_erased, find = erasure.find(user.email, lambda _: None), threading.Event(), events._message_of
+
+    def erase() -> None:
+        erasure.erase(holding, lambda _: is_erased.set())
+        connection.close()
+
+    def erase_meanwhile(event: DeliveryEvent) -> Message | None:
+        found = find(event)
+        thread.start()
+        assert is_erased.wait(30)
+        return found
+
+    thread = threading.Thread(target=erase)
+    monkeypatch.setattr(events, "_message_of", erase_meanwhile)
+    report(user.email, "550 no such user", message=message.pk)
+    thread.join()
+    assert message.events.values_list("recipient", "text").get() == ("", "")
 
 
 def test_nothing_of_the_person_is_left_but_the_rows_are(user: User) -> None:

@@ -10,7 +10,7 @@ from django.db.models import Value
 
 from accounts.models import User
 from mailer import outbox
-from mailer.models import Suppression
+from mailer.models import Cause, Suppression
 from mailer.recipients import suppression
 from tests.mailer.kinds import Plain
 
@@ -57,3 +57,13 @@ def test_the_migration_reads_no_row_that_is_canonical_already(address: str) -> N
 
     migration = import_module("mailer.migrations.0006_canonical_suppressions")
     assert Suppression.objects.filter(address__regex=migration.IS_CANONICAL).count() == 1
+
+
+@pytest.mark.parametrize("cause", [Cause.COMPLAINT, Cause.OPERATOR])
+def test_a_mail_that_arrives_lifts_no_complaint_that_came_after_a_bounce(cause: Cause) -> None:
+    suppression.suppress("ann@example.com", "552 5.2.2 full", cause=Cause.BOUNCES, source="bounce mail")
+    suppression.suppress("Ann@Example.com", "spam", cause=cause, source="Postmark")
+    suppression.suppress("ann@example.com", "550 5.1.1", cause=Cause.BOUNCE)
+    suppression.has_arrived("ann@example.com")
+    row = Suppression.objects.get()
+    assert (row.cause, row.reason, row.source) == (cause, "spam", "Postmark")

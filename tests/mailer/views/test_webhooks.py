@@ -216,6 +216,16 @@ def test_without_a_secret_there_is_no_such_page(
     assert {answer.status_code for answer in answers} == {404}
 
 
+@pytest.mark.parametrize("secret", [[None], [""], ["None"], "None", [LOGIN, None], [":"]])
+def test_a_secret_that_is_none_opens_nothing(client: Client, settings: Settings, secret: Any) -> None:
+    """`[os.environ.get("…")]`: Anymail would take a request without a log-in for right."""
+    settings.MAILERS, settings.ANYMAIL = POSTMARK.mailers, {"WEBHOOK_SECRET": secret}
+    for headers in ({}, {"Authorization": "Basic Og=="}):
+        answer = client.post(POSTMARK.url, DELIVERED["Postmark"], content_type="application/json", headers=headers)
+        assert answer.status_code == 404
+    assert facts() == []
+
+
 def test_a_provider_that_no_transport_uses_has_no_page(client: Client, configured: Configure) -> None:
     configured(POSTMARK)
     assert BREVO.call(client, DELIVERED["Brevo"]).status_code == 404
@@ -438,7 +448,7 @@ def test_a_batch_is_stored_by_one_statement_and_a_task_applies_it(
     with django_capture_on_commit_callbacks(execute=True), django_assert_max_num_queries(3):  # it, and its savepoint
         assert SENDGRID.call(client, batch).status_code == 200
     assert DeliveryEvent.objects.count() == 1000
-    assert broker.llen("default") == 1
+    assert broker.llen("bulk") == 1
 
 
 def test_a_broker_that_is_away_fails_no_request(
