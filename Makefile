@@ -29,8 +29,9 @@ ctl: setup ## Control one process: make ctl ARGS='stop postgres', ARGS=status, A
 	@$(PYTHON_IN_VENV) -m supervisor.supervisorctl -c .local/supervisord.conf $(ARGS)
 
 # Many tests wait for processes, so twice as many run at a time as there are cores. Bytecode halves the start of each process.
+# A module stays in one process, because its tests share what takes seconds to make; tests/conftest.py puts the longest first.
 test: setup ## Run the tests (minutes); ARGS go to pytest: make test ARGS='tests/mailer -k retry'.
-	@PYTHONDONTWRITEBYTECODE= $(PYTHON_IN_VENV) -m pytest -n auto --dist worksteal $(ARGS)
+	@PYTHONDONTWRITEBYTECODE= $(PYTHON_IN_VENV) -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 conformance: setup ## Run Django's own mail tests through the outbox (minutes); downloads Django into .local/.
 	@mkdir -p .local/django

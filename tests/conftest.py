@@ -1,7 +1,9 @@
 """Fixtures for all tests."""
 
+import math
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -36,6 +38,20 @@ OUTBOX = {"BACKEND": "mailer.backend.OutboxBackend"}
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Return the number of processes of `-n auto`: many tests wait for others, so there are more of them than cores."""
     return min(2 * (os.cpu_count() or 1), 8)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the modules whose tests may take long: otherwise the last process would be busy alone."""
+    patience: dict[Path, float] = {}
+    for item in items:
+        patience[item.path] = max(patience.get(item.path, 0), _patience(item))
+    items.sort(key=lambda item: -patience[item.path])
+
+
+def _patience(item: pytest.Item) -> float:
+    """Return the seconds of `pytest.mark.timeout`. 0 means that there is no limit."""
+    mark = item.get_closest_marker("timeout")
+    return (mark.args[0] or math.inf) if mark else 0
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -97,6 +113,7 @@ def quick_passwords(settings: Settings) -> None:
 def no_memories(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Reset the state that a process keeps between messages."""
     monkeypatch.setattr(broker, "breaker", broker.CircuitBreaker())
+    monkeypatch.setattr(broker, "TIMEOUT", 5.0)  # the machine may be busy
     monkeypatch.setattr(outbox, "slowness", Slowness())
     heartbeat.renew()
     translation.activate("en")  # a request in Thai leaves its thread in Thai

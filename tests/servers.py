@@ -30,7 +30,7 @@ def free_port() -> int:
             return port
 
 
-def wait_until(condition: Callable[[], object], what: str, *, seconds: float = 15) -> None:
+def wait_until(condition: Callable[[], object], what: str, *, seconds: float = 30) -> None:
     """Wait until a condition holds. Raises TimeoutError, which names `what`."""
     deadline, pause = time.monotonic() + seconds, 0.02
     while not condition():

@@ -19,6 +19,7 @@ from psycopg.rows import dict_row
 from tests import history, migrated
 from tests.environment import ENVIRONMENT
 from tests.servers import Postgres, Valkey, free_port, wait_until
+from tests.shell import Fork, Shell
 from tests.smtp_sink import Script, Sink
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -31,7 +32,7 @@ PASSWORD = "correct horse 9 battery"
 
 QUICK = {
     "VERIFICATION_DELAY": "1",
-    "POSTCOMMIT_SWEEP_EVERY": "0.5",
+    "POSTCOMMIT_SWEEP_EVERY": "1",
     "POSTCOMMIT_BACKOFF_BASE": "0.5",
     "POSTCOMMIT_SMTP_TIMEOUT": "2",
     "ACCOUNTS_MAIL_PER_NETWORK": "1000000/hour",
@@ -40,6 +41,11 @@ QUICK = {
 
 AS_SHIPPED = {name: QUICK[name] for name in ("VERIFICATION_DELAY", "ACCOUNTS_MAIL_PER_NETWORK")}
 """The defaults of the mailer. What people wait for before their mail is due, and how many may sign up, is no part of it."""
+
+MAIN = {"celery": "celery.__main__ import main", "gunicorn": "gunicorn.app.wsgiapp import run as main"}
+PROGRAM = "import sys\nsys.argv = {argv}\nfrom {module}\nsys.exit(main())"
+"""What the scripts in bin/ do."""
+MANAGE = "from django.core import management\nmanagement.execute_from_command_line({})"
 
 POOL = os.environ.get("POOL", "prefork")
 """The pool of the workers: prefork or threads."""
@@ -76,8 +82,9 @@ class Stack:
         self.web_port = free_port()
         self.flower_port = free_port()
         self.url = f"http://localhost:{self.web_port}"
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._processes: dict[str, Fork] = {}
         self._said_before: dict[str, int] = {}
+        self._shells: dict[frozenset[tuple[str, str]], Shell] = {}
         self._surroundings = ExitStack()
         self._entered: list[object] = []
         self._environment = {
@@ -107,6 +114,8 @@ class Stack:
     def __exit__(self, *_: object) -> None:
         for name in list(self._processes):
             self.kill(name)
+        for shell in self._shells.values():
+            shell.close()
         self._surroundings.close()
         self.valkey.stop()
         self.postgres.stop()
@@ -145,22 +154,17 @@ class Stack:
         """Start processes and wait until they are ready. `worker-2` is a second worker."""
         self.launch(*names)
         for name in names:
-            self.wait_for(partial(self._is_up, name), f"{name} to start", seconds=30)
+            self.wait_for(partial(self._is_up, name), f"{name} to start", seconds=60)
 
     def launch(self, *names: str) -> None:
         """Start processes. A worker does not get ready while its broker is away."""
         for name in names:
-            with self.log_file(name).open("ab") as log:
-                self._said_before[name] = log.tell()
-                program, *arguments = self._command(name)
-                self._processes[name] = subprocess.Popen(
-                    [BIN / program, *arguments],
-                    cwd=PROJECT,
-                    env={**self._environment, **self._process(name).environment},
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
+            log = self.log_file(name)
+            log.touch()
+            self._said_before[name] = log.stat().st_size
+            program, *arguments = self._command(name)
+            script = PROGRAM.format(argv=[program, *arguments], module=MAIN[program])
+            self._processes[name] = self._shell(self._process(name).environment).start(script, {}, log, log)
 
     def stop(self, name: str, within: float = 20) -> float:
         """Stop a process in order. Return the seconds that it took; more than `within` are an error."""
@@ -200,19 +204,24 @@ class Stack:
         family = [tuple(map(int, line.split())) for line in table.splitlines()]
         return [pid for pid, parent in family if parent == self._processes[name].pid]
 
-    def manage(self, *arguments: str, **environment: str) -> str:
+    def manage(self, *arguments: str) -> str:
         """Run a manage.py command. Return its output."""
-        return self._run(sys.executable, "manage.py", *arguments, **environment)
+        return self.run(
+            f"from django.core import management\nmanagement.execute_from_command_line({['manage.py', *arguments]})"
+        )
 
     def run(self, script: str, **environment: str) -> str:
-        """Run Python code in a new process, with Django set up."""
-        return self._run(sys.executable, "-c", f"import django; django.setup()\n{script}", **environment)
-
-    def _run(self, *command: str, **environment: str) -> str:
-        variables = self._environment | environment
-        done = subprocess.run(command, cwd=PROJECT, env=variables, capture_output=True, text=True, check=False)
+        """Run Python code in a new process, with Django set up. The settings do not read these variables."""
+        done = self._shell({}).run(script, environment)
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+    def _shell(self, environment: Mapping[str, str]) -> Shell:
+        """Return the shell of this environment, whose settings may differ from those of others."""
+        key = frozenset(environment.items())
+        if key not in self._shells:
+            self._shells[key] = Shell({**self._environment, **environment})
+        return self._shells[key]
 
     def sql(self, query: str, *parameters: Any) -> list[dict[str, Any]]:
         """Query the database."""
@@ -245,7 +254,7 @@ class Stack:
             token = {"csrfmiddlewaretoken": browser.cookies["csrftoken"]}
             return browser.post(page.url, data | token, timeout=10)
 
-    def wait_for(self, condition: Callable[[], object], what: str, *, seconds: float = 15) -> None:
+    def wait_for(self, condition: Callable[[], object], what: str, *, seconds: float = 30) -> None:
         """Wait until a condition holds. The error names `what` and shows the logs."""
         try:
             wait_until(condition, what, seconds=seconds)

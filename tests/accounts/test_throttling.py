@@ -373,7 +373,7 @@ def test_without_redis_only_the_first_request_waits(valkey: Valkey, how: str) ->
         finally:
             valkey.start()
 
-    assert waited[0] < throttling.TIMEOUT + 0.15
+    assert waited[0] < throttling.TIMEOUT + 2  # on a busy machine
     assert sorted(waited[1:])[5] < throttling.TIMEOUT  # the others do not wait for Redis, even on a busy machine
 
 
@@ -384,7 +384,7 @@ def test_a_process_that_starts_without_redis_waits_no_longer(valkey: Valkey) -> 
         allowed, waited = timed(ask)
 
     assert allowed
-    assert waited < throttling.TIMEOUT + 0.15
+    assert waited < throttling.TIMEOUT + 2  # on a busy machine
 
 
 @pytest.mark.django_db

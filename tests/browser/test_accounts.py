@@ -33,7 +33,7 @@ PHONE = {"locale": "th", "viewport": {"width": 360, "height": 780}, "color_schem
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
     with Sink() as sink, Stack(new_directory("accounts"), sink) as stack:
-        stack.start("web", "worker", "beat")
+        stack.start("web", "worker")
         yield stack
 
 
@@ -69,21 +69,24 @@ class Person:
         self.seen += 1
         if SCREENSHOTS:
             self.page.screenshot(path=Path(SCREENSHOTS) / f"{self.name}-{self.seen:02}.png", full_page=True)
+        # Each page once for each kind of browser, with and without its complaints: the two take most of a second.
+        path = re.sub(r"[\w-]{20,}", "…", urlsplit(self.page.url).path)
+        complaints = self.page.locator("[aria-invalid], [role=alert]").count()
+        page = (self.name.partition("-")[0], path, title.inner_text(), complaints)
+        if page not in CHECKED:
+            self._fits_every_screen()
+            self._look_as_a_screen_reader()
+            CHECKED.add(page)
+
+    def _fits_every_screen(self) -> None:
         size: Any = self.page.viewport_size
         for viewport in (PHONE["viewport"], size):
             self.page.set_viewport_size(viewport)  # type: ignore[arg-type]
             assert self.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{self.page.url} too wide"
-        self._look_as_a_screen_reader(title.inner_text())
 
-    def _look_as_a_screen_reader(self, title: str) -> None:
-        """Check each page once for each kind of browser, with and without its complaints: axe takes most of a second."""
-        path = re.sub(r"[\w-]{20,}", "…", urlsplit(self.page.url).path)
-        page = (self.name.partition("-")[0], path, title, self.page.locator("[aria-invalid], [role=alert]").count())
-        if page in CHECKED:
-            return
+    def _look_as_a_screen_reader(self) -> None:
         report = Axe().run(self.page)
         assert report.violations_count == 0, f"{self.page.url}\n{report.generate_report()}"
-        CHECKED.add(page)
 
     def mail(self, to: str, path: str, *, newer_than: int = 0) -> Received:
         """Return the newest mail to an address with a link to this path."""
@@ -122,6 +125,8 @@ def enter(request: pytest.FixtureRequest, stack: Stack, new_page: Callable[..., 
     return person
 
 
+LONG = pytest.mark.long
+"""Of paths whose pages are like those of others. tests/accounts has their rules."""
 ON_A_PHONE = pytest.mark.parametrize("enter", ["phone"], indirect=True)
 
 
@@ -140,6 +145,15 @@ def make_account(person: Person, email: str) -> None:
     sign_up(person, email)
     person.visit(person.link(email, "/accounts/verify/"), "Verify your address")
     person.submit("Your address is verified")
+    person.log_in(email, PASSWORD)
+
+
+def be_given_an_account(person: Person, email: str) -> None:
+    """Log in to a verified account that was made without a page."""
+    person.stack.run(
+        "from accounts.models import User\nfrom django.utils import timezone\n"
+        f"User.objects.create_user({email!r}, {PASSWORD!r}, email_verified_at=timezone.now(), was_verified=True)"
+    )
     person.log_in(email, PASSWORD)
 
 
@@ -202,6 +216,7 @@ def test_in_another_browser_the_link_asks_for_the_password_or_is_disowned(enter:
     assert "login" in squatter.page.url
 
 
+@LONG
 def test_an_unverified_user_can_request_a_new_link(enter: Callable[[], Person]) -> None:
     ann, email = enter(), address("ann")
     sign_up(ann, email)
@@ -241,7 +256,7 @@ def test_profile_password_sessions_and_deletion(enter: Callable[[], Person]) -> 
 
 def test_a_forgotten_password(enter: Callable[[], Person]) -> None:
     ann, email = enter(), address("ann")
-    make_account(ann, email)
+    be_given_an_account(ann, email)
     ann.page.locator("header form button").click()
     ann.visit("/accounts/password-reset/")
     ann.submit("Check your inbox", email=email)
@@ -258,9 +273,10 @@ def test_a_forgotten_password(enter: Callable[[], Person]) -> None:
     assert ann.page.locator("[name=new_password1]").count() == 0
 
 
+@LONG
 def test_a_change_of_address_is_confirmed_and_undone(enter: Callable[[], Person]) -> None:
     ann, old, new = enter(), address("old"), address("new")
-    make_account(ann, old)
+    be_given_an_account(ann, old)
     ann.visit("/accounts/email-change/")
     ann.submit(email=new, password="wrong")
     ann.submit(email=new, password=PASSWORD)

@@ -90,13 +90,15 @@ def test_every_mail_is_accessible_and_fits_the_screen(variant: str, new_page: Ca
     page, width = reader.page, options.get("viewport", {"width": 800})["width"]
 
     for name, kind in KINDS.items():
+        if variant not in ("light", "thai") and kind is not Showcase and not SCREENSHOTS:
+            continue  # the showcase has every part and every color
         reader.show(render(kind, language).html)
         if SCREENSHOTS:
             page.screenshot(path=Path(SCREENSHOTS) / f"{name}-{variant}.png", full_page=True)
 
         assert page.get_by_role("heading", level=1).count() == 1
         assert page.locator("html").get_attribute("lang") == language
-        if variant == "light" or kind is Showcase:  # the showcase has every part and every color
+        if variant == "light" or kind is Showcase:
             check_accessibility(page, name)
         page.set_viewport_size({"width": 320, "height": 700})
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{name} is too wide for 320 px"

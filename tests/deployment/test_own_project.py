@@ -37,7 +37,7 @@ def run(*command: str | Path, folder: Path, environment: dict[str, str]) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     arguments = ("--quiet", "--disable-pip-version-check", "--no-deps", "--wheel-dir", folder)
@@ -87,7 +87,7 @@ class Project:
         program, *arguments = shlex.split(line)
         return [str(self.python), *([] if program == "python" else ["-m", program]), *arguments]
 
-    def follow(self, page: Path, *, start: bool = True) -> list[str]:
+    def follow(self, page: Path) -> list[str]:
         """Write the files of the page, run its commands, and start its worker and beat. Return what the commands print."""
         printed = []
         for step in STEP.finditer(page.read_text()):
@@ -96,8 +96,7 @@ class Project:
             elif step["file"]:
                 self.write(step["file"], step["line"])
             elif step["command"] and step["command"].startswith("celery"):
-                if start:
-                    self.start(step["command"])
+                self.start(step["command"])
             elif step["command"]:
                 printed.append(self.run(step["command"]))
         return printed
@@ -112,6 +111,7 @@ class Project:
             os.killpg(process.pid, signal.SIGTERM)
         for process in self.background:
             process.wait(30)
+        self.background.clear()
 
 
 @pytest.fixture
@@ -158,9 +158,18 @@ def test_the_wheel_has_the_app_alone_and_all_of_it(wheel: Path) -> None:
     }
 
 
-def test_a_fresh_project_sends_what_it_commits_and_nothing_else(project: Project, sink: Sink) -> None:
+def test_a_fresh_project_follows_both_pages(project: Project, sink: Sink) -> None:
+    """One project, because it takes many seconds to make."""
     project.follow(PAGE)
+    it_sends_what_it_commits_and_nothing_else(project, sink)
 
+    project.stop()
+    sink.received.clear()
+    *_, preview, tests = project.follow(TUTORIAL)
+    the_tutorial_ends_with_a_mail_and_a_test_that_passes(project, sink, preview, tests)
+
+
+def it_sends_what_it_commits_and_nothing_else(project: Project, sink: Sink) -> None:
     module = project.run("python -c 'import mailer; print(mailer.__file__)'")
     assert Path(module.strip()).is_relative_to(project.packages)
     project.run("python manage.py check --fail-level WARNING")
@@ -182,11 +191,9 @@ def test_a_fresh_project_sends_what_it_commits_and_nothing_else(project: Project
     assert {str(mail.parsed["From"]) for mail in sink.received} == {"Shop <hello@shop.example>"}
 
 
-def test_the_tutorial_ends_with_a_mail_and_a_test_that_passes(project: Project, sink: Sink) -> None:
-    project.follow(PAGE, start=False)
-
-    *_, preview, tests = project.follow(TUTORIAL)
-
+def the_tutorial_ends_with_a_mail_and_a_test_that_passes(
+    project: Project, sink: Sink, preview: str, tests: str
+) -> None:
     assert "Your order 1 is on its way" in preview
     assert "https://parcels.example/1" in preview
     assert "2 passed" in tests

@@ -173,9 +173,9 @@ def test_slow_clients_hold_no_thread_and_are_cut_off(site: Site) -> None:
         took = time.monotonic() - began
 
         assert answer.status == 200
-        assert took < 2
+        assert took < SECONDS  # it did not wait for the slow ones to be cut off
         assert all(is_over(connection) for connection in slow)
-        assert time.monotonic() - began < SECONDS + 3
+        assert time.monotonic() - began < SECONDS + 15
 
 
 def test_one_address_cannot_take_all_connections(site: Site) -> None:

@@ -11,7 +11,7 @@ import requests
 
 from tests.environment import new_directory
 from tests.smtp_sink import CUT, HANG, SLOW, Sink
-from tests.stack import PASSWORD, Stack
+from tests.stack import PASSWORD, Process, Stack
 
 
 @pytest.fixture(scope="module")
@@ -185,18 +185,21 @@ for queue, number in (("bulk", 30), ("default", 10), ("critical", 3)):
     assert order[-20:] == ["bulk"] * 20
 
 
-def test_logs_are_json_lines_in_production(sink: Sink) -> None:
-    directory = new_directory("production")
-    with Stack(directory, sink, DEBUG="0", LOG_LEVEL="INFO", DEFAULT_FROM_EMAIL="shop@example.com") as production:
-        production.start("worker")
-        production.manage("send_test_email", "ann@example.com")
-        production.wait_for(lambda: sink.received, "the mail")
-        production.wait_for(lambda: "accepted" in production.log("worker"), "the line")
+def test_logs_are_json_lines_in_production(stack: Stack) -> None:
+    stack.kill("worker")
+    production = {"DEBUG": "0", "LOG_LEVEL": "INFO", "DEFAULT_FROM_EMAIL": "shop@example.com"}
+    stack.options["worker-production"] = Process(environment=production)
+    stack.start("worker-production")
+    stack.manage("send_test_email", "ann@example.com")
+    stack.wait_for(lambda: stack.sink.received, "the mail")
+    stack.wait_for(lambda: "accepted" in stack.log("worker-production"), "the line")
+    stack.kill("worker-production")
 
-        lines = [json.loads(line) for line in production.log("worker").splitlines() if line.startswith("{")]
-
+    lines = [json.loads(line) for line in stack.log("worker-production").splitlines() if line.startswith("{")]
     accepted = next(line for line in lines if line["event"] == "accepted")
-    assert {"message_id": 1, "kind": "mailer.TestEmail", "queue": "critical", "attempt": 1}.items() <= accepted.items()
+    number = stack.messages()[0]["id"]
+    expected = {"message_id": number, "kind": "mailer.TestEmail", "queue": "critical", "attempt": 1}
+    assert expected.items() <= accepted.items()
     assert isinstance(accepted["ms"], int)
 
 

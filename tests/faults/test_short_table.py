@@ -90,16 +90,16 @@ LOADS: dict[Any, Load] = {SignUps: SignUps(12, rolled_back=2, seconds=3), Mails:
 
 SHORT = [
     deployed,
-    children_of_one_worker_and_another_one_killed,
     broker_empty_and_slow_to_find_then_full,
     one_worker_has_no_way_out_and_the_database_of_the_other_is_half_open,
 ]
 LONG = [
+    children_of_one_worker_and_another_one_killed,
     clock_a_day_ahead_and_no_beat_and_the_broker_empty,
     late_answers_to_the_dot_and_a_database_that_turns_read_only,
 ]
-"""In `make faults` only. Of these kinds `test_main_job` has an empty broker and a database that goes away under the dot, and
-the state machine has wrong clocks.
+"""In `make faults` only. Of these kinds `test_main_job` has a worker that dies, an empty broker and a database that goes away
+under the dot; the state machine has processes that die and wrong clocks.
 """
 ROWS = [pytest.param(each, marks=[pytest.mark.faults] if each in LONG else []) for each in (*SHORT, *LONG) if each.fits]
 

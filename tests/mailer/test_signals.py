@@ -427,7 +427,7 @@ def test_while_a_receiver_waits_it_is_not_called_again_and_the_sweep_goes_on(
         assert sweep.settle_claims_of_dead_workers() == 0
         sweep.repeat_receivers()
         assert called_by_tasks(broker) == [[message.pk]]
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 15  # the receiver waits for 20
         go.set()
 
     message.refresh_from_db()
@@ -445,7 +445,7 @@ def test_a_late_acceptance_does_not_wait_for_a_receiver_and_is_signalled_too(
         assert entered.wait(10)
         began = time.monotonic()
         settle.settle(message, Accepted("250", "taken after all"))
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 15  # the receiver waits for 20
         go.set()
     pass_time(minutes=1)
     sweep.repeat_receivers()

@@ -32,7 +32,7 @@ def test_open_connections_do_not_delay_the_stop(start: Start) -> None:
     idle_smtp.ehlo()
     began = time.monotonic()
     assert running.stop() == 0
-    assert time.monotonic() - began < 3  # 0.3 s on an idle machine
+    assert time.monotonic() - began < 10  # 0.3 s on an idle machine
     assert running.log.endswith("stopped\n")
     assert "Traceback" not in running.log
     idle_smtp.close()

@@ -144,7 +144,7 @@ def test_a_broker_that_does_not_answer_delays_mail_by_seconds(
         rows = [outbox.enqueue(Plain(user)) for _ in range(3)]
         began = time.monotonic()
         wait_until(lambda: states() == [State.SENT] * len(rows), "the mail")
-        assert time.monotonic() - began < 6
+        assert time.monotonic() - began < 12
 
     start()
     if how == "frozen":
@@ -345,8 +345,8 @@ def test_a_receiver_that_hangs_in_a_sweep_does_not_make_the_worker_look_dead(
         start()
         assert entered.wait(10)
         outbox.enqueue(Bulletin(user))
-        time.sleep(1)
-        assert time.monotonic() - heartbeat._last < 0.9
+        hung = time.monotonic()
+        wait_until(lambda: heartbeat._last > hung + 0.5, "a heartbeat while the receiver hangs")
         wait_until(lambda: State.SENT in states(), "the mail")
     finally:
         go.set()

@@ -51,8 +51,7 @@ def many_settled(user: User, broker: redis.Redis) -> None:
     with connection.cursor() as cursor:
         cursor.execute(SETTLED_ROWS, {"user": user.pk, "rows": ROWS})
         cursor.execute(ATTEMPTS)
-        for number in range(1000):
-            outbox.enqueue(Plain(user, str(number)))
+        outbox.enqueue_many(Plain(user, str(number)) for number in range(1000))
         cursor.execute("UPDATE mailer_message SET due_at = due_at - interval '1 minute' WHERE state = 'queued'")
         cursor.execute("VACUUM ANALYZE mailer_message, mailer_deliveryattempt")
     broker.flushall()

@@ -64,7 +64,7 @@ def test_a_parameter_that_python_cannot_fold_is_dropped() -> None:
 @pytest.mark.parametrize("entry", ["(" * 900 + " <a@example.com>", "a " * 20_000 + "<a@example.com>"])
 @pytest.mark.parametrize("field", ["to", "reply_to"])
 def test_an_address_that_would_block_a_parser_is_refused_at_once(entry: str, field: str) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(ValueError, match=r"Invalid address .*: more than 998 characters, or too many brackets"):
         serializer.dump(EmailMessage("S", "text", None, [entry if field == "to" else ANN], reply_to=[entry]))
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1

@@ -20,6 +20,8 @@ SILENCE = 0.4
 """Seconds: POSTCOMMIT_SMTP_TIMEOUT in these tests."""
 REPLY = client.TIMES_SILENCE * SILENCE
 NEVER = 30.0
+BUSY = 8
+"""Seconds that a busy machine may take for anything. Without its bound each of these waits would last for NEVER."""
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +77,7 @@ def test_before_the_dot_a_reply_without_an_end_is_certain_and_bounded(
 
     assert isinstance(outcome, TransportDown)
     assert outcome.phase == COMMANDS.get(command, Phase.CONNECT)
-    assert took < REPLY + 1
+    assert took < REPLY + BUSY
     is_endless = "the reply is too long" in outcome.text  # it stops at some octets, long before the time is over
     assert is_endless == (fault is talk_for_ever)
 
@@ -120,7 +122,7 @@ def test_after_the_dot_the_wait_is_bounded_too(
     outcome, took = answer(talk)
 
     assert isinstance(outcome, OutcomeUnknown)
-    assert took < 2
+    assert took < 1 + BUSY
 
 
 def read_slowly(peer: Peer, *, rate: float) -> None:
@@ -155,7 +157,7 @@ def test_a_server_that_reads_too_slowly_is_left_before_the_dot(
 
     assert isinstance(outcome, TransportDown)
     assert outcome.phase == Phase.DATA
-    assert took < REPLY + 1_200_000 / 2_000_000 + 1
+    assert took < 1_200_000 / 200_000
 
 
 def test_a_server_that_stops_reading_is_left_before_the_dot(answer: Callable[..., tuple[Outcome, float]]) -> None:
@@ -168,7 +170,7 @@ def test_a_server_that_stops_reading_is_left_before_the_dot(answer: Callable[...
 
     assert isinstance(outcome, TransportDown)
     assert outcome.phase == Phase.DATA
-    assert took < REPLY + 5
+    assert took < REPLY + BUSY
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +205,7 @@ def test_the_same_bounds_hold_with_tls(
         connections.close_all()
 
     assert isinstance(outcome, expected), outcome
-    assert took > REPLY + 1 if expected is Accepted else took < REPLY + 3  # a handshake on a busy machine
+    assert took > REPLY + 1 if expected is Accepted else took < REPLY + BUSY
 
 
 def test_an_untrusted_certificate_is_for_a_person(certificate: Path, through: Callable[[str], None]) -> None:
@@ -226,4 +228,4 @@ def test_a_tls_handshake_that_does_not_end_is_bounded(through: Callable[[str], N
 
     assert isinstance(outcome, TransportDown)
     assert (outcome.phase, outcome.misconfigured) == (Phase.CONNECT, False)
-    assert time.monotonic() - began < REPLY + 1
+    assert time.monotonic() - began < REPLY + BUSY

@@ -320,7 +320,7 @@ def test_who_finds_no_connection_is_told_so_and_nothing_is_down(narrow: Sink) ->
 
     began = time.monotonic()
     assert isinstance(connect(PRIMARY), Busy)
-    assert 0.2 < time.monotonic() - began < 1
+    assert 0.2 < time.monotonic() - began < 10
 
     threading.Timer(0.1, held.release).start()
     with borrow() as next_one:
@@ -467,14 +467,14 @@ def test_closing_never_waits_for_long(
 
     def talk(peer: Peer) -> None:
         peer.greet(b"QUIT")
-        time.sleep(1)
+        time.sleep(2)
 
     with serving(talk) as place:
         through(f"smtp://{place}")
         send(mail())
         began = time.monotonic()
         connections.close_all()
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 1.5
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")

@@ -201,11 +201,13 @@ def test_a_server_that_writes_each_reply_by_itself_need_not_wait(server: Server)
     server.begin(Script(), pipelining=True)
     send(to(ANN))
 
-    began = time.monotonic()
+    took = []
     for _ in range(20):
+        began = time.monotonic()
         send(to(ANN, BOB))
+        took.append(time.monotonic() - began)
 
-    assert time.monotonic() - began < 20 * 0.04
+    assert sorted(took)[5] < 0.04  # a busy machine does not slow down all of them
 
 
 @pytest.mark.parametrize("is_announced", [True, False])
