@@ -181,11 +181,20 @@ class _Policy(policy.EmailPolicy):
 
     def _folded(self, name: str, value: Any) -> str:
         if type(value) is class_of(name.lower()):  # no field of prebuilt MIME, which stays as it is
-            if isinstance(value, UnstructuredHeader | MessageIDHeader):
-                return folding.text(name, str(value), utf8=self.utf8).replace("\r\n", self.linesep)
-            if isinstance(value, AddressHeader) and all(group.display_name is None for group in value.groups):
-                return folding.mailboxes(name, value.addresses, utf8=self.utf8).replace("\r\n", self.linesep)
+            folded = self._folded_by_us(name, value)
+            if folded:
+                return folded.replace("\r\n", self.linesep)
         return str(self.fold(name, value))
+
+    def _folded_by_us(self, name: str, value: Any) -> str:
+        """Return the folded field, or nothing for one with parameters, a date or a group, which Python folds."""
+        if isinstance(value, MessageIDHeader):
+            return folding.fold(name, str(value).split(" ")) if str(value).isascii() else ""
+        if isinstance(value, UnstructuredHeader):
+            return folding.text(name, str(value), utf8=self.utf8)
+        if isinstance(value, AddressHeader) and all(group.display_name is None for group in value.groups):
+            return folding.mailboxes(name, value.addresses, utf8=self.utf8)
+        return ""
 
     def _check_addresses(self, name: str, value: Any, folded: bytes) -> bytes:
         """Return the folded field. Raises Unsendable if it would be read as other addresses than the caller wrote.

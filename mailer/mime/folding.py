@@ -12,12 +12,15 @@ from functools import cache
 
 LONGEST = 76
 """Octets of a line with an encoded word (RFC 2047, 2). Other lines are folded there if they can be."""
+LONGEST_LINE = 998
+"""Octets, without CRLF (RFC 5322, 2.1.1)."""
 SMALLEST = 24
 """Octets that an encoded word needs on a line that has begun. With less, it begins the next line."""
 BREAK = re.compile(r"(?<=\S) (?=\S)")
 """Where a line may be broken: of several spaces in a row, each has to stay where it is."""
-ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?: [A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
-"""A name beside an address that needs no quotes (RFC 5322, 3.2.3)."""
+ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\u0080-\U0010ffff-]+"
+ATOMS = re.compile(rf"{ATOM}(?: {ATOM})*")
+"""A name beside an address that needs no quotes (RFC 5322, 3.2.3; RFC 6532, 3.2)."""
 SAFE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!*+-/")
 """What stands for itself in an encoded word, also of a name (RFC 2047, 5)."""
 
@@ -30,7 +33,7 @@ class Encoded(str):
 
 def text(name: str, value: str, *, utf8: bool) -> str:
     """Return a field that is a text, such as Subject, with the line ends. `utf8` permits UTF-8 in it (RFC 6532)."""
-    return fold(name, _words(value, utf8=utf8))
+    return fold(name, _words(name, value, utf8=utf8))
 
 
 def mailboxes(name: str, addresses: Sequence[Address], *, utf8: bool) -> str:
@@ -64,10 +67,12 @@ def _parts(piece: str, room: int, *, is_begun: bool) -> Iterator[tuple[str, bool
         yield word, number > 0 or must_break
 
 
-def _words(value: str, *, utf8: bool) -> list[str]:
+def _words(name: str, value: str, *, utf8: bool) -> list[str]:
     """Return the words of a text, or all of it as encoded words: beside one, readers disagree about spaces and brackets."""
+    words: list[str] = BREAK.split(value)
     is_plain = (value.isascii() or utf8) and value.isprintable() and "=?" not in value and value == value.strip()
-    return BREAK.split(value) if is_plain else [Encoded(value)]
+    is_foldable = all(len(word) < LONGEST_LINE for word in [f"{name}: {words[0]}", *words[1:]])
+    return words if is_plain and is_foldable else [Encoded(value)]
 
 
 def _mailbox(address: Address, comma: str, *, utf8: bool) -> list[str]:

@@ -98,6 +98,13 @@ def test_a_long_word_is_neither_encoded_nor_broken_and_the_first_line_is_not_emp
     assert field.count(b"\r\n") == len(value.split(" "))
 
 
+@pytest.mark.parametrize("length", [985, 990, 2000])
+def test_a_word_that_fits_no_line_is_encoded(length: int) -> None:
+    field = written("Subject", f"{'x' * length} y")
+    assert max(map(len, field.split(b"\r\n"))) <= 998
+    assert str(message_from_bytes(field + b"\r\n", policy=default)["Subject"]) == f"{'x' * length} y"
+
+
 def test_perl_reads_the_same() -> None:
     """Node's mailparser and Perl read 39,731 such fields as they were written, when this was made."""
     chosen = random.Random(7)

@@ -217,8 +217,7 @@ def test_a_long_url_in_a_header_is_not_encoded(smtp: Sink) -> None:
 
     received = sent(smtp, text(headers={"List-Unsubscribe": url}))
 
-    [line] = [line for line in lines(received.source) if b"https://" in line]
-    assert line.endswith(url.encode())
+    assert f"List-Unsubscribe: {url}".replace(", ", ",\r\n ").encode() in received.source
 
 
 def test_a_header_that_cannot_be_folded_fails_the_message(smtp: Sink) -> None:
@@ -383,5 +382,5 @@ def test_a_name_too_long_for_a_line_is_refused(server: Sink) -> None:
     outcome = send(message)
 
     assert isinstance(outcome, PermanentRefusal)
-    assert "would be read as another address, or is too long" in outcome.text
+    assert "more than 998 octets without a space" in outcome.text
     assert server.received == []
