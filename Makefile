@@ -28,7 +28,7 @@ ctl: setup ## Control one process: make ctl ARGS='stop postgres', ARGS=status, A
 	@test -f .local/supervisord.conf || { echo 'Postcommit was never started here: make start.' >&2; exit 1; }
 	@$(PYTHON_IN_VENV) -m supervisor.supervisorctl -c .local/supervisord.conf $(ARGS)
 
-# Many tests wait for processes, so three times as many run at a time as there are cores. Bytecode halves the start of each process.
+# Many tests wait for processes, so twice as many run at a time as there are cores. Bytecode halves the start of each process.
 # A module stays in one process, because its tests share what takes seconds to make; tests/conftest.py puts the longest first.
 test: setup ## Run the tests (minutes); ARGS go to pytest: make test ARGS='tests/mailer -k retry'.
 	@PYTHONDONTWRITEBYTECODE= $(PYTHON_IN_VENV) -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)

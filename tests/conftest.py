@@ -37,7 +37,7 @@ OUTBOX = {"BACKEND": "mailer.backend.OutboxBackend"}
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Return the number of processes of `-n auto`: many tests wait for others, so there are more of them than cores."""
-    return min(3 * (os.cpu_count() or 1), 8)
+    return min(2 * (os.cpu_count() or 1), 8)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -108,7 +108,7 @@ def ctrl_c_stops_all_processes_in_order(checkout: Checkout, start: Start) -> Non
     start.presses_ctrl_c()
     start.ends()
     assert stopped(checkout.supervisor_log)[-len(ORDER) :] == ORDER
-    assert "SIGKILL" not in checkout.supervisor_log.rpartition("waiting for web to stop")[2]
+    assert "SIGKILL" not in checkout.supervisor_log.rpartition("indicating exit request")[2]
     assert start.output.endswith("Stopped.\n")
     assert "Traceback" not in start.output
 
