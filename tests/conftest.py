@@ -20,6 +20,7 @@ from mailer import outbox
 from mailer.delivery import broker
 from mailer.delivery.heartbeat import heartbeat
 from mailer.delivery.slowness import Slowness
+from mailer.models import Role
 from mailer.transports import connections
 from tests import environment, migrated
 from tests import history as histories
@@ -116,6 +117,7 @@ def no_memories(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(broker, "TIMEOUT", 5.0)  # the machine may be busy
     monkeypatch.setattr(outbox, "slowness", Slowness())
     heartbeat.renew()
+    heartbeat.role = Role.WORKER  # a command leaves its own
     translation.activate("en")  # a request in Thai leaves its thread in Thai
     yield
     connections.close_all()
