@@ -3,6 +3,7 @@
 What a task returns is a sentence for Flower: ids, states and codes, never an address or a text of a mail.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -48,15 +49,23 @@ def deliver_due(queue: str) -> str:
 
     A worker repeats it by itself if the database is away.
     """
+    return _unless_away(lambda: _tried(_deliver_due(queue)))
+
+
+def _tried(messages: int) -> str:
+    return f"{messages} messages tried" if messages else circuit.describe(circuit.paused()) or "nothing is due"
+
+
+def _unless_away(work: Callable[[], str]) -> str:
+    """Return what the work says, or that the database is away."""
     try:
-        tried = _deliver_due(queue)
+        return work()
     except Error as error:
         if not is_away(error):
             raise
-        connection.close()
+        connection.close()  # a server that became read-only keeps it open
         log.warning("database away", error=type(error).__name__)
         return "database away"
-    return f"{tried} messages tried" if tried else circuit.describe(circuit.paused()) or "nothing is due"
 
 
 def _deliver_due(queue: str) -> int:
@@ -74,31 +83,22 @@ def call_receivers(message_ids: list[int]) -> str:
 @shared_task(name=broker.EVENTS_TASK, max_retries=0)
 def apply_events(count: int) -> str:
     """Apply the reports that are due: bounces, complaints, deliveries. A worker repeats it by itself."""
-    try:
-        return f"{events.apply_due()} reports applied"
-    except Error as error:
-        if not is_away(error):
-            raise
-        connection.close()
-        log.warning("database away", error=type(error).__name__)
-        return "database away"
+    return _unless_away(lambda: f"{events.apply_due()} reports applied")
 
 
 @shared_task(name="mailer.tasks.read_bounces", max_retries=0, time_limit=TIME_LIMIT)
 def read_bounces() -> str:
     """Read the mailbox for bounces; beat calls it once a minute. What is not read stays in the mailbox."""
+    return _unless_away(_read_bounces)
+
+
+def _read_bounces() -> str:
     try:
         run = mailbox.read(mailbox.Mailbox.from_url(options().bounce_mailbox), take)
-        events.apply_due()
     except mailbox.NotRead as error:
         log.error("the mailbox for bounces cannot be read", reason=str(error))
         return f"the mailbox cannot be read: {error}"
-    except Error as error:
-        if not is_away(error):
-            raise
-        connection.close()
-        log.warning("database away", error=type(error).__name__)
-        return "database away"
+    events.apply_due()
     return str(run)
 
 

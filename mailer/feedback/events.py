@@ -252,12 +252,10 @@ def _is_unreachable(address: str) -> bool:
     since = Now() - SOFT_WINDOW
     lately = DeliveryEvent.objects.filter(message__in=search.messages_to(address), at__gt=since)
     newest = lately.filter(Q(what=What.DELIVERED) | Q(what=What.BOUNCED, bounce=Bounce.SOFT)).order_by("-at", "-pk")
-    came_back = set()
+    form, came_back = canonical(address), set()
     for event in newest[:BATCH]:
-        if canonical(address) not in (
-            _named(event) or [canonical(address)]
-        ):  # it is about another recipient of the mail
-            continue
+        if (named := _named(event)) and form not in named:
+            continue  # it is about another recipient of the mail
         if event.what == What.DELIVERED:
             break
         came_back.add(event.message_id)

@@ -20,7 +20,8 @@ from django.core.mail import EmailMessage, EmailMultiAlternatives
 from django.utils import timezone
 
 from mailer.addresses import PLAIN_MAILBOX
-from mailer.mime.encoding import FOLDED_AT, LONGEST_LINE, class_of, finished, new_boundary, smtp_policy
+from mailer.mime.encoding import class_of, finished, new_boundary, smtp_policy
+from mailer.mime.folding import FOLDED_AT, LONGEST_LINE
 from mailer.mime.prebuilt import is_prebuilt
 
 NAME = re.compile("[!-9;-~]+")

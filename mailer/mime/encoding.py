@@ -17,12 +17,9 @@ from django.core.mail import EmailMessage
 
 from mailer.addresses import domain_in_ascii
 from mailer.mime import folding
+from mailer.mime.folding import FOLDED_AT, LONGEST_LINE
 from mailer.outcomes import Unsendable
 
-LONGEST_LINE = 998
-"""In octets, without CRLF (RFC 5322, 2.1.1)."""
-FOLDED_AT = 76
-"""The longest line of quoted-printable (RFC 2045, 6.7) and of a header field with an encoded word (RFC 2047, 2)."""
 ANY_LINE_END = re.compile(rb"\r\n|\r|\n")
 NO_FIELD = re.compile(rb"\0|\r(?!\n)|\n(?![ \t]|\Z)")
 """What a folded field must not contain: NUL, or a line break that is not part of folding."""

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from email.headerregistry import Address
 from functools import cache
 
-LONGEST = 76
-"""Octets of a line with an encoded word (RFC 2047, 2). Other lines are folded there if they can be."""
+FOLDED_AT = 76
+"""The longest line of quoted-printable (RFC 2045, 6.7) and of a header field with an encoded word (RFC 2047, 2)."""
 LONGEST_LINE = 998
-"""Octets, without CRLF (RFC 5322, 2.1.1)."""
+"""In octets, without CRLF (RFC 5322, 2.1.1)."""
 SMALLEST = 24
 """Octets that an encoded word needs on a line that has begun. With less, it begins the next line."""
 BREAK = re.compile(r"(?<=\S) (?=\S)")
@@ -49,8 +49,8 @@ def fold(name: str, pieces: Sequence[str]) -> str:
     """Join pieces with spaces, and break lines between them. The first piece stands on the first line."""
     lines, line, is_begun = [], f"{name}:", False
     for piece in pieces:
-        for part, is_tight in _parts(piece, LONGEST - _size(line) - 1, is_begun=is_begun):
-            if is_begun and (is_tight or _size(line) + 1 + _size(part) > LONGEST):
+        for part, is_tight in _parts(piece, FOLDED_AT - _size(line) - 1, is_begun=is_begun):
+            if is_begun and (is_tight or _size(line) + 1 + _size(part) > FOLDED_AT):
                 lines.append(line)
                 line = ""
             line, is_begun = f"{line} {part}", True
@@ -63,7 +63,7 @@ def _parts(piece: str, room: int, *, is_begun: bool) -> Iterator[tuple[str, bool
         yield piece, False
         return
     must_break = is_begun and room < SMALLEST
-    for number, word in enumerate(_encoded_words(piece, LONGEST - 1 if must_break else max(room, SMALLEST))):
+    for number, word in enumerate(_encoded_words(piece, FOLDED_AT - 1 if must_break else max(room, SMALLEST))):
         yield word, number > 0 or must_break
 
 
@@ -101,7 +101,7 @@ def _encoded_words(value: str, room: int) -> Iterator[str]:
         longest = room - len("=?utf-8?q??=")
         if size + added > (longest if is_q else longest // 4 * 3) and number > word:
             yield _encoded_word(value[word:number], is_q=is_q)
-            word, size, room = number, 0, LONGEST - 1
+            word, size, room = number, 0, FOLDED_AT - 1
         size += added
     yield _encoded_word(value[word:], is_q=is_q)
 

@@ -28,10 +28,6 @@ INVALID_CREDENTIALS = 535
 """RFC 4954, 6."""
 
 
-BOUNCES_TO = "bounces_to"
-"""The attribute of a message with the address for its bounces. Anymail's is another one: Django's own backend ignores it."""
-
-
 class EmailBackend(smtp.EmailBackend):
     """Django's SMTP backend over connections whose every wait is bounded."""
 
@@ -125,10 +121,12 @@ class EmailBackend(smtp.EmailBackend):
             return False
         return True
 
-    def prepare(self, mail: EmailMessage) -> Envelope:
-        """Encode and sign a message for the connected server. Raises Unsendable, and ValueError for a broken address."""
-        sender = getattr(mail, BOUNCES_TO, "") or mail.from_email
-        sender, *recipients = map(self._addr_spec, [sender, *mail.recipients()])
+    def prepare(self, mail: EmailMessage, bounces_to: str = "") -> Envelope:
+        """Encode and sign a message for the connected server. Bounces go to its sender, unless `bounces_to` is given.
+
+        Raises Unsendable, and ValueError for a broken address.
+        """
+        sender, *recipients = map(self._addr_spec, [bounces_to or mail.from_email, *mail.recipients()])
         octets, mail_options = self._encode(mail, [sender, *recipients])
         return Envelope(sender, list(dict.fromkeys(recipients)), octets, mail_options)
 

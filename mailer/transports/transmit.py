@@ -57,25 +57,15 @@ def transmit(
     """
     assert connection.pool.has_lent(connection), "this connection was given back: another thread may use it"
     with connection:
-        if number:
-            _name(message, connection, number)
         if exclude:
             _exclude(exclude, message, keep_headers=isinstance(connection.backend, smtp.EmailBackend))
         was_kept = connection.is_kept
-        outcome = _converse(connection, message, guard)
+        outcome = _converse(connection, message, number, guard)
         if was_kept and (_session_is_over(outcome) or _may_be_outdated(outcome)):
-            outcome = _renew(connection) or _converse(connection, message, guard)
+            outcome = _renew(connection) or _converse(connection, message, number, guard)
         if isinstance(outcome, Accepted):
             connection.pool.accepted_at = time.monotonic()
     return _mask(outcome)
-
-
-def _name(message: EmailMessage, connection: Connection, number: int) -> None:
-    """Have bounces, or a provider's reports, name the message."""
-    if isinstance(connection.backend, smtp.EmailBackend):
-        setattr(message, smtp.BOUNCES_TO, verp.envelope_sender(number))
-    else:
-        anymail.mark(message, connection.backend, verp.token(number))
 
 
 def _session_is_over(outcome: Outcome) -> bool:
@@ -124,7 +114,7 @@ def _mask[O: Outcome](outcome: O) -> O:
     return replace(outcome, **changes)
 
 
-def _converse(connection: Connection, message: EmailMessage, guard: Callable[[], None]) -> Outcome:
+def _converse(connection: Connection, message: EmailMessage, number: int, guard: Callable[[], None]) -> Outcome:
     backend = connection.backend
     transaction = None
     try:
@@ -132,13 +122,10 @@ def _converse(connection: Connection, message: EmailMessage, guard: Callable[[],
             if not staging.let_through([message]) or not message.recipients():
                 return NOT_SENT
             assert backend.connection is not None
-            transaction = Transaction(backend.connection, backend.prepare(message), guard)
+            bounces_to = verp.envelope_sender(number) if number else ""
+            transaction = Transaction(backend.connection, backend.prepare(message, bounces_to), guard)
             return transaction.run()
-        guard()
-        connection.is_open = False  # until it is known to be in order
-        answer = _accepted(message) if backend.send_messages([message]) else NOT_SENT
-        connection.is_open = True
-        return answer
+        return _send(connection, message, number, guard)
     except Stop as reason:
         return Interrupted(str(reason))
     except anymail.ERRORS as error:
@@ -155,6 +142,17 @@ def _converse(connection: Connection, message: EmailMessage, guard: Callable[[],
         if isinstance(backend, smtp.EmailBackend) and not (transaction and transaction.dot_sent):
             return TransientRefusal("", f"unexpected {type(error).__name__} before anything was transmitted")
         return OutcomeUnknown(f"unexpected {type(error).__name__}")
+
+
+def _send(connection: Connection, message: EmailMessage, number: int, guard: Callable[[], None]) -> Outcome:
+    """Send a message through a backend of which only one call is known, such as a provider's. Raises what it raises."""
+    if number:
+        anymail.mark(message, connection.backend, verp.token(number))
+    guard()
+    connection.is_open = False  # until it is known to be in order
+    answer = _accepted(message) if connection.backend.send_messages([message]) else NOT_SENT
+    connection.is_open = True
+    return answer
 
 
 def _translate(error: OSError) -> Outcome:

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailer.mime import encoding
-from mailer.mime.folding import LONGEST
+from mailer.mime.folding import FOLDED_AT
 
 PERL = Path(__file__).parents[2] / "mime_header.pl"
 ANN, BOB = "ann@example.com", "bob@example.com"
@@ -51,8 +51,8 @@ def check_lines(field: bytes) -> None:
     lines = field.removesuffix(b"\r\n").split(b"\r\n")
     assert all(line.partition(b":")[2].strip() if number == 0 else line.strip() for number, line in enumerate(lines))
     assert all(line.startswith(b" ") for line in lines[1:])
-    assert all(len(line) <= LONGEST for line in lines if b"=?utf-8?" in line)
-    assert all(len(line) <= LONGEST or b" " not in line.strip().partition(b": ")[2] for line in lines)
+    assert all(len(line) <= FOLDED_AT for line in lines if b"=?utf-8?" in line)
+    assert all(len(line) <= FOLDED_AT or b" " not in line.strip().partition(b": ")[2] for line in lines)
 
 
 @given(VALUES, st.booleans())
