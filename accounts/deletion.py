@@ -7,7 +7,7 @@ from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from accounts import throttling, verification
+from accounts import moving_window, verification
 from accounts.emails import AccountDeleted
 from accounts.models import EmailChange, EmailVerification, User
 from accounts.sessions import Session
@@ -40,7 +40,7 @@ def delete(user: User) -> bool:
 
 
 def purge() -> int:
-    """Delete accounts that were never verified, and expired links, sessions and hits. Return the number of rows."""
+    """Delete accounts that were never verified, and expired links, sessions and windows. Return the number of rows."""
     now = timezone.now()
     over = Q(expires_at__lt=now - LINKS_KEPT_FOR)
     deleted = {
@@ -48,7 +48,7 @@ def purge() -> int:
         "verifications": EmailVerification.objects.filter(over).delete()[0],
         "changes": EmailChange.objects.filter(over).delete()[0],
         "sessions": Session.objects.filter(expire_date__lt=now).delete()[0],
-        "hits": throttling.purge(),
+        "windows": moving_window.purge(),
     }
     log.info("accounts purged", **deleted)
     return sum(deleted.values())

@@ -15,7 +15,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
 from django.utils.translation import gettext_lazy as _
 
-from accounts import login_alerts, throttling
+from accounts import login_alerts, moving_window, throttling
 from accounts.addresses import canonical
 from accounts.models import User
 from accounts.network import UNKNOWN
@@ -97,7 +97,7 @@ class DigitsForm(forms.Form):
 def knows_password(user: User, password: str, log_in: str) -> bool:
     """Whether it is the user's password. Wrong ones are counted for this log-in, whose session may be in a thief's browser."""
     counts = throttling.guesses(user.email, known=f"session {log_in}")
-    if not throttling.allows(counts):
+    if not moving_window.allows(counts):
         return False
     if user.check_password(password):
         return True
@@ -188,7 +188,7 @@ class LogInForm(AuthenticationForm):
     def clean(self) -> dict[str, Any]:
         """Refuse every password after too many wrong ones."""
         address = self.cleaned_data.get("username")
-        if address and not throttling.allows(login_alerts.guesses(self.request, address)):
+        if address and not moving_window.allows(login_alerts.guesses(self.request, address)):
             raise ValidationError(self.error_messages["invalid_login"], code=self.REFUSED)
         return super().clean()
 

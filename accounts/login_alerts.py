@@ -12,6 +12,7 @@ from django.utils import timezone
 from accounts import devices, throttling
 from accounts.addresses import canonical
 from accounts.emails import LogInAlert
+from accounts.moving_window import Count
 from accounts.network import UNKNOWN, network_of, widened
 from mailer import outbox
 
@@ -29,13 +30,13 @@ def count_failed_log_in(*, credentials: dict[str, Any], request: HttpRequest | N
     count_wrong_password(address, guesses(request, address), network)
 
 
-def guesses(request: HttpRequest | None, address: str) -> list[throttling.Count]:
+def guesses(request: HttpRequest | None, address: str) -> list[Count]:
     """Return the counts for a password at a log-in page."""
     network = network_of(request) if request else UNKNOWN
     return throttling.guesses(address, known=devices.known(request, address), network=network)
 
 
-def count_wrong_password(address: str, counts: list[throttling.Count], network: str) -> None:
+def count_wrong_password(address: str, counts: list[Count], network: str) -> None:
     """Count a wrong password from any form, and enqueue an alert if there were many."""
     if throttling.note_wrong_password(address, counts):
         outbox.enqueue(LogInAlert(address, widened(network), timezone.now().isoformat()))

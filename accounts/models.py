@@ -199,14 +199,20 @@ class EmailChange(MailedLink):
         return f"{self.pk}:{self.user_id}:{self.old_address}:{self.new_address}:{self.secret}"
 
 
-class Hit(models.Model):
-    """An event counted by a rate limit while Redis is away. The key is a hash."""
+class TimesField(models.Field):  # type: ignore[type-arg]
+    """Seconds since 1970. Django's ArrayField would need an app that asks each new connection for types of extensions."""
 
-    key = models.CharField(max_length=200)
-    at = models.FloatField(help_text="Seconds since 1970.")
+    def db_type(self, connection: Any) -> str:
+        return "double precision[]"
 
-    class Meta:
-        indexes = [models.Index("key", "at", name="hit_window")]
+
+class MovingWindow(models.Model):
+    """The times of the last events that a limit allowed for one identity."""
+
+    key = models.UUIDField(primary_key=True, help_text="A hash of the limit and the identity.")
+    amount = models.IntegerField(help_text="The limit: so many events.")
+    seconds = models.IntegerField(help_text="The limit: in so many seconds.")
+    hits = TimesField(help_text="The last of them, at most `amount`.")
 
     def __str__(self) -> str:
-        return f"hit {self.pk}"
+        return f"moving window {self.key}"

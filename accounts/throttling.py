@@ -1,33 +1,22 @@
-"""Limits on requests, on mail to one mailbox and on wrong passwords: moving windows in Redis, or in a table without Redis.
+"""Limits on requests, on mail to one mailbox and on wrong passwords.
 
 Strangers cannot spend the limits of a verified account. Mail is counted when it really goes, in the worker. A wrong password
 counts against the browser that typed it if that is known to the account, and otherwise against the account and the network.
 
-Known and unknown addresses are counted alike, so an answer above a limit reveals nothing. Keys are hashes, so neither store
-contains an address.
+Known and unknown addresses are counted alike, so an answer above a limit reveals nothing. Keys are hashes, so the table
+contains no address.
 """
 
-import time
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Iterable
 from enum import StrEnum
-from functools import cache
-from typing import Any
+from uuid import UUID
 
-import structlog
 from django.conf import settings
-from django.db import connection, transaction
 from django.utils.crypto import salted_hmac
-from limits import RateLimitItem, parse, parse_many
-from limits.errors import StorageError
-from limits.storage import storage_from_string
-from limits.strategies import MovingWindowRateLimiter
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
-from accounts.models import Hit
+from accounts.moving_window import Count, Limit, allows, hit, hit_once
 from accounts.network import subscriber_networks
-
-log = structlog.get_logger("accounts")
 
 SALT = "accounts.throttling"
 
@@ -43,120 +32,53 @@ class Purpose(StrEnum):
     ALERT = "alert"
 
 
-PAUSE = parse("1/minute")
+MINUTE, HOUR, DAY = 60, 3600, 86_400
+
+PAUSE = [Limit(1, MINUTE)]
 """For mail about one thing, such as a link: a form that is sent twice must not mail it twice."""
-MAIL_OF_A_PURPOSE = parse("3/hour")
+MAIL_OF_A_PURPOSE = [Limit(3, HOUR)]
 """To one mailbox, for one purpose."""
-ALERTS = parse("1/day")
+ALERTS = [Limit(1, DAY)]
 """To one mailbox."""
-MAIL_OF_ALL_KINDS = parse("5/hour")
+MAIL_OF_ALL_KINDS = [Limit(5, HOUR)]
 """To one mailbox."""
 ALWAYS = (Purpose.SIGN_UP, Purpose.RESET, Purpose.ALERT)
 """Purposes that MAIL_OF_ALL_KINDS does not limit: requests for other mail must not block them."""
-ONE_MAIL = parse("1 per 7 days")
+ONE_MAIL = Limit(1, 7 * DAY)
 """However often the worker tries to send it."""
 
-WRONG_PASSWORDS = parse("5 per 15 minutes")
+WRONG_PASSWORDS = [Limit(5, 15 * MINUTE)]
 """For one account. Above it, the owner gets an alert."""
-GUESSES = parse_many("10 per 15 minutes")
+GUESSES = [Limit(10, 15 * MINUTE)]
 """For one account, from one network or known browser. Above it, every password is refused."""
-GUESSES_FOR_ACCOUNT = parse_many("20 per 15 minutes; 40 per 2 hours; 60 per day")
+GUESSES_FOR_ACCOUNT = [Limit(20, 15 * MINUTE), Limit(40, 2 * HOUR), Limit(60, DAY)]
 """For one account, from all networks."""
-TRIES_OF_DIGITS = parse("5/day")
+TRIES_OF_DIGITS = [Limit(5, DAY)]
 """For one sign-up, whose link works for a day. Right digits count too."""
-GUESSES_FROM_NETWORK = parse_many("20 per 15 minutes")
+GUESSES_FROM_NETWORK = [Limit(20, 15 * MINUTE)]
 """For all accounts, from one network: passwords, and tries of digits."""
 WIDER = 2
 """The factor by which a wider network may ask more often."""
 
-Count = tuple[RateLimitItem, tuple[str]]
-"""A limit, and the hashed identity for which it counts."""
-
-BREAK = 5.0
-"""Seconds to count in the table after Redis failed."""
-TIMEOUT = 0.25
-"""Seconds to connect to Redis, and to wait for each reply."""
-
-
-class TableLimiter:
-    """Count in a table, one row per hit. Slower than Redis, but available whenever the database is."""
-
-    def hit(self, limit: RateLimitItem, *identity: str) -> bool:
-        key = limit.key_for(*identity)
-        with transaction.atomic():
-            with connection.cursor() as cursor:  # counting and adding are one step for each key
-                cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [key])
-            hits = Hit.objects.filter(key=key)
-            hits.filter(at__lt=time.time() - limit.get_expiry()).delete()
-            if hits.count() >= limit.amount:
-                return False
-            Hit.objects.create(key=key, at=time.time())
-        return True
-
-    def test(self, limit: RateLimitItem, *identity: str) -> bool:
-        hits = Hit.objects.filter(key=limit.key_for(*identity), at__gte=time.time() - limit.get_expiry())
-        return hits.count() < limit.amount
-
-
-class Counter:
-    """Count in Redis, or in the table while Redis is away."""
-
-    def __init__(self) -> None:
-        self._try_redis_at = 0.0
-        self.place = ""
-        """Where the last event was counted."""
-
-    def hit(self, limit: RateLimitItem, *identity: str) -> bool:
-        """Count one event. Return False, without counting it, if the limit is reached."""
-        return self._ask(lambda limiter: limiter.hit(limit, *identity))
-
-    def would_allow(self, limit: RateLimitItem, *identity: str) -> bool:
-        """Return what `hit` would return, without counting."""
-        return self._ask(lambda limiter: limiter.test(limit, *identity))
-
-    def _ask(self, question: Callable[[MovingWindowRateLimiter | TableLimiter], bool]) -> bool:
-        if time.monotonic() >= self._try_redis_at:
-            try:
-                answer = question(_redis())
-                self.place = "Redis"
-                return answer
-            except StorageError as error:
-                self._try_redis_at = time.monotonic() + BREAK
-                log.warning("Redis away; limits are counted in the database", error=type(error.storage_error).__name__)
-        self.place = "table"
-        return question(TableLimiter())
-
-
-counter = Counter()
-
 
 def may_ask(network: str) -> bool:
     """Whether a request from this network may do work that costs: hash a password or cause a mail. Counts the request."""
-    return _hit_all(_from_network(parse_many(settings.ACCOUNTS_MAIL_PER_NETWORK), "ask", network))
+    limits = itertools.starmap(Limit, settings.ACCOUNTS_MAIL_PER_NETWORK)
+    return hit(_from_network(list(limits), "ask", network))
 
 
 def may_mail(purpose: Purpose, box: str, *, about: str, request: str) -> bool:
     """Whether this mailbox may get another mail for this purpose. Counts the mail once for each `request`.
 
     `about` names what it is about: the same is mailed once a minute.
-
-    The mail is marked before it is counted: of two workers with one message, the second must not be refused because of the
-    first, since its refusal cancels the message. It is marked again if Redis went away, or came back, in between.
     """
+    [this_mail] = _for([ONE_MAIL], "one mail", request)
     counts = [
-        *_for([PAUSE], "mail about", about),
-        *_for([ALERTS if purpose is Purpose.ALERT else MAIL_OF_A_PURPOSE], "mail", purpose, box),
-        *_for([] if purpose in ALWAYS else [MAIL_OF_ALL_KINDS], "mail", box),
+        *_for(PAUSE, "mail about", about),
+        *_for(ALERTS if purpose is Purpose.ALERT else MAIL_OF_A_PURPOSE, "mail", purpose, box),
+        *_for([] if purpose in ALWAYS else MAIL_OF_ALL_KINDS, "mail", box),
     ]
-    this_mail = _for([ONE_MAIL], "one mail", request)
-    if not _hit_all(this_mail):
-        return True  # an attempt after the first
-    place = counter.place
-    if not _hit_all(counts):
-        return False
-    if counter.place != place:
-        _hit_all(this_mail)
-    return True
+    return hit_once(this_mail, counts)
 
 
 def guesses(address: str, *, known: str | None = None, network: str = "") -> list[Count]:
@@ -176,63 +98,32 @@ def guesses(address: str, *, known: str | None = None, network: str = "") -> lis
 
 def note_wrong_password(address: str, counts: Iterable[Count]) -> bool:
     """Count a wrong password. Return True if the account's owner should be alerted."""
-    for limit, identity in counts:
-        counter.hit(limit, *identity)
-    wrong = _hashed("wrong password", address)
-    return counter.hit(WRONG_PASSWORDS, *wrong) and not counter.would_allow(WRONG_PASSWORDS, *wrong)
+    for count in counts:
+        hit([count])
+    wrong = _for(WRONG_PASSWORDS, "wrong password", address)
+    return hit(wrong) and not allows(wrong)
 
 
 def may_try_digits(sign_up: str, network: str) -> bool:
-    """Whether the browser of this sign-up may try digits. Counts the try.
-
-    It is counted in the table even while Redis answers: of a million numbers five may be tried, and a Redis that was emptied
-    would grant five more.
-    """
+    """Whether the browser of this sign-up may try digits. Counts the try."""
     of_network = _from_network(GUESSES_FROM_NETWORK, "digits", network)
-    return _hit_all(of_network) and TableLimiter().hit(TRIES_OF_DIGITS, *_hashed("digits", sign_up))
+    return hit(of_network) and hit(_for(TRIES_OF_DIGITS, "digits", sign_up))
 
 
-def allows(counts: Iterable[Count]) -> bool:
-    """Whether none of the limits is reached. Count nothing."""
-    return all(counter.would_allow(limit, *identity) for limit, identity in counts)
+def _for(limits: Iterable[Limit], *identity: str) -> list[Count]:
+    return [(limit, _key(limit, identity)) for limit in limits]
 
 
-def _hit_all(counts: list[Count]) -> bool:
-    """Count for each identity, or for none if one has reached its limit."""
-    # `hit` itself does not count above the limit, so the first one needs no other question.
-    return allows(counts[1:]) and all(counter.hit(limit, *identity) for limit, identity in counts)
-
-
-def _for(limits: Iterable[RateLimitItem], *identity: str) -> list[Count]:
-    return [(limit, _hashed(*identity)) for limit in limits]
-
-
-def _from_network(limits: Iterable[RateLimitItem], what: str, network: str) -> list[Count]:
+def _from_network(limits: Iterable[Limit], what: str, network: str) -> list[Count]:
     """Return the counts of the network and of the wider ones around it, which may ask more often."""
     return [
-        (type(limit)(limit.amount * WIDER**step, limit.multiples), _hashed(what, "network", around))
+        count
         for step, around in enumerate(subscriber_networks(network))
         for limit in limits
+        for count in _for([Limit(limit.amount * WIDER**step, limit.seconds)], what, "network", around)
     ]
 
 
-def purge() -> int:
-    """Delete the table's hits that are older than every window. Return their number."""
-    return Hit.objects.filter(at__lt=time.time() - 86_400).delete()[0]
-
-
-def _hashed(*identity: str) -> tuple[str]:
-    return (salted_hmac(SALT, "\n".join(identity), algorithm="sha256").hexdigest(),)
-
-
-@cache
-def _redis() -> MovingWindowRateLimiter:
-    patience: dict[str, Any] = {
-        "socket_timeout": TIMEOUT,
-        "socket_connect_timeout": TIMEOUT,
-        "retry": Retry(NoBackoff(), 0),
-    }
-    options = settings.RATE_LIMITS_OPTIONS | patience
-    if "sentinel_kwargs" in options:  # for the sentinels, to which `limits` applies no timeout
-        options["sentinel_kwargs"] = options["sentinel_kwargs"] | patience
-    return MovingWindowRateLimiter(storage_from_string(settings.RATE_LIMITS_URL, wrap_exceptions=True, **options))
+def _key(limit: Limit, identity: Iterable[str]) -> UUID:
+    text = "\n".join([*map(str, limit), *identity])
+    return UUID(bytes=salted_hmac(SALT, text, algorithm="sha256").digest()[:16])

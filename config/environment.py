@@ -17,7 +17,6 @@ from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.core.validators import validate_email
 from django.http.request import split_domain_port
 from environs import Env, EnvError, EnvValidationError
-from limits import parse_many
 from psycopg.conninfo import conninfo_to_dict
 
 from mailer import server_url
@@ -40,6 +39,14 @@ SES_OPTIONS = {"configuration_set_name", "message_tag_name"}
 
 LIMITS = {"rate", "quota", "weight", "domains"}
 """Parameters of a transport's URL that are no options of its backend. `mailer.delivery.limits` parses and explains them."""
+
+RATE_LIMIT = re.compile(
+    r"\s*(\d{1,9})\s*(?:/|per)\s*(\d{1,5})?\s*(second|minute|hour|day)s?\s*", re.ASCII | re.IGNORECASE
+)
+SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
+MOST_EVENTS = 10_000
+"""Of one window: each has its time in a row, which is written again with each event."""
+LONGEST_WINDOW = 366 * SECONDS["day"]
 
 Mailer = dict[str, Any]
 """One entry of Django's MAILERS: `{"BACKEND": …, "OPTIONS": …}`, with `"LIMITS": …` for the mailer."""
@@ -78,12 +85,10 @@ class Environment(Env):
 
 @dataclass(frozen=True, slots=True)
 class Broker:
-    """A Redis server: `url` with options for kombu, and `limits_url` with options for the library `limits`."""
+    """A Redis server, with kombu's options."""
 
     url: str
-    limits_url: str
     transport_options: dict[str, Any] = field(default_factory=dict)
-    limits_options: dict[str, Any] = field(default_factory=dict)
 
 
 def _without_spaces(parser: Callable[..., Any], value: str, **options: Any) -> Any:
@@ -200,13 +205,19 @@ def mail_address(value: str) -> str:
     return value
 
 
-def rate_limits(value: str) -> str:
-    """Check one or more limits, as in `10/minute; 60/hour`."""
-    try:
-        parse_many(value)
-    except ValueError:
-        raise EnvError("write limits as in 10/minute; 60/hour") from None
-    return value
+def rate_limits(value: str) -> list[tuple[int, int]]:
+    """Read limits, as in `10/minute; 60/hour`. Return numbers of events, each with its seconds."""
+    return [_rate_limit(each) for each in value.split(";")]
+
+
+def _rate_limit(text: str) -> tuple[int, int]:
+    found = RATE_LIMIT.fullmatch(text)
+    if found is None:
+        raise EnvError("write limits as in 10/minute; 60/hour")
+    amount, seconds = int(found[1]), int(found[2] or 1) * SECONDS[found[3].lower()]
+    if not 0 < amount <= MOST_EVENTS or not 0 < seconds <= LONGEST_WINDOW:
+        raise EnvError(f"a limit is from 1 to {MOST_EVENTS} in at most 366 days, as in 60/hour")
+    return amount, seconds
 
 
 def database_url(url: str) -> dict[str, Any]:
@@ -254,33 +265,18 @@ def redis_url(url: str) -> Broker:
     if scheme == "sentinel":
         return _sentinel(address, options.get("master_name"))
     split(url)
-    if scheme == "redis+socket":
-        path = address.removeprefix("redis+socket")
-        return Broker(url, f"redis+unix{path}?db={options.get('virtual_host', '0')}")
     if scheme == "rediss" and "ssl_cert_reqs" not in options:
-        options["ssl_cert_reqs"] = "required"
         url += f"{'&' if '?' in url else '?'}ssl_cert_reqs=required"
-    tls = {name: value for name, value in options.items() if name.startswith("ssl_")}
-    if not tls:  # all other options are kombu's
-        return Broker(url, address)
-    tls["ssl_cert_reqs"] = tls.get("ssl_cert_reqs", "required").removeprefix("CERT_").lower()
-    return Broker(url, f"rediss:{address.partition(':')[2]}?{urlencode(tls)}")
+    return Broker(url)
 
 
 def _sentinel(address: str, master_name: str | None) -> Broker:
     """The first user and password belong to the server, as in kombu; sentinels have none."""
     if not master_name:
         raise EnvError("a sentinel:// address needs ?master_name=… at its end")
-    sentinels = [split(each) for each in address.split(";")]
-    hosts = [(each.netloc.rpartition("@")[2], each.port) for each in sentinels]
-    locations = ",".join(host if port else f"{host}:26379" for host, port in hosts)
-    login = {"username": unquote(sentinels[0].username or ""), "password": unquote(sentinels[0].password or "")}
-    return Broker(
-        url=address,
-        limits_url=f"redis+sentinel://{locations}/{master_name}",
-        transport_options={"master_name": master_name},
-        limits_options={"sentinel_kwargs": dict.fromkeys(login)} | {name: text for name, text in login.items() if text},
-    )
+    for each in address.split(";"):
+        split(each)
+    return Broker(address, {"master_name": master_name})
 
 
 def email_url(url: str) -> Mailer:
@@ -290,8 +286,8 @@ def email_url(url: str) -> Mailer:
     log-in with a token `smtp://user@host:587/?tls=1&oauth=microsoft&…`.
     """
     query = parse_qsl(url.partition("?")[2], keep_blank_values=True)  # a limit without a value is a mistake
-    limits = {name: text for name, text in query if name in LIMITS}
-    return _without_limits(url) | ({"LIMITS": limits} if limits else {})
+    found = {name: text for name, text in query if name in LIMITS}
+    return _without_limits(url) | ({"LIMITS": found} if found else {})
 
 
 def _without_limits(url: str) -> Mailer:

@@ -64,7 +64,7 @@ webhooks: dict[str, Any] = {
     "RESEND_API_KEY": env.line("ANYMAIL_RESEND_API_KEY", ""),
 }
 FLOWER_URL: str = env.line("FLOWER_URL", "")
-ACCOUNTS_MAIL_PER_NETWORK: str = env.rate_limits("ACCOUNTS_MAIL_PER_NETWORK", "60/hour")
+ACCOUNTS_MAIL_PER_NETWORK: list[tuple[int, int]] = env.rate_limits("ACCOUNTS_MAIL_PER_NETWORK", "60/hour")
 VERIFICATION_DELAY: float = env.float("VERIFICATION_DELAY", 5.0, validate=validate.Range(min=0, max=86_400))
 LOG_LEVEL: str = env.str("LOG_LEVEL", "INFO", validate=validate.OneOf(["DEBUG", "INFO", "WARNING", "ERROR"]))
 STAFF_SECOND_FACTOR: bool = env.bool("STAFF_SECOND_FACTOR", not DEBUG)
@@ -154,7 +154,6 @@ PASSWORD_HASHERS = [
 PASSWORD_RESET_TIMEOUT = 3600
 SESSION_ENGINE = "accounts.sessions"
 AUTHENTICATION_BACKENDS = ["accounts.backends.VerifiedAddressBackend"]
-RATE_LIMITS_URL, RATE_LIMITS_OPTIONS = broker.limits_url, broker.limits_options
 OTP_TOTP_ISSUER = OTP_WEBAUTHN_RP_NAME = "Postcommit"
 # Passkeys belong to the host of SITE_URL, whatever host a request names.
 OTP_WEBAUTHN_RP_ID = str(urlsplit(SITE_URL).hostname)

@@ -1,6 +1,7 @@
 """Run functions at the same time, each in a thread with its own database connection."""
 
 import threading
+import time
 from collections.abc import Callable, Iterable
 
 from django.db import connection
@@ -25,3 +26,14 @@ def at_once[T](actions: Iterable[Callable[[], T]]) -> tuple[list[T], list[Except
     for thread in threads:
         thread.join()
     return results, failures
+
+
+def wait_for_a_lock() -> None:
+    """Wait until a connection to the test database waits for a lock."""
+    for _ in range(200):
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1 FROM pg_locks WHERE NOT granted")
+            if cursor.fetchone():
+                return
+        time.sleep(0.02)
+    raise AssertionError("no connection waits for a lock")

@@ -35,7 +35,7 @@ QUICK = {
     "POSTCOMMIT_SWEEP_EVERY": "1",
     "POSTCOMMIT_BACKOFF_BASE": "0.5",
     "POSTCOMMIT_SMTP_TIMEOUT": "2",
-    "ACCOUNTS_MAIL_PER_NETWORK": "1000000/hour",
+    "ACCOUNTS_MAIL_PER_NETWORK": "10000/second",
 }
 """Seconds instead of minutes, to make tests short."""
 

@@ -12,7 +12,7 @@ from django.shortcuts import redirect, render
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_http_methods
 
-from accounts import login_alerts, throttling
+from accounts import login_alerts, moving_window, throttling
 from accounts.forms import AddressForm
 from accounts.links import Link, LinkState
 from accounts.network import network_of
@@ -93,7 +93,7 @@ def use_link(request: HttpRequest, link: Link, use: Callable[..., Link], *, is_m
     if is_mine:
         return use(password=None)
     counts = throttling.guesses(link.address, known=f"link {request.path}")
-    if not throttling.allows(counts):
+    if not moving_window.allows(counts):
         return replace(link, state=LinkState.NOT_THE_OWNER)
     password = request.POST.get("password", "")[:LONGEST_PASSWORD]
     used = use(password=password)

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
+from uuid import uuid4
 
 import pytest
 import time_machine
@@ -14,7 +15,7 @@ from django.utils import timezone
 
 from accounts import deletion, email_change, links, passwords, tasks, verification
 from accounts.emails import PasswordChanged
-from accounts.models import EmailChange, EmailVerification, Hit, User
+from accounts.models import EmailChange, EmailVerification, MovingWindow, User
 from accounts.sessions import Session
 from mailer import outbox
 from mailer.models import Message
@@ -169,7 +170,7 @@ def test_messages_are_kept_when_an_account_is_purged(client: Client) -> None:
     assert EmailVerification.objects.count() == 0
 
 
-def test_the_purge_deletes_old_links_sessions_and_hits() -> None:
+def test_the_purge_deletes_old_links_sessions_and_windows() -> None:
     user, now = member(), timezone.now()
     for days in (31, 29):
         expired = now - timedelta(days=days)
@@ -180,12 +181,13 @@ def test_the_purge_deletes_old_links_sessions_and_hits() -> None:
     with time_machine.travel(now - timedelta(days=15)):
         log_in()
     browser = log_in()
-    Hit.objects.create(key="old", at=(now - timedelta(days=1, seconds=1)).timestamp())
-    Hit.objects.create(key="new", at=now.timestamp())
+    for age in (59, 61):
+        MovingWindow.objects.create(key=uuid4(), amount=1, seconds=60, hits=[now.timestamp() - age])
 
     for _ in range(2):
         deletion.purge()
-        assert [table.objects.count() for table in (EmailVerification, EmailChange, Session, Hit)] == [1, 1, 1, 1]
+        tables = (EmailVerification, EmailChange, Session, MovingWindow)
+        assert [table.objects.count() for table in tables] == [1, 1, 1, 1]
     assert is_in(browser)
 
 

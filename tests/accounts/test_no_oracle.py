@@ -15,7 +15,7 @@ from django.urls import reverse
 from django.utils import timezone
 from pytest_django import Settings
 
-from accounts import throttling
+from accounts import moving_window, throttling
 from accounts.models import User
 from config import settings as project
 
@@ -81,14 +81,9 @@ def statements(page: str, address: str) -> list[str]:
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("store", ["Redis", "table"])
 @pytest.mark.parametrize("kind", ACCOUNTS)
 @pytest.mark.parametrize("page", PAGES)
-def test_a_known_address_costs_the_same_statements(
-    page: str, kind: str, store: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if store == "table":
-        monkeypatch.setattr(throttling.counter, "_try_redis_at", float("inf"))
+def test_a_known_address_costs_the_same_statements(page: str, kind: str) -> None:
     make_account("ann@example.com", kind)
 
     for _ in range(6):
@@ -104,7 +99,7 @@ TRIES = 4
 def no_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Count each answer with its mail: there known and unknown addresses could differ."""
     monkeypatch.setattr(throttling, "may_ask", lambda _: True)
-    monkeypatch.setattr(throttling, "allows", lambda _: True)
+    monkeypatch.setattr(moving_window, "allows", lambda _: True)
 
 
 @pytest.fixture

@@ -42,10 +42,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from accounts import throttling
 from accounts.addresses import canonical
 from accounts.deletion import purge
-from accounts.models import Hit, User
+from accounts.models import MovingWindow, User
 from accounts.sessions import Session
 from mailer.models import Message
 from mailer.testing.outbox import Outbox
@@ -108,7 +107,7 @@ class World:
 
     def end(self) -> None:
         self.clock.stop()
-        for model in (Message, Session, Hit, User):
+        for model in (Message, Session, MovingWindow, User):
             model.objects.all().delete()
         with redis.Redis(unix_socket_path=str(environment.valkey.socket)) as client:
             client.flushall()
@@ -667,11 +666,6 @@ def differences(known: dict[str, Any], unknown: dict[str, Any]) -> str:
 
 
 # --- The tests ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(autouse=True)
-def count_in_the_table(nothing_counted_yet: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(throttling.counter, "_try_redis_at", float("inf"))
 
 
 @pytest.fixture(autouse=True)

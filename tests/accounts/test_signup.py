@@ -129,7 +129,7 @@ def test_invalid_input_is_refused_at_its_field(
 def test_a_hundred_concurrent_sign_ups_with_one_address_make_one_account_one_link_and_one_mail(
     outbox: Outbox, settings: Settings
 ) -> None:
-    settings.ACCOUNTS_MAIL_PER_NETWORK = "100/hour"
+    settings.ACCOUNTS_MAIL_PER_NETWORK = [(100, 3600)]
     data = {"email": "ann@example.com", "password1": PASSWORD, "password2": PASSWORD}
 
     answers, failures = at_once([lambda: Client().post(reverse("signup"), data).status_code] * 100)

@@ -1,52 +1,45 @@
-"""Limits on mail: counted in Redis, or in a table while Redis is away, and never shown."""
+"""Limits on mail: counted in a table, by every process alike, and never shown."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
+from itertools import permutations
 from typing import Any
 from uuid import uuid4
 
+import hypothesis
 import pytest
-import redis
 import time_machine
 from django.core import mail
+from django.db import transaction
 from django.test import Client
 from django.urls import reverse
-from limits import parse
+from hypothesis import given
+from hypothesis import strategies as st
 from pytest_django import Settings
-from structlog.testing import capture_logs
 
-from accounts import throttling
-from accounts.models import Hit, User
+from accounts import moving_window, throttling
+from accounts.models import MovingWindow, User
+from accounts.moving_window import Count, Limit
 from accounts.throttling import Purpose
 from mailer.models import Message
 from mailer.testing.outbox import Outbox
 from tests.accounts.steps import member, text_of
-from tests.at_once import at_once
-from tests.servers import Valkey
+from tests.at_once import at_once, wait_for_a_lock
 
 NOON = "2026-11-22 12:00Z"
 SIGN_UP = {"password1": "correct horse 9 battery", "password2": "correct horse 9 battery"}
 HERE, THERE = "192.0.2.7/32", "198.51.100.1/32"
 
 
+def counts(*limits: tuple[int, int]) -> list[Count]:
+    """Return the counts of a new identity."""
+    return [(Limit(*limit), uuid4()) for limit in limits]
+
+
 def ask(address: str = "ann@example.com", purpose: Purpose = Purpose.VERIFY) -> bool:
     return throttling.may_mail(purpose, address, about=f"{purpose} {address}", request=uuid4().hex)
-
-
-@pytest.fixture
-def table(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Redis stays away."""
-    monkeypatch.setattr(throttling.counter, "_try_redis_at", float("inf"))
-
-
-@pytest.fixture(params=["Redis", "table"])
-def store(request: pytest.FixtureRequest) -> str:
-    """Run the test with both stores."""
-    if request.param == "table":
-        request.getfixturevalue("table")
-    return str(request.param)
 
 
 @pytest.fixture
@@ -56,7 +49,7 @@ def clock() -> Iterator[Any]:
 
 
 @pytest.mark.django_db
-def test_one_address_gets_one_mail_a_minute_and_three_an_hour_for_a_purpose(store: str, clock: Any) -> None:
+def test_one_address_gets_one_mail_a_minute_and_three_an_hour_for_a_purpose(clock: Any) -> None:
     allowed = []
     for second in range(0, 3700, 21):
         if ask():
@@ -64,11 +57,10 @@ def test_one_address_gets_one_mail_a_minute_and_three_an_hour_for_a_purpose(stor
         clock.shift(21)
 
     assert allowed == [0, 63, 126, 3612, 3675]
-    assert (Hit.objects.count() > 0) == (store == "table")
 
 
 @pytest.mark.django_db
-def test_one_address_gets_five_mails_an_hour_for_all_purposes(store: str, clock: Any) -> None:
+def test_one_address_gets_five_mails_an_hour_for_all_purposes(clock: Any) -> None:
     kinds = [Purpose.VERIFY, Purpose.ACCOUNT_EXISTS, Purpose.NEW_ADDRESS] * 3
     answers = []
     for kind in kinds:
@@ -80,9 +72,8 @@ def test_one_address_gets_five_mails_an_hour_for_all_purposes(store: str, clock:
 
 
 @pytest.mark.django_db
-def test_windows_move(store: str, clock: Any) -> None:
-    limit = parse("2/hour")
-    hit = partial(throttling.counter.hit, limit, "key")
+def test_windows_move(clock: Any) -> None:
+    hit = partial(moving_window.hit, counts((2, 3600)))
 
     clock.shift(3590)
     assert hit()
@@ -93,7 +84,28 @@ def test_windows_move(store: str, clock: Any) -> None:
 
 
 @pytest.mark.django_db
-def test_refused_requests_are_not_counted(store: str, clock: Any) -> None:
+@hypothesis.settings(max_examples=60, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+@given(
+    amounts=st.lists(st.tuples(st.integers(1, 6), st.integers(1, 90)), min_size=1, max_size=4, unique=True),
+    steps=st.lists(st.integers(0, 50), max_size=40),
+)
+def test_an_event_is_counted_if_it_fits_in_every_window_and_otherwise_in_none(
+    clock: Any, amounts: list[tuple[int, int]], steps: list[int]
+) -> None:
+    limits = counts(*amounts)
+    now, allowed = 0, list[int]()
+    for step in steps:
+        clock.shift(step)
+        now += step
+        fits = all(sum(at > now - seconds for at in allowed) < amount for amount, seconds in amounts)
+        assert moving_window.allows(limits) == fits
+        assert moving_window.hit(limits) == fits
+        if fits:
+            allowed.append(now)
+
+
+@pytest.mark.django_db
+def test_refused_requests_are_not_counted(clock: Any) -> None:
     assert ask()
     for _ in range(20):
         clock.shift(2.5)
@@ -104,17 +116,24 @@ def test_refused_requests_are_not_counted(store: str, clock: Any) -> None:
 
 
 @pytest.mark.django_db
-def test_would_allow_counts_nothing(store: str) -> None:
-    limit = parse("1/hour")
+def test_to_ask_counts_nothing() -> None:
+    limit = counts((1, 3600))
 
-    assert all(throttling.counter.would_allow(limit, "key") for _ in range(5))
-    assert throttling.counter.hit(limit, "key")
-    assert not throttling.counter.would_allow(limit, "key")
+    assert all(moving_window.allows(limit) for _ in range(5))
+    assert moving_window.hit(limit)
+    assert not moving_window.allows(limit)
 
 
 @pytest.mark.django_db
-def test_requests_are_limited_per_network(store: str, settings: Settings, clock: Any) -> None:
-    settings.ACCOUNTS_MAIL_PER_NETWORK = "3/minute; 4/hour"
+def test_a_limit_that_is_set_twice_counts_once(settings: Settings) -> None:
+    settings.ACCOUNTS_MAIL_PER_NETWORK = [(2, 3600), (2, 3600), (9, 86400)]
+
+    assert [throttling.may_ask(HERE) for _ in range(3)] == [True, True, False]
+
+
+@pytest.mark.django_db
+def test_requests_are_limited_per_network(settings: Settings, clock: Any) -> None:
+    settings.ACCOUNTS_MAIL_PER_NETWORK = [(3, 60), (4, 3600)]
 
     assert [throttling.may_ask(HERE) for _ in range(5)] == [True] * 3 + [False] * 2
     assert throttling.may_ask(THERE)
@@ -123,8 +142,8 @@ def test_requests_are_limited_per_network(store: str, settings: Settings, clock:
 
 
 @pytest.mark.django_db
-def test_the_subnetworks_of_one_subscriber_share_a_limit(store: str, settings: Settings) -> None:
-    settings.ACCOUNTS_MAIL_PER_NETWORK = "3/hour"
+def test_the_subnetworks_of_one_subscriber_share_a_limit(settings: Settings) -> None:
+    settings.ACCOUNTS_MAIL_PER_NETWORK = [(3, 3600)]
 
     of_one_56 = [throttling.may_ask(f"2001:db8:1:{n:x}::/64") for n in range(20)]
     of_one_48 = [throttling.may_ask(f"2001:db8:2:{n:x}00::/64") for n in range(20)]
@@ -133,7 +152,7 @@ def test_the_subnetworks_of_one_subscriber_share_a_limit(store: str, settings: S
 
 
 @pytest.mark.django_db
-def test_a_mail_counts_once_however_often_it_is_tried(store: str) -> None:
+def test_a_mail_counts_once_however_often_it_is_tried() -> None:
     tries = [throttling.may_mail(Purpose.VERIFY, "ann@example.com", about="a link", request="one") for _ in range(9)]
 
     assert tries == [True] * 9
@@ -141,53 +160,27 @@ def test_a_mail_counts_once_however_often_it_is_tried(store: str) -> None:
     assert throttling.may_mail(Purpose.VERIFY, "ann@example.com", about="a link", request="one")
 
 
-@pytest.mark.django_db
-def test_two_workers_with_one_message_do_not_refuse_it(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    hit, others = throttling.counter.hit, []
-
-    def hit_with_another_worker_behind(limit: Any, *identity: str) -> bool:
-        """After each hit of the first worker, the second asks."""
-        done = hit(limit, *identity)
-        monkeypatch.setattr(throttling.counter, "hit", hit)
-        others.append(throttling.may_mail(Purpose.RESET, "ann@example.com", about="a link", request="one"))
-        monkeypatch.setattr(throttling.counter, "hit", hit_with_another_worker_behind)
-        return done
-
-    monkeypatch.setattr(throttling.counter, "hit", hit_with_another_worker_behind)
-
-    assert throttling.may_mail(Purpose.RESET, "ann@example.com", about="a link", request="one")
-    assert len(others) > 2
-    assert all(others)
-
-
-@pytest.mark.django_db
-@pytest.mark.parametrize("hits", range(3))
-def test_a_mail_is_tried_again_although_redis_went_away_while_it_was_counted(
-    hits: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(("request_of_the_second", "is_allowed"), [("one", True), ("two", False)])
+def test_a_worker_that_waits_for_another_one_is_refused_only_with_another_mail(
+    request_of_the_second: str, is_allowed: bool
 ) -> None:
-    hit = throttling.counter.hit
-    done: list[Any] = []
+    def ask_for(request: str) -> bool:
+        return throttling.may_mail(Purpose.RESET, "ann@example.com", about="a link", request=request)
 
-    def hit_until_redis_goes(limit: Any, *identity: str) -> bool:
-        if len(done) == hits:
-            monkeypatch.setattr(throttling.counter, "_try_redis_at", float("inf"))
-        done.append(limit)
-        return hit(limit, *identity)
-
-    monkeypatch.setattr(throttling.counter, "hit", hit_until_redis_goes)
-    assert throttling.may_mail(Purpose.RESET, "ann@example.com", about="a link", request="one")
-    assert len(done) > hits
-    monkeypatch.setattr(throttling.counter, "hit", hit)
-    assert throttling.may_mail(Purpose.RESET, "ann@example.com", about="a link", request="one")
-    monkeypatch.setattr(throttling.counter, "_try_redis_at", 0.0)
-    assert throttling.may_mail(Purpose.RESET, "ann@example.com", about="a link", request="one")
+    with ThreadPoolExecutor() as pool:
+        with transaction.atomic():
+            assert ask_for("one")
+            second = pool.submit(at_once, [partial(ask_for, request_of_the_second)])
+            wait_for_a_lock()
+        assert second.result() == ([is_allowed], [])
 
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("page", ["resend", "password_reset"])
 @pytest.mark.parametrize("asked_for", ["ann@example.com", "ann+shop@example.com", "Ann@Example.com"])
 def test_mail_that_strangers_asked_for_in_vain_does_not_cost_the_owner_their_first_link(
-    store: str, outbox: Outbox, page: str, asked_for: str
+    outbox: Outbox, page: str, asked_for: str
 ) -> None:
     for _ in range(9):
         Client().post(reverse(page), {"email": asked_for})
@@ -201,7 +194,7 @@ def test_mail_that_strangers_asked_for_in_vain_does_not_cost_the_owner_their_fir
 
 
 @pytest.mark.django_db
-def test_spellings_of_one_gmail_mailbox_count_as_one(store: str, outbox: Outbox) -> None:
+def test_spellings_of_one_gmail_mailbox_count_as_one(outbox: Outbox) -> None:
     local = "annexample"
     spellings = [f"{local[:n]}.{local[n:]}@gmail.com" for n in range(1, len(local))]
     spellings += [f"{local}+{n}@googlemail.com" for n in range(15)]
@@ -214,7 +207,7 @@ def test_spellings_of_one_gmail_mailbox_count_as_one(store: str, outbox: Outbox)
 
 
 @pytest.mark.django_db
-def test_resets_of_other_spellings_do_not_cost_the_owner_theirs(store: str, outbox: Outbox) -> None:
+def test_resets_of_other_spellings_do_not_cost_the_owner_theirs(outbox: Outbox) -> None:
     member()
     for n in range(3):
         Client().post(reverse("signup"), SIGN_UP | {"email": f"ann+{n}@example.com"})
@@ -230,7 +223,7 @@ def test_resets_of_other_spellings_do_not_cost_the_owner_theirs(store: str, outb
 @pytest.mark.django_db
 @pytest.mark.parametrize("page", ["signup", "resend", "password_reset"])
 def test_above_the_limit_of_the_network_nothing_is_done_and_the_page_says_why(page: str, settings: Settings) -> None:
-    settings.ACCOUNTS_MAIL_PER_NETWORK = "3/hour"
+    settings.ACCOUNTS_MAIL_PER_NETWORK = [(3, 3600)]
     answers = [Client().post(reverse(page), SIGN_UP | {"email": f"{n}@example.com"}) for n in range(5)]
 
     assert [answer.status_code for answer in answers] == [302] * 3 + [429] * 2
@@ -251,7 +244,7 @@ def test_above_the_limit_of_the_network_nothing_is_done_and_the_page_says_why(pa
     ],
 )
 def test_a_network_is_an_ipv4_address_or_an_ipv6_64(settings: Settings, peers: list[str], sent: int) -> None:
-    settings.ACCOUNTS_MAIL_PER_NETWORK = "2/hour"
+    settings.ACCOUNTS_MAIL_PER_NETWORK = [(2, 3600)]
 
     for n, peer in enumerate(peers):
         Client(REMOTE_ADDR=peer).post(reverse("resend"), {"email": f"{n}@example.com"})
@@ -261,9 +254,7 @@ def test_a_network_is_an_ipv4_address_or_an_ipv6_64(settings: Settings, peers: l
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("page", ["resend", "password_reset", "signup"])
-def test_the_page_does_not_tell_that_a_mailbox_has_had_enough(
-    page: str, store: str, user: User, outbox: Outbox
-) -> None:
+def test_the_page_does_not_tell_that_a_mailbox_has_had_enough(page: str, user: User, outbox: Outbox) -> None:
     answers = set()
     for _ in range(4):
         for address in ("ann@example.com", "bob@example.com"):
@@ -276,128 +267,65 @@ def test_the_page_does_not_tell_that_a_mailbox_has_had_enough(
 
 
 @pytest.mark.django_db
-def test_each_purpose_has_its_own_limit(store: str) -> None:
+def test_each_purpose_has_its_own_limit() -> None:
     assert [ask(purpose=purpose) for purpose in (Purpose.VERIFY, Purpose.RESET) * 2] == [True, True, False, False]
 
 
-def everything_in(server: redis.Redis) -> str:
-    """Return all keys and values as text."""
-    read: dict[bytes, Callable[[Any], Any]] = {
-        b"list": lambda key: server.lrange(key, 0, -1),
-        b"set": server.smembers,
-        b"zset": lambda key: server.zrange(key, 0, -1),
-        b"hash": server.hgetall,
-        b"string": server.get,
-    }
-    keys: Any = server.keys("*")
-    kinds: Any = [server.type(key) for key in keys]
-    return str([(key, read[kind](key)) for key, kind in zip(keys, kinds, strict=True)])
+@pytest.mark.django_db
+def test_no_window_contains_an_address() -> None:
+    for page in ("resend", "password_reset"):
+        Client().post(reverse(page), {"email": "secret.ann@hidden.example"})
+    for _ in range(6):
+        Client().post(reverse("login"), {"username": "secret.ann@hidden.example", "password": "typed-password"})
 
-
-@pytest.mark.django_db(transaction=True)
-def test_no_store_contains_an_address(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
-    def use_everything() -> None:
-        for page in ("resend", "password_reset"):
-            Client().post(reverse(page), {"email": "secret.ann@hidden.example"})
-        for _ in range(6):
-            Client().post(reverse("login"), {"username": "secret.ann@hidden.example", "password": "typed-password"})
-
-    use_everything()
-    monkeypatch.setattr(throttling.counter, "_try_redis_at", float("inf"))
-    use_everything()
-
-    with redis.Redis(unix_socket_path=str(valkey.socket)) as client:
-        stored = everything_in(client)
-    assert "LIMITS:" in stored
-    hits = str(list(Hit.objects.values()))
-    assert Hit.objects.exists()
+    windows = str(list(MovingWindow.objects.values()))
+    assert MovingWindow.objects.exists()
     for secret in ("secret", "ann@", "hidden", "typed-password", "127.0.0.1"):
-        assert secret not in stored.replace("127.0.0.1:", "") + hits
+        assert secret not in windows
 
 
 @pytest.mark.django_db
 def test_keys_cannot_be_found_by_hashing_addresses(settings: Settings) -> None:
-    before = throttling._hashed("mail", "ann@example.com")
+    before = throttling._for(throttling.PAUSE, "mail", "ann@example.com")
     settings.SECRET_KEY = "another" * 10
 
-    assert throttling._hashed("mail", "ann@example.com") != before
+    assert throttling._for(throttling.PAUSE, "mail", "ann@example.com") != before
 
 
 @pytest.mark.django_db(transaction=True)
-def test_of_fifty_concurrent_hits_five_are_allowed(store: str) -> None:
-    limit = parse("5/hour")
-
-    answers, failures = at_once([lambda: throttling.counter.hit(limit, "key")] * 50)
+def test_of_fifty_concurrent_hits_five_are_allowed() -> None:
+    answers, failures = at_once([partial(moving_window.hit, counts((5, 3600), (9, 86400)))] * 50)
 
     assert (failures, sorted(answers)) == ([], [False] * 45 + [True] * 5)
 
 
 @pytest.mark.django_db(transaction=True)
-def test_of_fifty_mails_at_once_one_is_sent(store: str) -> None:
+def test_events_with_common_limits_never_wait_for_each_other_in_a_circle() -> None:
+    several = counts((1000, 3600), (999, 3600), (998, 3600), (997, 3600))
+
+    def hit_often(order: Sequence[Count]) -> bool:
+        return all(moving_window.hit(order) for _ in range(10))
+
+    hits: list[Callable[[], object]] = [partial(hit_often, order) for order in permutations(several)]
+    answers, failures = at_once([*hits, *[moving_window.purge] * 10])
+
+    assert (failures, answers.count(True)) == ([], len(hits))
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_fifty_mails_at_once_one_is_sent() -> None:
     answers, failures = at_once([ask] * 50)
 
     assert (failures, answers.count(True)) == ([], 1)
 
 
 @pytest.mark.django_db
-def test_the_table_counts_while_redis_is_stopped(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(throttling, "BREAK", 60)
-    assert ask()
-    valkey.stop()
-    try:
-        with capture_logs() as lines:
-            assert [timed(ask)[0] for _ in range(3)] == [True, False, False]
-    finally:
-        valkey.start()
-    assert Hit.objects.exists()
-    assert [line["event"] for line in lines] == ["Redis away; limits are counted in the database"]
-
-    Hit.objects.all().delete()
-    throttling.counter._try_redis_at = 0.0  # the break is over
-    assert ask("bob@example.com")
-    assert not Hit.objects.exists()
-
-
-@pytest.mark.django_db
-@pytest.mark.parametrize("how", ["stopped", "frozen"])
-def test_without_redis_only_the_first_request_waits(valkey: Valkey, how: str) -> None:
-    assert throttling.counter.hit(parse("5/hour"), "key")
-
-    if how == "frozen":
-        with valkey.frozen():
-            waited = [timed(partial(ask, f"{n}@example.com"))[1] for n in range(10)]
-    else:
-        valkey.stop()
-        try:
-            waited = [timed(partial(ask, f"{n}@example.com"))[1] for n in range(10)]
-        finally:
-            valkey.start()
-
-    assert waited[0] < throttling.TIMEOUT + 2  # on a busy machine
-    assert sorted(waited[1:])[5] < throttling.TIMEOUT  # the others do not wait for Redis, even on a busy machine
-
-
-@pytest.mark.django_db
-def test_a_process_that_starts_without_redis_waits_no_longer(valkey: Valkey) -> None:
-    throttling._redis.cache_clear()
-    with valkey.frozen():
-        allowed, waited = timed(ask)
-
-    assert allowed
-    assert waited < throttling.TIMEOUT + 2  # on a busy machine
-
-
-@pytest.mark.django_db
-def test_old_hits_are_purged(table: None, clock: Any) -> None:
+def test_windows_without_an_event_are_purged(clock: Any) -> None:
     ask()
-    clock.shift(timedelta(days=1, seconds=1))
-    ask("bob@example.com")
-
-    kept = Hit.objects.filter(at__gt=time.time() - 1).count()
-    assert throttling.purge() > 0
-    assert Hit.objects.count() == kept > 0
-
-
-def timed[Answer](action: Callable[[], Answer]) -> tuple[Answer, float]:
-    started = time.perf_counter()
-    return action(), time.perf_counter() - started
+    assert (
+        MovingWindow.objects.count() == 4
+    )  # a minute, an hour for the purpose and for all, a week for the mail itself
+    for days, left in ((0, 4), (1, 1), (7, 0)):
+        clock.shift(timedelta(days=days, seconds=1))
+        moving_window.purge()
+        assert MovingWindow.objects.count() == left

@@ -34,7 +34,7 @@ def test_celery_shows_its_own_settings_and_no_others() -> None:
     shown = app.conf.table(with_defaults=True)
 
     assert {name for name in shown if name.isupper()} <= {"CELERY_DB_REUSE_MAX"}
-    assert not {"SECRET_KEY", "DATABASES", "FLOWER_BASIC_AUTH", "RATE_LIMITS_URL", "secret_key"} & shown.keys()
+    assert not {"SECRET_KEY", "DATABASES", "FLOWER_BASIC_AUTH", "secret_key"} & shown.keys()
 
 
 def test_a_worker_keeps_its_database_connection_between_tasks(sink: Sink) -> None:

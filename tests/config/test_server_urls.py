@@ -13,7 +13,6 @@ from environs import EnvError
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from kombu import Connection
-from redis.connection import parse_url
 
 from config.environment import database_url, email_url, host, redis_url
 from mailer.conf import parse
@@ -29,23 +28,15 @@ def smtp(url: str) -> Login:
 
 
 def redis(url: str) -> Login:
-    """Read it as kombu and as `limits` do."""
-    broker = redis_url(url)
-    connection = Connection(broker.url)
+    connection = Connection(redis_url(url).url)
     assert (connection.hostname, connection.alt) == ("mail.example", [])
-    found = connection.userid or "", connection.password or ""
-    of_limits: Any = parse_url(broker.limits_url)  # type: ignore[no-untyped-call]
-    assert (of_limits["host"], of_limits.get("username", ""), of_limits.get("password", "")) == ("mail.example", *found)
-    return found
+    return connection.userid or "", connection.password or ""
 
 
 def sentinel(url: str) -> Login:
-    broker = redis_url(f"{url}?master_name=m")
-    assert broker.limits_url == "redis+sentinel://mail.example:5000/m"
-    connection = Connection(broker.url)
-    found = connection.userid or "", connection.password or ""
-    assert found == (broker.limits_options.get("username", ""), broker.limits_options.get("password", ""))
-    return found
+    connection = Connection(redis_url(f"{url}?master_name=m").url)
+    assert (connection.hostname, connection.port) == ("mail.example", 5000)
+    return connection.userid or "", connection.password or ""
 
 
 def postgres(url: str) -> Login:

@@ -209,7 +209,7 @@ def test_behind_a_pooler_nothing_is_expected_to_outlive_a_transaction(
 
 
 def test_spaces_and_line_breaks_around_a_value_do_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ("DATABASES", "MAILERS", "CELERY_BROKER_URL", "RATE_LIMITS_URL", "SITE_URL", "ALLOWED_HOSTS", "PRIVACY_URL")
+    names = ("DATABASES", "MAILERS", "CELERY_BROKER_URL", "SITE_URL", "ALLOWED_HOSTS", "PRIVACY_URL")
     given = PRODUCTION | {"PRIVACY_URL": "https://shop.example/@us#privacy", "SUPPORT_EMAIL": "help@shop.example"}
     kept = ("SECRET_KEY", "ENV_FILES", "DEBUG", "TRUSTED_PROXIES", "FLOWER_BASIC_AUTH", "DJANGO_SETTINGS_MODULE")
     pasted = {name: value if name in kept else f" \t{value} \r\n" for name, value in given.items()}

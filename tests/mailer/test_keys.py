@@ -20,7 +20,7 @@ from mailer.delivery import pipeline
 from mailer.delivery.prepare import BUILDING
 from mailer.models import SETTLED, SOURCES, UNSETTLED, WAITING, Message, State
 from mailer.signals import message_settled
-from tests.at_once import at_once
+from tests.at_once import at_once, wait_for_a_lock
 from tests.mailer.kinds import Fleeting, Plain, Raising, Receipt
 from tests.mailer.worker import deliver, deliver_now
 from tests.smtp_sink import Sink
@@ -71,17 +71,6 @@ class Elsewhere:
         if self.error:
             raise self.error
         return self.result
-
-
-def waits_for_a_lock() -> None:
-    """Wait until a connection to the test database waits for a lock."""
-    for _ in range(200):
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT 1 FROM pg_locks WHERE NOT granted")
-            if cursor.fetchone():
-                return
-        time.sleep(0.02)
-    raise AssertionError("no connection waits for a lock")
 
 
 @pytest.fixture
@@ -256,7 +245,7 @@ def test_a_call_while_the_worker_cancels_enqueues_a_new_message(user: User, smtp
 
     def meanwhile() -> None:  # the second decision, under the row's lock
         requests.append(Elsewhere(transaction.atomic(lambda: activate_and_enqueue(user))))
-        waits_for_a_lock()
+        wait_for_a_lock()
 
     Asked.after_reading[:] = [lambda: None, meanwhile]
 
@@ -402,7 +391,7 @@ def test_a_retry_meets_a_new_message_of_an_open_transaction(user: User, failed: 
     thread = Elsewhere(request)
     assert holds.wait(30)
     retried = Elsewhere(lambda: outbox.retry(Message.objects.filter(pk__in=[failed.pk, beside.pk]), reason="again"))
-    waits_for_a_lock()
+    wait_for_a_lock()
     release.set()
     thread.join()
 
