@@ -25,7 +25,10 @@ from tests.smtp_sink import Script, Sink
 PROJECT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 
-FORGOTTEN = "accounts_user, mailer_message, mailer_suppression, mailer_circuit, mailer_transportstate, test_history"
+FORGOTTEN = (
+    "accounts_user, accounts_movingwindow, mailer_message, mailer_suppression, mailer_circuit, mailer_transportstate, "
+    "test_history"
+)
 
 PASSWORD = "correct horse 9 battery"
 """The password of all users."""

@@ -23,7 +23,9 @@ LINKS = """
 INSERT INTO accounts_emailverification (id, secret, created_at, expires_at, user_id, address, begun_by)
 SELECT gen_random_uuid(), md5(id::text), now(), now() + interval '1 day', id, email, gen_random_uuid() FROM accounts_user
 """
-TABLES = "SELECT string_agg(tablename, ', ') FROM pg_tables WHERE tablename LIKE 'mailer\\_%'"
+TABLES = """
+SELECT string_agg(tablename, ', ') FROM pg_tables WHERE tablename LIKE 'mailer\\_%' OR tablename = 'accounts_movingwindow'
+"""
 
 
 def seed(number: int) -> None:
