@@ -1,12 +1,16 @@
 # One image for web, worker, beat, Flower and the migrations. It contains no setting of any environment.
 
-FROM python:3.13.16-slim-trixie AS packages
+# Another registry may have it under another name.
+ARG PYTHON_IMAGE=python:3.13.16-slim-trixie
+
+FROM ${PYTHON_IMAGE} AS packages
 RUN python -m venv /venv
 COPY requirements.txt /
-RUN /venv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r /requirements.txt
+RUN /venv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r /requirements.txt \
+    && /venv/bin/pip uninstall --yes --quiet pip
 
 
-FROM python:3.13.16-slim-trixie
+FROM ${PYTHON_IMAGE}
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin postcommit
 
 # ENV_FILES: the image has no .env.

@@ -7,7 +7,7 @@ SETTINGS_FOR_MYPY = ENV_FILES= DEBUG=1 DATABASE_URL=postgres://lint.invalid/none
 SEQUENCES = tests/accounts/test_owner_and_attacker.py tests/mailer/delivery/test_state_machine.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup start restart stop ctl test conformance faults sequences bench lint docs lock
+.PHONY: help setup start restart stop ctl test conformance faults containers sequences bench lint docs lock
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
@@ -43,6 +43,10 @@ conformance: setup ## Run Django's own mail tests through the outbox (minutes); 
 
 faults: setup ## Sign up hundreds of users under each fault (about a minute a row); SIGN_UPS, SEED, POOL=threads and ARGS change it.
 	@$(PYTHON_IN_VENV) -m pytest -m faults -s -p no:randomly tests/faults tests/mailer/delivery/test_with_postfix.py $(ARGS)
+
+containers: setup ## Build the image and run docker-compose.yml on Docker: sign-up, outages, an orderly stop (minutes).
+	@docker info >/dev/null
+	@$(PYTHON_IN_VENV) -m pytest -m long -s -p no:randomly tests/deployment/test_containers.py $(ARGS)
 
 sequences: setup ## Take 2,000 steps in the machines of accounts and delivery (minutes); EXAMPLES, STEPS and ARGS change it.
 	@EXAMPLES=$${EXAMPLES:-80} STEPS=$${STEPS:-25} $(PYTHON_IN_VENV) -m pytest $(SEQUENCES) $(ARGS)

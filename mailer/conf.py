@@ -81,6 +81,8 @@ class Options:
     """The token that Prometheus sends to `/metrics`, 20 characters at least. Without it there is no such page."""
     healthcheck_ping_url: str = ""
     """A URL that a worker asks for once a minute, of a service that rings when nobody does. It is a secret."""
+    health_file: str = ""
+    """A file that a worker touches every 2 seconds while database and broker answer it, for a container's health check."""
 
 
 def parse(raw: Mapping[str, Any]) -> Options:

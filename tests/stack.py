@@ -66,6 +66,16 @@ class Process:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
+def sign_up(site: str, email: str) -> requests.Response:
+    """Sign up as a browser does, with the form's token."""
+    with requests.Session() as browser:
+        page = browser.get(f"{site}/accounts/signup/", timeout=10)
+        page.raise_for_status()
+        data = {"email": email, "password1": PASSWORD, "password2": PASSWORD}
+        token = {"csrfmiddlewaretoken": browser.cookies["csrftoken"]}
+        return browser.post(page.url, data | token, timeout=10)
+
+
 class Stack:
     """`with Stack(tmp_path, sink) as stack: stack.start("web", "worker", "worker-2", "beat")`."""
 
@@ -249,13 +259,8 @@ class Stack:
         return self.log_file(name).read_text() if self.log_file(name).exists() else ""
 
     def sign_up(self, email: str) -> requests.Response:
-        """Sign up as a browser does, with the form's token."""
-        with requests.Session() as browser:
-            page = browser.get(f"{self.url}/accounts/signup/", timeout=10)
-            page.raise_for_status()
-            data = {"email": email, "password1": PASSWORD, "password2": PASSWORD}
-            token = {"csrfmiddlewaretoken": browser.cookies["csrftoken"]}
-            return browser.post(page.url, data | token, timeout=10)
+        """Sign up as a browser does."""
+        return sign_up(self.url, email)
 
     def wait_for(self, condition: Callable[[], object], what: str, *, seconds: float = 30) -> None:
         """Wait until a condition holds. The error names `what` and shows the logs."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 
 import structlog
 from django.db import close_old_connections, connection, transaction
@@ -69,6 +70,7 @@ class Housekeeping:
     def _run(self) -> None:
         while True:
             self._guarded(self._once)
+            self._guarded(_show_health)
             if self._stopping.wait(min(EVERY, options().sweep_every.total_seconds())):
                 return connection.close()
 
@@ -130,6 +132,17 @@ class Housekeeping:
             else:
                 log.exception("housekeeping failed; it tries again")
             connection.close()
+
+
+def _show_health() -> None:
+    """Touch the file whose age shows whether this worker is well."""
+    path = options().health_file
+    if not (path and heartbeat.is_good() and heartbeat.broker_answers):
+        return
+    try:
+        Path(path).touch()
+    except OSError as error:
+        log.warning("POSTCOMMIT_HEALTH_FILE cannot be written", error=error.strerror)
 
 
 housekeeping = Housekeeping()

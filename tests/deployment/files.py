@@ -36,6 +36,9 @@ READ_BY_OTHERS = {
 SECRETS = {"SECRET_KEY": "s3cret" * 10, "POSTGRES_PASSWORD": "pass", "FLOWER_BASIC_AUTH": "operator:pass"}
 """The content of .env before the first `docker compose up`."""
 
+IMAGES = ("PYTHON_IMAGE", "POSTGRES_IMAGE", "VALKEY_IMAGE", "NGINX_IMAGE", "MAILPIT_IMAGE")
+"""Variables that replace a base image."""
+
 
 @cache
 def services() -> dict[str, dict[str, Any]]:

@@ -17,6 +17,7 @@ COMMANDS = {
     "beat": "celery --app=config beat",
     "flower": "celery --app=config flower",
 }
+THIRD_PARTY = ("proxy", "postgres", "valkey", "mailpit")
 
 
 def test_the_file_fits_the_schema_of_compose() -> None:
@@ -26,14 +27,20 @@ def test_the_file_fits_the_schema_of_compose() -> None:
 
 
 def test_all_services_are_defined() -> None:
-    assert set(files.services()) == {*COMMANDS, "proxy", "postgres", "valkey", "mailpit"}
+    assert set(files.services()) == {*COMMANDS, *THIRD_PARTY}
     assert set(files.ours()) == set(COMMANDS)
 
 
 def test_third_party_images_have_exact_versions() -> None:
-    images = [service["image"] for name, service in files.services().items() if name not in files.ours()]
-    assert len(images) == 4
+    images = [files.interpolate(files.services()[name]["image"], {}) for name in THIRD_PARTY]
     assert [image for image in images if not EXACT.fullmatch(image)] == []
+
+
+def test_every_image_can_be_replaced_by_a_variable() -> None:
+    replaced = dict.fromkeys(files.IMAGES, "registry.example/mine:1.0")
+    images = {files.interpolate(files.services()[name]["image"], replaced) for name in THIRD_PARTY}
+    assert images == {"registry.example/mine:1.0"}
+    assert all(set(service["build"]["args"]) <= set(files.IMAGES) for service in files.ours().values())
 
 
 @pytest.mark.parametrize(("service", "command"), COMMANDS.items())

@@ -54,10 +54,10 @@ def test_hadolint_finds_nothing() -> None:
 
 
 def test_the_base_is_one_exact_version_of_the_projects_python() -> None:
-    bases = {line.split()[0] for line in instructions("FROM")}
-    assert len(bases) == 1
+    assert {line.split()[0] for line in instructions("FROM")} == {"${PYTHON_IMAGE}"}
+    [default] = instructions("ARG")
     wanted = (files.ROOT / ".python-version").read_text().strip()
-    assert re.fullmatch(rf"python:{re.escape(wanted)}\.\d+-slim-\w+", bases.pop())
+    assert re.fullmatch(rf"PYTHON_IMAGE=python:{re.escape(wanted)}\.\d+-slim-\w+", default)
 
 
 def test_only_production_packages_are_installed_and_hashes_are_checked() -> None:

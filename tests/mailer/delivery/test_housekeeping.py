@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -351,3 +352,14 @@ def test_a_receiver_that_hangs_in_a_sweep_does_not_make_the_worker_look_dead(
     finally:
         go.set()
         message_settled.disconnect(hang, sender=Fleeting)
+
+
+def test_a_health_file_that_cannot_be_written_stops_no_mail(
+    user: User, smtp: Sink, start: Start, settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings.POSTCOMMIT = {"SWEEP_EVERY": "0.2", "HEALTH_FILE": str(tmp_path / "missing" / "healthy")}
+    outbox.enqueue(Plain(user))
+    start()
+
+    wait_until(lambda: states() == [State.SENT], "the mail")
+    assert "POSTCOMMIT_HEALTH_FILE cannot be written" in caplog.text
