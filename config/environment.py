@@ -30,6 +30,8 @@ NEEDS_POSTGRES = (
 )
 KNOWN_TO_LIBPQ = {option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults()} | {"ssl"}
 """`ssl=true` is `sslmode=require`, as Java has it."""
+KOMBU_OPTIONS = ("global_keyprefix", "master_name")
+"""Options that kombu does not take from the URL."""
 BROKERS = ("redis", "rediss", "redis+socket", "sentinel")
 NOT_PROVIDERS = {"base", "base_requests", "console", "test", "sendinblue"}
 PROVIDERS = {module.name for module in pkgutil.iter_modules(anymail.backends.__path__)} - NOT_PROVIDERS
@@ -253,7 +255,8 @@ def database_url(url: str) -> dict[str, Any]:
 def redis_url(url: str) -> Broker:
     """Parse `redis://`, `rediss://`, `redis+socket://` and `sentinel://h1:p;sentinel://h2:p/0?master_name=…`.
 
-    A `rediss://` address without `ssl_cert_reqs` gets `required`, because kombu would check no certificate.
+    A `rediss://` address without `ssl_cert_reqs` gets `required`, because kombu would check no certificate. With the option
+    `global_keyprefix`, which is kombu's, all keys begin with it: for a user that may use no others.
     """
     scheme = _scheme(url)
     if scheme not in BROKERS:
@@ -262,21 +265,19 @@ def redis_url(url: str) -> Broker:
     url = ";".join(_explained(server_url.normalized, server) for server in servers)
     address, _, query = url.partition("?")
     options = options_in(query)
-    if scheme == "sentinel":
-        return _sentinel(address, options.get("master_name"))
-    split(url)
-    if scheme == "rediss" and "ssl_cert_reqs" not in options:
-        url += f"{'&' if '?' in url else '?'}ssl_cert_reqs=required"
-    return Broker(url)
-
-
-def _sentinel(address: str, master_name: str | None) -> Broker:
-    """The first user and password belong to the server, as in kombu; sentinels have none."""
-    if not master_name:
+    found: dict[str, Any] = {name: options.pop(name) for name in KOMBU_OPTIONS if name in options}
+    if scheme != "sentinel":
+        split(url)
+        if scheme == "rediss":
+            options.setdefault("ssl_cert_reqs", "required")
+        return Broker(f"{address}?{urlencode(options, quote_via=quote)}" if options else address, found)
+    if "master_name" not in found:
         raise EnvError("a sentinel:// address needs ?master_name=… at its end")
-    for each in address.split(";"):
+    for each in address.split(
+        ";"
+    ):  # the first user and password belong to the server, as in kombu; sentinels have none
         split(each)
-    return Broker(address, {"master_name": master_name})
+    return Broker(address, found)
 
 
 def email_url(url: str) -> Mailer:

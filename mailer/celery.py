@@ -13,6 +13,7 @@ from celery import Celery, bootsteps, current_app
 from celery.signals import (
     beat_embedded_init,
     beat_init,
+    celeryd_after_setup,
     task_postrun,
     task_prerun,
     worker_init,
@@ -23,7 +24,7 @@ from celery.signals import (
 from django.conf import settings
 from django.db import close_old_connections, connections
 
-from mailer import malformed
+from mailer import malformed, restricted
 
 BROKER_TRANSPORT_OPTIONS = {
     "visibility_timeout": 300,
@@ -69,6 +70,7 @@ def configure(app: Celery) -> None:
         signal.connect(_start_heartbeat_of_beat)
     worker_init.connect(_check_settings)
     worker_init.connect(_bound_heartbeats)
+    celeryd_after_setup.connect(_require_permissions)
     worker_process_init.connect(_start_housekeeping)
     worker_process_shutdown.connect(_stop_housekeeping)
     worker_shutdown.connect(_stop_housekeeping)
@@ -156,6 +158,12 @@ def _bound_heartbeats(**_: Any) -> None:
             after = time.monotonic() + PAUSE if time.monotonic() - began > 1 else 0.0
 
     Heart._send = send_once  # type: ignore[attr-defined]
+
+
+def _require_permissions(conf: Any, **_: Any) -> None:
+    """Have the worker connect only if Redis permits it to work; until then it waits, as for a broker that is away."""
+    queues = [*current_app.amqp.queues.consume_from]
+    conf.broker_transport_options = {**conf.broker_transport_options, restricted.CONSUMES_FROM: queues}
 
 
 def _check_settings(**_: Any) -> None:

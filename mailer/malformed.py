@@ -17,6 +17,8 @@ import structlog
 from kombu.transport import TRANSPORT_ALIASES, redis
 from redis.exceptions import RedisError
 
+from mailer import restricted
+
 log = structlog.get_logger(__name__)
 
 ASIDE = "mailer.malformed"
@@ -140,21 +142,25 @@ class _Delivering:
             client.ltrim(ASIDE, 0, KEPT - 1)
 
 
-class Transport(_Delivering, redis.Transport):  # type: ignore[misc]
+class Transport(_Delivering, restricted.Transport, redis.Transport):  # type: ignore[misc]
     """kombu's transport, which puts malformed items aside."""
 
-    class Channel(_Checking, redis.Channel):
+    class Channel(_Checking, restricted.Channel, redis.Channel):  # type: ignore[misc]
         """kombu's channel, which drops items that cannot be read."""
 
 
-class SentinelTransport(_Delivering, redis.SentinelTransport):  # type: ignore[misc]
+class SentinelTransport(_Delivering, restricted.Transport, redis.SentinelTransport):  # type: ignore[misc]
     """The same, with Sentinel."""
 
-    class Channel(_Checking, redis.SentinelChannel):
+    class Channel(_Checking, restricted.Channel, redis.SentinelChannel):  # type: ignore[misc]
         """The same, with Sentinel."""
 
 
 def install() -> None:
     """Make kombu use these transports for redis://, rediss:// and sentinel://."""
+    redis.GlobalKeyPrefixMixin.PREFIXED_SIMPLE_COMMANDS += [
+        "EXISTS",
+        "LTRIM",
+    ]  # kombu 5.7 forgets the `global_keyprefix`
     TRANSPORT_ALIASES["redis"] = TRANSPORT_ALIASES["rediss"] = f"{__name__}:Transport"
     TRANSPORT_ALIASES["sentinel"] = f"{__name__}:SentinelTransport"

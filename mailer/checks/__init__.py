@@ -1,3 +1,6 @@
-"""System checks: `manage.py check --tag postcommit` for settings, `--tag emails` for the kinds of e-mail."""
+"""System checks: `manage.py check --tag postcommit` for settings, `--tag emails` for the kinds of e-mail.
 
-from mailer.checks import kinds, settings  # noqa: F401 - importing registers them
+With `--deploy`, the first one also asks the broker.
+"""
+
+from mailer.checks import broker, kinds, settings  # noqa: F401 - importing registers them

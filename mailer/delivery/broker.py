@@ -20,6 +20,7 @@ from kombu import Producer
 from kombu.exceptions import ChannelError, OperationalError
 from kombu.pools import producers
 
+from mailer import permissions
 from mailer.conf import HORIZON
 from mailer.delivery.heartbeat import heartbeat
 from mailer.models import Message, Queue
@@ -165,9 +166,14 @@ def kick(queue: str, delay: timedelta = timedelta(0)) -> bool:
     return delay <= HORIZON and _publish(KICK_TASK, queue, queue, delay, queue, queue=queue)
 
 
-def answers() -> bool:
-    """Return whether the broker answers."""
-    return _ask(lambda producer: _length(producer, Queue.DEFAULT)) is not None
+def answers(queues: Sequence[str] = ()) -> bool:
+    """Return whether the broker answers, and permits a worker of these queues to work."""
+
+    def ask(producer: Producer) -> int:
+        permissions.require(producer.channel, queues)
+        return _length(producer, Queue.DEFAULT)
+
+    return _ask(ask) is not None
 
 
 def kick_if_idle(queue: str) -> bool:
@@ -228,7 +234,8 @@ def _ask[Answer](question: Callable[[Producer], Answer]) -> Answer | None:
         answer = broker_thread.ask(question)
     except BROKER_AWAY as error:
         if breaker.open():
-            log.warning("broker away or slow; workers find the mail by themselves", error=type(error).__name__)
+            cause = error.__cause__ or error  # such as NoPermissionError
+            log.warning("broker away or slow; workers find the mail by themselves", error=type(cause).__name__)
         return None
     if breaker.close():
         log.info("broker back")

@@ -75,7 +75,7 @@ class Housekeeping:
                 return connection.close()
 
     def _once(self) -> None:
-        heartbeat.broker_answers = broker.answers()
+        heartbeat.broker_answers = broker.answers(heartbeat.queues)
         heartbeat.beat()
         if self._finishing.is_set() or time.monotonic() - self._swept < options().sweep_every.total_seconds():
             return

@@ -149,7 +149,10 @@ def _broker(pulse: Pulse) -> Line:
         return Line("Broker", f"Unknown: no worker asks it. Last answer: {clock(pulse.broker_at) or 'none'}.")
     if pulse.is_broker_silent:
         since = f" since {clock(pulse.broker_at)}" if pulse.broker_at else ""
-        sentence = f"The broker has not answered the workers{since}. Mail is some seconds late, and none is lost."
+        sentence = (
+            f"The broker has not answered the workers{since}, or refuses what they do: their logs say which. Mail is some "
+            "seconds late, and none is lost."
+        )
         return Line("Broker", sentence, False, Action.DELIVER)
     return Line("Broker", "The broker answers.")
 

@@ -111,10 +111,21 @@ def test_a_broken_transport_is_explained_without_its_secrets(url: str, complaint
         ("redis://h:6379/0", "redis://h:6379/0", {}),
         ("redis+socket:///run/s.sock", "redis+socket:///run/s.sock", {}),
         ("rediss://h/0", "rediss://h/0?ssl_cert_reqs=required", {}),
-        ("rediss://h/0?", "rediss://h/0?&ssl_cert_reqs=required", {}),
+        ("rediss://h/0?", "rediss://h/0?ssl_cert_reqs=required", {}),
         ("rediss://h/0?a=b", "rediss://h/0?a=b&ssl_cert_reqs=required", {}),
         ("rediss://h/0?ssl_cert_reqs=none", "rediss://h/0?ssl_cert_reqs=none", {}),
+        (
+            "rediss://h/0?ssl_ca_certs=/my%20ca.pem",
+            "rediss://h/0?ssl_ca_certs=%2Fmy%20ca.pem&ssl_cert_reqs=required",
+            {},
+        ),
+        ("redis://h/1?heartbeat=60&global_keyprefix=a%3A", "redis://h/1?heartbeat=60", {"global_keyprefix": "a:"}),
         ("sentinel://a:1;sentinel://b:2/0?master_name=m", "sentinel://a:1;sentinel://b:2/0", {"master_name": "m"}),
+        (
+            "sentinel://a/0?global_keyprefix=a&master_name=m",
+            "sentinel://a/0",
+            {"master_name": "m", "global_keyprefix": "a"},
+        ),
     ],
 )
 def test_kombu_gets_its_form_of_the_brokers_url(url: str, kombus: str, transport_options: dict[str, str]) -> None:

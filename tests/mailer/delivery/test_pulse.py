@@ -61,8 +61,8 @@ TABLE: dict[str, tuple[Pulse, dict[str, tuple[str, Action | None]]]] = {
         pulse(worker(), broker_at=LONG_AGO),
         {
             "Broker": (
-                "The broker has not answered the workers since 2026-11-28 11:59:00 UTC. "
-                "Mail is some seconds late, and none is lost.",
+                "The broker has not answered the workers since 2026-11-28 11:59:00 UTC, or refuses what they do: their logs "
+                "say which. Mail is some seconds late, and none is lost.",
                 Action.DELIVER,
             )
         },
