@@ -7,7 +7,7 @@ SETTINGS_FOR_MYPY = ENV_FILES= DEBUG=1 DATABASE_URL=postgres://lint.invalid/none
 SEQUENCES = tests/accounts/test_owner_and_attacker.py tests/mailer/delivery/test_state_machine.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup start restart stop ctl test conformance faults containers sequences bench lint docs lock
+.PHONY: help setup start restart stop ctl test drills conformance faults containers sequences bench lint docs lock
 
 help: ## Show this list.
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
@@ -32,6 +32,9 @@ ctl: setup ## Control one process: make ctl ARGS='stop postgres', ARGS=status, A
 # A module stays in one process, because its tests share what takes seconds to make; tests/conftest.py puts the longest first.
 test: setup ## Run the tests (minutes); ARGS go to pytest: make test ARGS='tests/mailer -k retry'.
 	@PYTHONDONTWRITEBYTECODE= $(PYTHON_IN_VENV) -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
+
+drills: setup ## Run the tests that take long for what they show: outages with real processes, a browser (minutes).
+	@PYTHONDONTWRITEBYTECODE= $(PYTHON_IN_VENV) -m pytest -n auto --dist loadfile --no-loadscope-reorder -m 'drill and not faults' $(ARGS)
 
 conformance: setup ## Run Django's own mail tests through the outbox (minutes); downloads Django into .local/.
 	@mkdir -p .local/django

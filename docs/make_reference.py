@@ -77,8 +77,9 @@ COMMANDS_PAGE = """# Reference: commands
 def reference() -> str:
     """Return the page about the API."""
     options = griffe2md.default_config | GRIFFE_OPTIONS
+    mailer = griffe.load("mailer", search_paths=[ROOT])
     sections = [
-        griffe2md.render_object_docs(griffe.load(module, search_paths=[ROOT])[name], options)
+        griffe2md.render_object_docs(mailer[module.partition(".")[2]][name], options)
         for module, names in API.items()
         for name in names
     ]

@@ -125,7 +125,7 @@ def enter(request: pytest.FixtureRequest, stack: Stack, new_page: Callable[..., 
     return person
 
 
-LONG = pytest.mark.long
+LONG = pytest.mark.drill
 """Of paths whose pages are like those of others. tests/accounts has their rules."""
 ON_A_PHONE = pytest.mark.parametrize("enter", ["phone"], indirect=True)
 

@@ -68,6 +68,7 @@ class Operator:
         return [row["state"] for row in rows] == ["sent"]
 
 
+@pytest.mark.drill
 def test_each_part_that_stops_is_named_with_its_remedy(stack: Stack, new_page: Callable[..., Page]) -> None:
     operator = Operator(stack, new_page())
 

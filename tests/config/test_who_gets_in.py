@@ -477,6 +477,7 @@ def test_each_person_gets_the_answer_of_the_table(world: World) -> None:
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.drill
 def test_one_permission_opens_the_pages_of_the_table(world: World) -> None:
     asked = (
         (key, route, person, method)

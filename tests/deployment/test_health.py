@@ -47,6 +47,7 @@ def test_a_worker_that_has_never_started_is_not_healthy(tmp_path: Path) -> None:
     assert not is_healthy(tmp_path / "healthy")
 
 
+@pytest.mark.drill
 @pytest.mark.parametrize("server", ["valkey", "postgres"])
 def test_a_worker_is_healthy_while_broker_and_database_answer(stack: Stack, server: str) -> None:
     file = stack.directory / "healthy"

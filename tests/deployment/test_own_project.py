@@ -158,6 +158,7 @@ def test_the_wheel_has_the_app_alone_and_all_of_it(wheel: Path) -> None:
     }
 
 
+@pytest.mark.drill
 def test_a_fresh_project_follows_both_pages(project: Project, sink: Sink) -> None:
     """One project, because it takes many seconds to make."""
     project.follow(PAGE)

@@ -11,6 +11,7 @@ from tests.stack import Stack
 PING = "from config.celery import app; print(bool(app.control.ping(limit=1, timeout={})))"
 
 
+@pytest.mark.drill
 @pytest.mark.timeout(180)
 def test_mail_leaves_with_every_acl_and_the_operator_is_told_what_is_missing(sink: Sink) -> None:
     valkey = Restricted(new_directory("acl") / "vk")

@@ -159,6 +159,7 @@ def test_a_refusal_for_now_is_logged_without_the_address_and_retried(stack: Stac
     assert "ann@" not in log
 
 
+@pytest.mark.drill
 def test_a_worker_can_be_stopped_while_the_broker_does_not_answer(stack: Stack) -> None:
     """Celery alone repeats its heartbeat until the broker takes it, and hears no signal meanwhile."""
     with stack.valkey.frozen():

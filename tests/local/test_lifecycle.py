@@ -26,6 +26,7 @@ def stopped(log: str) -> list[str]:
     return re.findall(r"stopped: (\w+)", log)
 
 
+@pytest.mark.drill
 def test_processes_come_back_and_stop_in_order_and_secrets_survive_a_start_that_fails(checkout: Checkout) -> None:
     """One installation for all of it, because a start takes many seconds."""
     with checkout.started() as start:
@@ -52,7 +53,7 @@ def test_processes_come_back_and_stop_in_order_and_secrets_survive_a_start_that_
     assert checkout.variables["SECRET_KEY"] == first["SECRET_KEY"]
 
 
-@pytest.mark.long
+@pytest.mark.drill
 def test_data_and_secrets_survive_a_stop_and_a_start_with_production_values(checkout: Checkout) -> None:
     with checkout.started() as start:
         first = checkout.variables

@@ -18,9 +18,12 @@ from tests.postfix import Postfix
 from tests.smtp_sink import Sink
 from tests.stack import Process, Stack
 
-pytestmark = pytest.mark.timeout(120)  # on a busy machine the first installation takes half a minute to start
+pytestmark = [
+    pytest.mark.drill,
+    pytest.mark.timeout(120),  # on a busy machine the first installation takes half a minute to start
+]
 LONG = pytest.mark.faults
-"""Of tests that are alike, one or two run in `make test`, and all of them in `make faults`."""
+"""Of tests that are alike, one or two run in `make drills`, and all of them in `make faults`."""
 
 SEND = """
 import json, os
