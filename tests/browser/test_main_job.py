@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 from tests.environment import new_directory
 from tests.local.checkout import Checkout
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = [pytest.mark.drill, pytest.mark.timeout(150)]
 
 
 @dataclass(frozen=True, slots=True)

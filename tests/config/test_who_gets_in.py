@@ -543,6 +543,7 @@ def test_an_odd_argument_is_no_server_error(world: World, odd: str) -> None:
                 assert ask(superuser, method, path_of(route, [odd] * len(arguments))).status_code < 500, (key, method)
 
 
+@pytest.mark.drill
 def test_next_leads_to_no_other_site(world: World) -> None:
     anonymous, _another, owner, _staff, superuser = world.people
     for key, route in routes():

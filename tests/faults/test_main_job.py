@@ -13,6 +13,8 @@ from tests.environment import new_directory
 from tests.smtp_sink import CUT, HANG, SLOW, Sink
 from tests.stack import PASSWORD, Process, Stack
 
+pytestmark = pytest.mark.timeout(130)  # begins early
+
 
 @pytest.fixture(scope="module")
 def installation() -> Iterator[Stack]:

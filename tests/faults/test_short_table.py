@@ -26,7 +26,7 @@ from tests.faults.slowness import (
 from tests.smtp_sink import SLOW
 from tests.stack import QUICK, Stack
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.drill, pytest.mark.timeout(120)]
 
 
 @fault("web", "worker", "beat", cuts_conversations=False)
@@ -88,8 +88,8 @@ def one_worker_has_no_way_out_and_the_database_of_the_other_is_half_open(stack: 
 
 LOADS: dict[Any, Load] = {SignUps: SignUps(12, rolled_back=2, seconds=3), Mails: Mails(12, seconds=3)}
 
-SHORT = [deployed]
-DRILLS = [
+SHORT = [
+    deployed,
     broker_empty_and_slow_to_find_then_full,
     one_worker_has_no_way_out_and_the_database_of_the_other_is_half_open,
 ]
@@ -101,11 +101,7 @@ LONG = [
 """In `make faults` only. Of these kinds `test_main_job` has a worker that dies, an empty broker and a database that goes away
 under the dot; the state machine has processes that die and wrong clocks.
 """
-ROWS = [
-    *SHORT,
-    *(pytest.param(each, marks=pytest.mark.drill) for each in DRILLS),
-    *(pytest.param(each, marks=pytest.mark.faults) for each in LONG if each.fits),
-]
+ROWS = [pytest.param(each, marks=[pytest.mark.faults] if each in LONG else []) for each in (*SHORT, *LONG) if each.fits]
 
 
 @pytest.mark.parametrize("fault", ROWS, ids=lambda fault: fault.strike.__name__)
