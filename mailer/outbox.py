@@ -165,7 +165,7 @@ def _new_message(email: Email, *, delay: timedelta = NOW, key: str = "", using: 
 
 def _columns(email: Email, using: str) -> dict[str, Any]:
     """Return the columns of a new message. Those of all messages have the same order."""
-    if using not in routes.names():
+    if using and using not in routes.names():
         raise ValueError(f"MAILERS has no transport {using!r}; it has {', '.join(routes.names()[1:]) or 'none'}")
     user = email.user()
     if user is not None and not isinstance(user, get_user_model()):  # its key might be that of another person
