@@ -97,6 +97,15 @@ def test_asking_changes_nothing_and_leaves_the_connection_usable(connect: Connec
     assert connection.default_channel.queue_declare("default", passive=True).message_count == 1
 
 
+def test_a_user_without_discard_leaves_no_transaction_open(connect: Connect, broker: redis.Redis) -> None:
+    channel = connect(*WORKING, *CONTROL, "-discard").default_channel
+
+    assert permissions.needed(channel, Queue.values) == ["+discard"]
+    with channel.conn_or_acquire() as client:
+        assert client.lpush("default", "a task") == 1
+    assert broker.llen("default") == 1
+
+
 def test_a_worker_does_not_connect_until_it_may_work(connect: Connect, broker: redis.Redis) -> None:
     options = {restricted.CONSUMES_FROM: ["default"]}
     with pytest.raises(permissions.Refused, match=r"may not do what a worker does. Add to its ACL: \+zadd$"):
