@@ -254,6 +254,7 @@ def test_profile_password_sessions_and_deletion(enter: Callable[[], Person]) -> 
     assert "login" in ann.page.url
 
 
+@LONG
 def test_a_forgotten_password(enter: Callable[[], Person]) -> None:
     ann, email = enter(), address("ann")
     be_given_an_account(ann, email)

@@ -17,7 +17,7 @@ import pytest
 from tests.servers import Postgres, Valkey, wait_until
 from tests.smtp_sink import Sink
 
-pytestmark = pytest.mark.timeout(180)  # two dozen programs are started, perhaps on a busy machine
+pytestmark = [pytest.mark.drill, pytest.mark.timeout(180)]  # two dozen programs are started, perhaps on a busy machine
 ROOT = Path(__file__).resolve().parents[2]
 PAGE, TUTORIAL = (ROOT / "docs" / name for name in ("use-it-in-your-project.md", "add-an-email.md"))
 STEP = re.compile(
@@ -158,7 +158,6 @@ def test_the_wheel_has_the_app_alone_and_all_of_it(wheel: Path) -> None:
     }
 
 
-@pytest.mark.drill
 def test_a_fresh_project_follows_both_pages(project: Project, sink: Sink) -> None:
     """One project, because it takes many seconds to make."""
     project.follow(PAGE)

@@ -11,7 +11,7 @@ from local.environment import ADDRESS
 from tests.environment import new_directory
 from tests.local.checkout import Checkout, Start, wait_until
 
-pytestmark = pytest.mark.timeout(240)  # all processes start, and other tests run at the same time
+pytestmark = [pytest.mark.drill, pytest.mark.timeout(240)]  # all processes start, and other tests run at the same time
 
 ORDER = ["web", "worker", "beat", "flower", "inbox", "valkey", "postgres"]
 """The order of the stop."""
@@ -26,7 +26,6 @@ def stopped(log: str) -> list[str]:
     return re.findall(r"stopped: (\w+)", log)
 
 
-@pytest.mark.drill
 def test_processes_come_back_and_stop_in_order_and_secrets_survive_a_start_that_fails(checkout: Checkout) -> None:
     """One installation for all of it, because a start takes many seconds."""
     with checkout.started() as start:
@@ -53,7 +52,6 @@ def test_processes_come_back_and_stop_in_order_and_secrets_survive_a_start_that_
     assert checkout.variables["SECRET_KEY"] == first["SECRET_KEY"]
 
 
-@pytest.mark.drill
 def test_data_and_secrets_survive_a_stop_and_a_start_with_production_values(checkout: Checkout) -> None:
     with checkout.started() as start:
         first = checkout.variables
