@@ -154,6 +154,7 @@ def test_a_passkey_is_added_and_used(staff: Staff) -> None:
     expect(page.locator("#passkey-register-button")).to_be_visible()
 
 
+@pytest.mark.drill
 def test_the_pages_are_accessible(stack: Stack, new_page: Callable[..., Page]) -> None:
     staff = Staff(stack, new_page(bypass_csp=True, **DESKTOP), "accessible-en")  # axe injects a script
     staff.log_in()

@@ -44,6 +44,7 @@ def test_the_deployment_check_is_clean_under_production_values() -> None:
     assert "no issues (0 silenced)" in done.stdout
 
 
+@pytest.mark.drill
 def test_a_machine_may_have_no_time_zones_no_home_and_no_folder_for_temporary_files() -> None:
     pytest.importorskip("tzdata")
 
@@ -52,6 +53,7 @@ def test_a_machine_may_have_no_time_zones_no_home_and_no_folder_for_temporary_fi
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.drill
 def test_the_deployment_check_asks_for_a_proxy() -> None:
     done = manage("check", "--deploy", "--fail-level", "WARNING", without="TRUSTED_PROXIES")
 
@@ -165,6 +167,7 @@ def test_every_statement_ends_in_time_except_in_a_migration(
     ("query", "timeouts"),
     [("", "30s 0"), ("?options=-c%20statement_timeout%3D0%20-c%20lock_timeout%3D1min", "0 1min")],
 )
+@pytest.mark.drill
 def test_the_database_knows_the_limits_which_an_operator_may_change(query: str, timeouts: str) -> None:
     code = """
 from django.db import connection
@@ -178,6 +181,7 @@ with connection.cursor() as cursor:
     assert done.stdout.strip() == timeouts, done.stderr
 
 
+@pytest.mark.drill
 def test_the_second_of_two_servers_is_used_if_it_takes_writes() -> None:
     """The first one is a folder without a server."""
     user, _, server = PRODUCTION["DATABASE_URL"].partition("@")
@@ -261,6 +265,7 @@ def test_a_process_ends_with_one_line() -> None:
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.drill
 def test_every_variable_may_stand_in_a_file(tmp_path: Path) -> None:
     """The mailer's and gunicorn's too, which nothing asks environs for."""
     file = tmp_path / "env"

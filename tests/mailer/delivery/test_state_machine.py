@@ -73,7 +73,7 @@ from tests import history
 from tests.mailer.kinds import Shared
 
 IS_LONG = "EXAMPLES" in os.environ
-EXAMPLES = int(os.environ.get("EXAMPLES", "12"))
+EXAMPLES = int(os.environ.get("EXAMPLES", "8"))
 STEPS = int(os.environ.get("STEPS", "50"))
 TOGETHER = 10
 """Turns in one step of hypothesis, which would stop early more often if each were a step."""
