@@ -111,7 +111,7 @@ def _encode(domain: str) -> str:
 
 def _split(entry: str) -> tuple[str, str]:
     """Return the local part, quoted only if it must be, and the domain, which may be empty (`root`)."""
-    entry = entry.rstrip(DOTS)
+    entry = entry.strip().rstrip(DOTS)
     if len(entry) <= LONGEST_ENTRY and entry.count("(") <= DEEPEST_COMMENT:
         try:
             [box] = AddressHeader.value_parser(entry).all_mailboxes

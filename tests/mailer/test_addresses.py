@@ -172,6 +172,7 @@ anything = st.text(max_size=60) | st.emails() | st.builds("{}@{}".format, st.tex
 @example("ΑΣ@example.com")
 @example('"" <a@b>')
 @example("a@b@c")
+@example("\n\\")
 def test_the_forms_are_stable(entry: str) -> None:
     assert as_transmitted(as_transmitted(entry)) == as_transmitted(entry)
     assert canonical(canonical(entry)) == canonical(entry) == canonical(as_transmitted(entry))
