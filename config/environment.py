@@ -273,9 +273,7 @@ def redis_url(url: str) -> Broker:
         return Broker(f"{address}?{urlencode(options, quote_via=quote)}" if options else address, found)
     if "master_name" not in found:
         raise EnvError("a sentinel:// address needs ?master_name=… at its end")
-    for each in address.split(
-        ";"
-    ):  # the first user and password belong to the server, as in kombu; sentinels have none
+    for each in address.split(";"):  # the first user and password are the server's, as in kombu; sentinels have none
         split(each)
     return Broker(address, found)
 

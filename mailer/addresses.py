@@ -6,6 +6,7 @@ A domain has one form, in ASCII (IDNA 2008 with UTS 46, RFC 5891). Python's `idn
 
 import re
 import unicodedata
+from collections.abc import Callable
 from email.errors import MessageError
 from email.headerregistry import Address, AddressHeader
 from email.utils import parseaddr
@@ -28,7 +29,7 @@ PLAIN_MAILBOX = re.compile(
 """`ann@example.com` or `Ann Example <ann@example.com>`, which needs no parser: each would read it in one way."""
 DOTS = ".\u3002\uff0e\uff61"
 """The dot, and the characters that stand for it in a domain (UTS 46, 2.3)."""
-PARSING_FAILED = (MessageError, ValueError, IndexError, AttributeError)
+PARSING_FAILED = (MessageError, ValueError, IndexError, AttributeError, UnboundLocalError)
 """Python's parser raises them for some broken entries."""
 
 
@@ -73,14 +74,29 @@ def as_transmitted(entry: str) -> str:
     The domain is in lower-case ASCII. The local part is as it was typed (RFC 5321, 2.4), without needless quotes (4.1.2). An
     address that cannot be transmitted stays as it is, so that it can still be looked up; `for_envelope` raises.
     """
-    try:
-        return for_envelope(entry)
-    except InvalidAddress:
-        return parseaddr(entry)[1] or entry
+    return _settled(_as_transmitted, entry)
 
 
 def for_envelope(entry: str) -> str:
     """Return the same as `as_transmitted`. Raises InvalidAddress for an address that cannot be transmitted."""
+    return _settled(_for_envelope, entry)
+
+
+def _settled(read: Callable[[str], str], entry: str) -> str:
+    """Read until nothing changes: of what is no address, one reading may leave something that reads otherwise."""
+    while (form := read(entry)) != entry:
+        entry = form
+    return entry
+
+
+def _as_transmitted(entry: str) -> str:
+    try:
+        return _for_envelope(entry)
+    except InvalidAddress:
+        return parseaddr(entry)[1] or entry
+
+
+def _for_envelope(entry: str) -> str:
     if plain := PLAIN_MAILBOX.fullmatch(entry):
         entry = plain["address"]
     local, domain = entry.rsplit("@", 1) if plain or PLAIN.fullmatch(entry) else _split(entry)
@@ -111,7 +127,7 @@ def _encode(domain: str) -> str:
 
 def _split(entry: str) -> tuple[str, str]:
     """Return the local part, quoted only if it must be, and the domain, which may be empty (`root`)."""
-    entry = entry.strip().rstrip(DOTS)
+    entry = entry.rstrip(DOTS)
     if len(entry) <= LONGEST_ENTRY and entry.count("(") <= DEEPEST_COMMENT:
         try:
             [box] = AddressHeader.value_parser(entry).all_mailboxes

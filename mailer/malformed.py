@@ -158,9 +158,6 @@ class SentinelTransport(_Delivering, restricted.Transport, redis.SentinelTranspo
 
 def install() -> None:
     """Make kombu use these transports for redis://, rediss:// and sentinel://."""
-    redis.GlobalKeyPrefixMixin.PREFIXED_SIMPLE_COMMANDS += [
-        "EXISTS",
-        "LTRIM",
-    ]  # kombu 5.7 forgets the `global_keyprefix`
+    redis.GlobalKeyPrefixMixin.PREFIXED_SIMPLE_COMMANDS += ["EXISTS", "LTRIM"]  # kombu leaves these without the prefix
     TRANSPORT_ALIASES["redis"] = TRANSPORT_ALIASES["rediss"] = f"{__name__}:Transport"
     TRANSPORT_ALIASES["sentinel"] = f"{__name__}:SentinelTransport"

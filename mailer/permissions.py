@@ -113,12 +113,9 @@ def _of_remote_control(channel: Any) -> Iterator[Try]:
     """Celery's remote control and events: channels, queues that expire, and the scripts for their bindings and for a lock."""
     prefix = channel.global_keyprefix
     control, events = f"{prefix}{channel.keyprefix_fanout}celery.pidbox", f"{prefix}{channel.keyprefix_fanout}celeryev/"
-    for topic, pattern in (
-        (control, control),
-        (f"{events}*", f"{events}*"),
-    ):  # a pattern is permitted by the same pattern alone
-        yield pattern, "PUBLISH", topic, X
-        yield pattern, "PSUBSCRIBE", topic
+    for topic in (control, f"{events}*"):  # a pattern is permitted by the same pattern alone
+        yield topic, "PUBLISH", topic, X
+        yield topic, "PSUBSCRIBE", topic
     yield "", "PUNSUBSCRIBE"
     table, deadlines = f"{prefix}_kombu.binding.x", f"{prefix}_kombu.binding_deadlines"
     yield f"{prefix}_kombu.*", "EVALSHA", NO_SCRIPT, "2", table, deadlines

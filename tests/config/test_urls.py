@@ -6,7 +6,7 @@ import pytest
 from django.utils.module_loading import import_string
 from environs import EnvError
 
-from config.environment import NOT_PROVIDERS, PROVIDERS, email_url, redis_url
+from config.environment import NOT_PROVIDERS, PROVIDERS, email_url, rate_limits, redis_url
 
 SMTP: dict[str, Any] = {"host": "h", "port": None, "username": "", "password": "", "use_tls": False, "use_ssl": False}
 
@@ -145,3 +145,39 @@ def test_kombu_gets_its_form_of_the_brokers_url(url: str, kombus: str, transport
 def test_a_broken_broker_is_explained(url: str, complaint: str) -> None:
     with pytest.raises(EnvError, match=complaint.replace("?", r"\?")):
         redis_url(url)
+
+
+@pytest.mark.parametrize(
+    ("text", "limits"),
+    [
+        ("60/hour", [(60, 3600)]),
+        ("10/minute; 60/hour", [(10, 60), (60, 3600)]),
+        ("20 per 15 minutes;1/Day", [(20, 900), (1, 86_400)]),
+        (" 10000 / 2 seconds ", [(10_000, 2)]),
+        ("1 per 366 days", [(1, 366 * 86_400)]),
+    ],
+)
+def test_limits_are_read_as_people_write_them(text: str, limits: list[tuple[int, int]]) -> None:
+    assert rate_limits(text) == limits
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        *(
+            (text, "write limits as in 10/minute; 60/hour")
+            for text in ("", "many", "5", "5/", "/hour", "-5/hour", "5/month")
+        ),
+        *(
+            (text, "write limits as in")
+            for text in ("5/hour;", "5/hour,6/day", "5.5/hour", "\u0665/hour", "9999999999/hour")
+        ),
+        *(
+            (text, "from 1 to 10000 in at most 366 days")
+            for text in ("0/hour", "10001/hour", "1/0hour", "1 per 367 days")
+        ),
+    ],
+)
+def test_a_broken_limit_is_explained(text: str, complaint: str) -> None:
+    with pytest.raises(EnvError, match=complaint):
+        rate_limits(text)
