@@ -17,7 +17,7 @@ from django.db import connection, transaction
 from django.db.models import F
 from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pytest_django import Settings
 
@@ -136,15 +136,15 @@ def test_they_are_part_of_the_callers_transaction(user: User) -> None:
     assert Message.objects.count() == 5
 
 
-VALUES = st.dictionaries(
-    st.text(max_size=5), st.text() | st.floats(allow_nan=False) | st.none() | st.lists(st.booleans())
-)
+TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30)
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+VALUES = st.dictionaries(TEXTS, TEXTS | NUMBERS | st.none() | st.lists(st.booleans()))
+"""What PostgreSQL's JSON can hold; `enqueue` refuses the rest."""
 
 
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(value=VALUES | st.text(), hours=st.integers(0, 5))
+@given(value=VALUES | TEXTS, hours=st.integers(0, 5))
 def test_a_row_is_the_same_as_that_of_a_single_one(user: User, value: Any, hours: int) -> None:
-    assume("\\u0000" not in json.dumps(value) and "\\ud" not in json.dumps(value))
     Message.objects.all().delete()
 
     outbox.enqueue(Plain(user, value), delay=timedelta(hours=hours))
